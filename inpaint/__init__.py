@@ -1,0 +1,26 @@
+"""Image inpainting by patch-swap on neural features (Song et al., arXiv 1711.08590).
+
+>>> import inpaint
+>>> inpainter = inpaint.load("default")
+>>> filled = inpainter(image, mask)  # PIL images or tensors; white or True marks the hole
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from inpaint.errors import InpaintError
+
+if TYPE_CHECKING:
+    from inpaint.pipeline import Inpainter, load
+
+__all__ = ["InpaintError", "Inpainter", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the pipeline, and torch with it, when it is first asked for: `inpaint --help` should not wait for it."""
+    if name in ("Inpainter", "load"):
+        from inpaint import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

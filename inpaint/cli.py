@@ -1,0 +1,573 @@
+"""The command ``inpaint``. Everything heavy is imported inside the command that needs it, so that --help is instant."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from inpaint.errors import InpaintError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from inpaint.image import Photo
+    from inpaint.networks import Image2Feature
+    from inpaint.pipeline import Result
+    from inpaint.training.config import Stage
+
+LARGE_HOLE_SHARE = 0.6  # above it the mask is probably inverted, and the result is poor in any case
+FILE = click.Path(path_type=Path)
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+
+
+class _OneLineErrors(click.Group):
+    """Prints problems that the user can mend as one line, ``inpaint: ...``, and ends with exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except InpaintError as error:
+            problem = str(error)
+        except BrokenPipeError:
+            raise  # whoever reads our output has gone; click ends quietly
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        click.echo(f"inpaint: {' '.join(problem.split())}", err=True)
+        context.exit(1)
+
+
+class _ScalesType(click.ParamType):
+    """Short-side lengths in pixels, coarse to fine: "256,512"."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            scales = [int(length) for length in value.split(",")]
+        except ValueError:
+            self.fail(f"expected lengths in pixels such as 256,512, got {value!r}", param, context)
+        if min(scales) < 1 or scales != sorted(set(scales)):
+            self.fail(f"expected growing lengths in pixels such as 256,512, got {value!r}", param, context)
+        return scales
+
+
+@dataclass
+class _Progress:
+    """Prints a line on stderr as each stage ends and remembers it."""
+
+    quiet: bool
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def ended(self, name: str, size: tuple[int, int], seconds: float) -> None:
+        self.stages.append({"name": name, "size": list(size), "seconds": seconds})
+        self.say(f"  {name:<10} {_by(size):>11} {seconds:8.2f} s")
+
+    @contextmanager
+    def stage(self, name: str, size: tuple[int, int]) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.ended(name, size, time.perf_counter() - start)
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="patchswap", prog_name="inpaint")
+def main() -> None:
+    """Fill holes in photographs: infer a coarse completion, match it to the known part of the
+    picture patch by patch, translate the matched features back to pixels.
+
+    \b
+    Example:
+      inpaint fill photo.jpg mask.png -o filled.png      (white in mask.png = hole)
+
+    Exit codes: 0 done, 1 a problem named in one line, 2 wrong use of the command line.
+    """
+
+
+@main.command()
+@click.argument("image", type=FILE)
+@click.argument("mask", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+@click.option("--invert-mask", is_flag=True, help="Black marks the hole instead of white.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="A mask pixel is hole where its brightness is above this share of white.",
+)
+@click.option(
+    "--dilate", type=click.IntRange(min=0), default=0, show_default=True, help="Grow the hole by this many pixels."
+)
+@click.option(
+    "--scales", type=_ScalesType(), help="Short sides in pixels, coarse to fine, such as 256,512. [automatic]"
+)
+@click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.")
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is random.")
+@click.option("--save-stages", type=FILE, metavar="DIR", help="Write the mask and each step's picture to this folder.")
+@click.option("--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input.")
+@click.option("--overwrite", is_flag=True, help="Allow OUTPUT to be IMAGE itself.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print sizes, hole share and times as one JSON object.")
+def fill(
+    image: Path,
+    mask: Path,
+    output: Path,
+    invert_mask: bool,
+    threshold: float,
+    dilate: int,
+    scales: list[int] | None,
+    weights: str,
+    device: str,
+    seed: int,
+    save_stages: Path | None,
+    max_megapixels: float,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Fill the hole that MASK marks in IMAGE.
+
+    MASK has the size of IMAGE as displayed; white is the hole. Pixels outside the hole keep their exact values in PNG,
+    WebP and TIFF (JPEG re-encodes the picture at quality 95), and so do transparency, colour profile and EXIF. An
+    existing OUTPUT is replaced, once the result is complete.
+
+    --save-stages writes mask.png, coarse.png and for each scale what the translation made of the swapped features
+    (after_swap), the result, and the match field: the hue is the direction to where a patch was copied from, the
+    saturation the distance.
+
+    \b
+    Examples:
+      inpaint fill photo.jpg mask.png -o filled.png
+      inpaint fill photo.png mask.png -o filled.png --invert-mask --dilate 4
+      inpaint fill photo.png mask.png -o filled.png --scales 256,512 --save-stages steps
+    """
+    start = time.perf_counter()
+    progress = _Progress(quiet)
+    _refuse_overwriting(output, image, mask, overwrite)
+
+    from inpaint.image import check_folder, check_output, read_image, read_mask, save_image, to_tensor
+
+    check_output(output)
+    photo = read_image(image, max_megapixels=max_megapixels)
+    check_output(output, photo)
+    hole = read_mask(
+        mask,
+        threshold=threshold,
+        invert=invert_mask,
+        dilate=dilate,
+        expected_size=photo.size,
+        max_megapixels=max_megapixels,
+    )
+    share = hole.float().mean().item()
+    for note in photo.notes:
+        progress.say(f"note: {note}")
+    progress.say(f"{image}: {_by(photo.size)}, hole {share:.1%}")
+    _check_hole(hole, share, mask, invert_mask, progress)
+    _warn_of_transparent_hole(photo, hole, progress)
+    if save_stages is not None:
+        save_stages.mkdir(parents=True, exist_ok=True)
+        check_folder(save_stages)
+
+    import torch
+
+    import inpaint
+
+    with progress.stage("load", photo.size), _memory_errors(photo.size):
+        inpainter = inpaint.load(weights, device=device)
+    torch.manual_seed(seed)
+    with _memory_errors(photo.size):
+        result = inpainter.run(
+            to_tensor(photo.image),
+            hole,
+            scales=scales,
+            on_stage=lambda stage: progress.ended(stage.name, stage.size, stage.seconds),
+        )
+    with progress.stage("save", photo.size):
+        if save_stages is not None:
+            _save_stages(save_stages, result, hole)
+        save_image(output, photo, result.image, hole)
+    seconds = time.perf_counter() - start
+    progress.say(f"{output}: done in {seconds:.2f} s")
+    if as_json:
+        report = {
+            "image": str(image),
+            "mask": str(mask),
+            "output": str(output),
+            "size": list(photo.size),
+            "hole_share": share,
+            "scales": [list(scale.size) for scale in result.scales],
+            "stages": progress.stages,
+            "seconds": seconds,
+        }
+        click.echo(json.dumps(report))
+
+
+def _refuse_overwriting(output: Path, image: Path, mask: Path, overwrite: bool) -> None:
+    def is_output(path: Path) -> bool:
+        return path.exists() and output.exists() and output.samefile(path)
+
+    if is_output(mask):
+        raise InpaintError(f"{output} is the mask itself; choose another name for the output")
+    if is_output(image) and not overwrite:
+        raise InpaintError(
+            f"{output} is the input photograph itself; choose another name, or allow it with --overwrite"
+        )
+
+
+def _check_hole(hole: torch.Tensor, share: float, mask: Path, inverted: bool, progress: _Progress) -> None:
+    hole_colour, known_colour = ("black", "white") if inverted else ("white", "black")
+    polarity = "leave out --invert-mask" if inverted else "use --invert-mask"
+    if not hole.any():
+        raise InpaintError(
+            f"{mask} marks no hole (0 % of the image): expected {hole_colour} where the hole is, and every pixel reads "
+            f"as {known_colour}; draw the hole in {hole_colour}, change --threshold, or {polarity} if {known_colour} "
+            "marks the hole"
+        )
+    if hole.all():
+        raise InpaintError(
+            f"{mask} marks the whole image as hole (100 %): expected some {known_colour} pixels to copy from; "
+            f"{polarity} if {hole_colour} marks what to keep, change --threshold, or mark a smaller hole"
+        )
+    if share > LARGE_HOLE_SHARE:
+        progress.say(f"warning: the hole is {share:.0%} of the image; {polarity} if {hole_colour} marks what to keep")
+
+
+def _warn_of_transparent_hole(photo: Photo, hole: torch.Tensor, progress: _Progress) -> None:
+    import numpy as np
+
+    if photo.has_alpha and np.asarray(photo.image.getchannel("A"))[hole.numpy()].mean() < 128:
+        progress.say("warning: the photograph is transparent in the hole and stays so; flatten it to see the filling")
+
+
+@contextmanager
+def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
+    """torch reports exhausted memory as a RuntimeError, on a GPU as a subclass of it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        raise InpaintError(
+            f"not enough memory for {_by(size)} pixels: use smaller --scales, --device cpu, or a smaller picture"
+        ) from error
+
+
+def _save_stages(folder: Path, result: Result, hole: torch.Tensor) -> None:
+    from inpaint.image import save_picture, to_pil
+    from inpaint.match_field import draw_match_field
+
+    pictures = {"mask": hole.float().expand(3, -1, -1), "coarse": result.coarse}
+    for number, scale in enumerate(result.scales, start=1):
+        name = f"scale{number}_{_by(scale.size)}"
+        pictures[f"{name}_after_swap"] = scale.decoded
+        pictures[f"{name}_result"] = scale.result
+        pictures[f"{name}_match_field"] = draw_match_field(scale.match_index, scale.result)
+    for name, picture in pictures.items():
+        save_picture(folder / f"{name}.png", to_pil(picture))
+
+
+def _by(size: tuple[int, int]) -> str:
+    """(height, width) as people write it: width x height."""
+    return f"{size[1]}x{size[0]}"
+
+
+@main.group()
+def train() -> None:
+    """Train the two networks on a folder of photographs, then export them as one file of weights.
+
+    \b
+    Example:
+      inpaint train image2feature --data photos --out runs/i2f
+      inpaint train feature2image --data photos --out runs/f2i
+      inpaint train export --image2feature runs/i2f/checkpoint.safetensors \\
+          --feature2image runs/f2i/checkpoint.safetensors -o mine.safetensors
+      inpaint fill photo.jpg mask.png -o filled.png --weights mine.safetensors
+    """
+
+
+def _training_options(command: Any) -> Any:
+    """What both stages of training accept."""
+    options = [
+        click.option("--data", type=FILE, required=True, help="Folder tree of photographs."),
+        click.option("--out", type=FILE, required=True, help="Folder for checkpoint, log and validation pictures."),
+        click.option(
+            "--config",
+            default="compact",
+            show_default=True,
+            help="compact, paper-256, paper-512, or a .toml or .json file of settings.",
+        ),
+        click.option("--steps", type=click.IntRange(min=1), help="Instead of the config's."),
+        click.option("--batch", type=click.IntRange(min=1), help="Instead of the config's."),
+        click.option("--seed", type=int, help="Instead of the config's."),
+        click.option(
+            "--resume",
+            default="auto",
+            show_default=True,
+            help="auto: go on from the checkpoint in --out if there is one; none: refuse if there is one; or a file.",
+        ),
+        click.option("--vgg", type=FILE, help="VGG-19 to train with, such as torchvision's. [the package's own]"),
+        click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [torch's default]"),
+        click.option("--quiet", is_flag=True, help="No progress bar."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@train.command("image2feature")
+@_training_options
+def train_image2feature(**options: Any) -> None:
+    """Train Image2Feature, which paints the coarse completion.
+
+    \b
+    Example:
+      inpaint train image2feature --data photos --out runs/i2f --steps 20000
+    """
+    _train("image2feature", painter=None, **options)
+
+
+@train.command("feature2image")
+@_training_options
+@click.option(
+    "--image2feature",
+    "painter",
+    type=FILE,
+    help="Checkpoint of image2feature; needed where the config's predicted_share is above 0.",
+)
+def train_feature2image(painter: Path | None, **options: Any) -> None:
+    """Train Feature2Image, which turns swapped features into the picture.
+
+    \b
+    Example:
+      inpaint train feature2image --data photos --out runs/f2i --config paper-256 --device cuda
+    """
+    _train("feature2image", painter=painter, **options)
+
+
+def _train(
+    stage: Stage,
+    *,
+    painter: Path | None,
+    data: Path,
+    out: Path,
+    config: str,
+    steps: int | None,
+    batch: int | None,
+    seed: int | None,
+    resume: str,
+    vgg: Path | None,
+    device: str,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    import torch
+
+    from inpaint.training.config import load_config
+
+    with _extra("train"):
+        from inpaint.training import trainer
+
+    settings = load_config(config, stage, steps=steps, batch=batch, seed=seed)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    checkpoint = trainer.train(
+        stage,
+        data,
+        out,
+        settings,
+        vgg=vgg or trainer.DEFAULT_VGG,
+        painter=_trained_image2feature(painter) if painter is not None else None,
+        resume=resume,
+        device=device,
+        quiet=quiet,
+    )
+    click.echo(str(checkpoint))
+
+
+def _trained_image2feature(checkpoint: Path) -> Image2Feature:
+    from inpaint.networks.image2feature import Image2Feature, Image2FeatureConfig
+    from inpaint.training.trainer import averaged_generator
+
+    trained = averaged_generator(checkpoint)
+    if trained.stage != "image2feature":
+        raise InpaintError(f"{checkpoint}: expected a checkpoint of image2feature, got one of {trained.stage}")
+    network = Image2Feature(Image2FeatureConfig(**trained.config.network))
+    network.load_state_dict(trained.weights)
+    return network
+
+
+@train.command()
+@click.option("--image2feature", type=FILE, required=True, help="Its checkpoint.")
+@click.option("--feature2image", type=FILE, required=True, help="Its checkpoint.")
+@click.option("-o", "--output", type=FILE, required=True, help="The file of weights, .safetensors.")
+@click.option("--vgg", type=FILE, help="VGG-19 the networks were trained with. [the package's own]")
+@click.option("--notes", type=FILE, help="Text for the model card in the file: data, licences, measurements.")
+def export(image2feature: Path, feature2image: Path, output: Path, vgg: Path | None, notes: Path | None) -> None:
+    """Join the checkpoints of both networks into one file for `inpaint fill --weights`.
+
+    \b
+    Example:
+      inpaint train export --image2feature runs/i2f/checkpoint.safetensors \\
+          --feature2image runs/f2i/checkpoint.safetensors -o mine.safetensors --notes card.md
+    """
+    from inpaint.image import check_folder
+
+    if output.suffix != ".safetensors":
+        raise InpaintError(f"cannot write {output}: expected a name ending in .safetensors")
+    check_folder(output.absolute().parent)
+
+    with _extra("train"):
+        from inpaint.training import trainer
+        from inpaint.training.export import export as write_weights
+
+    text = notes.read_text(encoding="utf-8") if notes is not None else ""
+    click.echo(
+        write_weights(image2feature, feature2image, output, vgg=vgg or trainer.DEFAULT_VGG, notes=text), nl=False
+    )
+
+
+@main.command()
+@click.argument("images", type=FILE)
+@click.argument("masks", type=FILE)
+@click.option("--out", type=FILE, required=True, help="Folder for the numbers, results and contact sheets.")
+@click.option(
+    "--method",
+    default="default",
+    show_default=True,
+    help="Weights of this project (name or file), mean-colour, telea, ns, or a folder of finished results.",
+)
+@click.option("--kinds", default="center,thick,medium,thin", show_default=True, help="Kinds of masks.")
+@click.option("--lpips-weights", type=FILE, help="Weights of LPIPS (AlexNet); without them LPIPS is left out.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many photographs.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [torch's default]")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(
+    images: Path,
+    masks: Path,
+    out: Path,
+    method: str,
+    kinds: str,
+    lpips_weights: Path | None,
+    limit: int | None,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    """Fill every photograph of IMAGES under its masks in MASKS and measure L1, PSNR, SSIM and LPIPS.
+
+    The mask of 0001_dog.jpg and kind center is MASKS/center_0001.png or MASKS/center/0001_dog.png; white = hole.
+
+    \b
+    Example:
+      inpaint evaluate photos masks --out report --kinds center,thin
+      inpaint evaluate photos masks --out report_telea --method telea
+    """
+    import torch
+
+    from inpaint.evaluation import protocol
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    protocol.evaluate(
+        images,
+        masks,
+        kinds=[kind.strip() for kind in kinds.split(",")],
+        method=method,
+        out_dir=out,
+        lpips_weights=lpips_weights,
+        limit=limit,
+        progress=not quiet,
+    )
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def info(as_json: bool) -> None:
+    """Show versions, how the operator was built, devices, and the weights that are there.
+
+    \b
+    Example:
+      inpaint info --json > for_the_bug_report.json
+    """
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    import patchswap
+
+    report = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": metadata.version("numpy"),
+        "pillow": metadata.version("pillow"),
+        "patchswap": patchswap.build_info(),
+        "devices": [f"cpu ({torch.get_num_threads()} threads)"]
+        + [f"cuda:{number} ({torch.cuda.get_device_name(number)})" for number in range(torch.cuda.device_count())],
+        "weights": _weights_present(),
+    }
+    if as_json:
+        click.echo(json.dumps(report, default=str))
+    else:
+        for line in _outline(report):
+            click.echo(line)
+
+
+def _weights_present() -> list[dict[str, Any]]:
+    from inpaint import weights
+    from inpaint.tensor_file import read_tensors
+
+    present = []
+    for name, path in {**weights.named(), "VGG-19": weights.FOLDER / weights.VGG_FILE}.items():
+        entry: dict[str, Any] = {"name": name, "file": str(path)}
+        try:
+            weights.check(path)
+            entry |= {"bytes": path.stat().st_size, "sha256": weights.sha256(path)}
+            card = read_tensors(path)[1].get("card", "")
+            entry["card"] = [line for line in card.splitlines() if line.strip()]
+        except InpaintError as error:
+            entry["problem"] = str(error)
+        present.append(entry)
+    return present
+
+
+def _outline(value: Any, indent: str = "") -> Iterator[str]:
+    """Nested dicts and lists as indented lines."""
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield f"{indent}{key}"
+            yield from _outline(item, indent + "  ")
+        elif isinstance(item, list):
+            yield f"{indent}{key}"
+            for entry in item:
+                yield from _outline(entry, indent + "  ") if isinstance(entry, dict) else [f"{indent}  {entry}"]
+        else:
+            yield f"{indent}{key:<18} {item}"
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Says which optional part of the package brings a missing module."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InpaintError(
+            f'this needs {error.name}, which is not installed; pip install "patchswap[{name}]"'
+        ) from error

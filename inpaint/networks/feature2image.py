@@ -1,0 +1,70 @@
+"""Feature2Image: from a feature map to the picture it belongs to (Song et al. 2017, section 3.3), a U-Net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Feature2ImageConfig:
+    """Widths of Feature2Image.
+
+    ``widths``: channels at 1, 1/2, 1/4, ... of the feature map's resolution, one convolution block each; every level
+    but the deepest is a skip. ``upper``: channels of the two blocks that lead from the feature map's resolution to the
+    picture's, four times as large. The paper's seven convolution and eight up-convolution blocks with six skips are
+    seven ``widths`` (six up-convolutions back, two more up).
+    """
+
+    features: int = 256
+    widths: tuple[int, ...] = (128, 192, 256, 256)
+    upper: tuple[int, int] = (64, 32)
+
+
+class Feature2Image(nn.Module):
+    """Decodes relu3_1 features into an RGB picture four times as large."""
+
+    def __init__(self, config: Feature2ImageConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or Feature2ImageConfig()
+        widths = self.config.widths
+        self.down = nn.ModuleList([nn.Conv2d(self.config.features, widths[0], 3, padding=1)])
+        self.down.extend(
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, widths[1:], strict=False)
+        )
+        deepest_first = list(zip(widths[::-1], widths[-2::-1], strict=False))
+        self.up = nn.ModuleList(nn.Conv2d(deep + skip, skip, 3, padding=1) for deep, skip in deepest_first)
+        first, second = self.config.upper
+        self.to_half = nn.Conv2d(widths[0], first, 3, padding=1)
+        self.to_full = nn.Conv2d(first, second, 3, padding=1)
+        self.to_rgb = nn.Conv2d(second, 3, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) features of any size, not negative -> (B, 3, 4H, 4W) RGB.
+
+        In evaluation mode RGB is clipped to [0, 1]. In training it is not: a clipped or squashed pixel has no gradient
+        that would bring it back.
+        """
+        height, width = features.shape[-2:]
+        multiple = 2 ** (len(self.down) - 1)
+        x = torch.log1p(features)  # activations have heavy tails, which unsettle a network without normalisation
+        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        skips: list[Tensor] = []
+        for convolution in self.down:
+            x = F.leaky_relu(convolution(x), 0.2)
+            skips.append(x)
+        skips.pop()
+        for convolution in self.up:
+            x = F.leaky_relu(convolution(torch.cat((_double(x), skips.pop()), dim=1)), 0.2)
+        x = x[..., :height, :width]  # the finest layers run on the real size only
+        x = F.leaky_relu(self.to_half(_double(x)), 0.2)
+        x = F.leaky_relu(self.to_full(_double(x)), 0.2)
+        picture = self.to_rgb(x).float() + 0.5
+        return (picture if self.training else picture.clamp(0, 1)).to(features.dtype)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")

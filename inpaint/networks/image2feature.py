@@ -1,0 +1,92 @@
+"""Image2Feature: the coarse completion of the hole (Song et al. 2017, section 3.1), a fully convolutional network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Image2FeatureConfig:
+    """Widths of Image2Feature.
+
+    ``widths``: channels at 1/2, 1/4 and 1/8 of the resolution. ``dilations``: one residual block each, at 1/8.
+    """
+
+    widths: tuple[int, int, int] = (32, 96, 192)
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8, 1)
+
+
+class Image2Feature(nn.Module):
+    """Paints a coarse completion at the coarsest scale.
+
+    The paper turns this completion into features with VGG-19; here VGG-19 stays a network of its own, so this module
+    returns the image. Three strided convolutions, residual blocks with growing dilation that carry the surroundings
+    into the middle of the hole, and two upsampling steps with skips that keep the rim continuous. The last step to
+    full resolution is a sub-pixel convolution: a coarse fill has no detail that would pay for full-size layers.
+    """
+
+    stride = 8  # sides are padded to a multiple of this inside forward
+
+    def __init__(self, config: Image2FeatureConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or Image2FeatureConfig()
+        half, quarter, eighth = self.config.widths
+        self.to_half = nn.Conv2d(4, half, 4, stride=2, padding=1)
+        self.to_quarter = nn.Conv2d(half, quarter, 4, stride=2, padding=1)
+        self.to_eighth = nn.Conv2d(quarter, eighth, 4, stride=2, padding=1)
+        self.context = nn.ModuleList(_DilatedBlock(eighth, dilation) for dilation in self.config.dilations)
+        self.up_quarter = nn.Conv2d(eighth + quarter, quarter, 3, padding=1)
+        self.up_half = nn.Conv2d(quarter + half, max(half, 48), 3, padding=1)
+        self.to_rgb = nn.Conv2d(max(half, 48), 12, 3, padding=1)
+
+    def forward(self, image: Tensor, hole: Tensor) -> Tensor:
+        """Completes ``image``.
+
+        Args:
+            image: RGB in [0, 1], (B, 3, H, W); its pixels inside the hole are not looked at.
+            hole: bool (B, H, W), True = hole.
+
+        Returns:
+            (B, 3, H, W) in [0, 1]: known pixels of ``image``, the network's painting in the hole.
+        """
+        height, width = image.shape[-2:]
+        mask = hole.unsqueeze(1)
+        x = torch.cat((fill_with_mean_colour(image, hole) * 2 - 1, mask.to(image.dtype)), dim=1)
+        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        half = F.leaky_relu(self.to_half(x), 0.1)
+        quarter = F.leaky_relu(self.to_quarter(half), 0.1)
+        x = F.leaky_relu(self.to_eighth(quarter), 0.1)
+        for block in self.context:
+            x = block(x)
+        x = F.leaky_relu(self.up_quarter(torch.cat((_double(x), quarter), dim=1)), 0.1)
+        x = F.leaky_relu(self.up_half(torch.cat((_double(x), half), dim=1)), 0.1)
+        painted = torch.sigmoid(F.pixel_shuffle(self.to_rgb(x), 2).float())[..., :height, :width]
+        return torch.where(mask, painted.to(image.dtype), image)
+
+
+class _DilatedBlock(nn.Module):
+    """x + gain * convolution(activation(x)); a small gain at the start keeps deep stacks without norms stable."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.dilated = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.gain = nn.Parameter(torch.full((1, width, 1, 1), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gain * self.dilated(F.leaky_relu(x, 0.1))
+
+
+def fill_with_mean_colour(image: Tensor, hole: Tensor) -> Tensor:
+    """Sets the hole to the mean colour of the known pixels, mid-grey without any: (B, 3, H, W), (B, H, W) bool."""
+    known = (~hole).unsqueeze(1).to(image.dtype)
+    count = known.sum(dim=(2, 3), keepdim=True)
+    mean = (image * known).sum(dim=(2, 3), keepdim=True) / count.clamp(min=1)
+    return torch.where(hole.unsqueeze(1), torch.where(count > 0, mean, 0.5), image)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")

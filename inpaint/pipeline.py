@@ -1,0 +1,294 @@
+"""Infer, match, translate, scale after scale: the only place that knows the order of the steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import patchswap
+from inpaint import weights
+from inpaint.errors import InpaintError
+from inpaint.image import Photo, replace_hole, to_tensor
+from inpaint.mask import feature_hole
+from inpaint.networks.layout import on_device
+from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
+
+Picture = TypeVar("Picture", Image.Image, Tensor)
+
+_CONTEXT = 128  # pixels around the hole's bounding box in which keys are looked for, at least
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One step that has ended: infer, vgg, match, translate or blend; (height, width) of its scale; seconds."""
+
+    name: str
+    size: tuple[int, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ScaleResult:
+    """What came of one scale. ``size`` is (height, width) in pixels, pictures are (3, height, width) in [0, 1].
+
+    decoded: Feature2Image's picture of the swapped features, before blending; outside the window that was worked on,
+        the scale's own picture. result: after blending. match_index: int64 on the patch grid of the whole scale, the
+        row-major index of the chosen key in that same grid, -1 where nothing was matched.
+    """
+
+    size: tuple[int, int]
+    decoded: Tensor
+    result: Tensor
+    match_index: Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """image: the filled photograph (3, H, W), known pixels bit for bit. coarse: Image2Feature's completion."""
+
+    image: Tensor
+    coarse: Tensor
+    scales: list[ScaleResult] = field(default_factory=list)
+    times: list[StageTime] = field(default_factory=list)
+
+
+class Inpainter:
+    """Fills holes by feature image translation over scales (Song et al. 2017, sections 3 and 3.4).
+
+    Args:
+        networks: Image2Feature, Feature2Image and VGG-19, as ``inpaint.weights.load`` returns them.
+        device: where they run.
+        key_margin: cells that keys keep away from the hole, because relu3_1 sees that far into it.
+        carry: shrinking factor below which frequencies are taken from the coarser scale rather than from the decoder,
+            which keeps colours consistent across the rim; 0 takes all from the decoder.
+        largest_window: megapixels. A scale whose window around the hole is larger is left out, as are those after it,
+            and the last result is enlarged into the hole instead.
+    """
+
+    def __init__(
+        self,
+        networks: weights.Networks,
+        device: torch.device | str = "cpu",
+        *,
+        key_margin: int = 2,
+        carry: int = 16,
+        largest_window: float = 8.0,
+    ) -> None:
+        self.device = torch.device(device)
+        self.card = networks.card
+        self.key_margin = key_margin
+        self.carry = carry
+        self.largest_window = largest_window
+        self.image2feature = on_device(networks.image2feature, self.device)
+        self.feature2image = on_device(networks.feature2image, self.device)
+        self.vgg = on_device(networks.vgg, self.device)
+
+    def __call__(
+        self, image: Picture, mask: Image.Image | Tensor, scales: Sequence[int] | None = None, seed: int = 0
+    ) -> Picture:
+        """Fills the hole of a picture and returns a picture of the same type and size.
+
+        Args:
+            image: PIL image (RGB, RGBA, L or LA), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1].
+            mask: white (at least half) or True = hole. PIL image of the same size, or tensor (H, W), (1, H, W), or with
+                a batch (B, H, W) or (B, 1, H, W).
+            scales: short sides in pixels, coarse to fine; chosen from the size by default.
+            seed: kept for samplers to come; today's pipeline draws nothing at random and the same input gives the same
+                output.
+
+        Returns:
+            The filled picture. Pixels outside the hole are those of ``image``, bit for bit. An empty hole returns an
+            equal picture.
+
+        Raises:
+            InpaintError: sizes differ, a hole covers everything, values outside [0, 1], or unfit scales.
+        """
+        if isinstance(image, Image.Image):
+            hole = _hole_of(mask, 1)[0]
+            if (got := (hole.shape[1], hole.shape[0])) != image.size:
+                raise InpaintError(f"mask: expected the image's size {image.size}, got {got}; resize one of them")
+            result = self.run(to_tensor(image), hole, scales=scales).image
+            return replace_hole(Photo(image), result, hole)
+        batch = image.unsqueeze(0) if image.dim() == 3 else image
+        holes = _hole_of(mask, len(batch))
+        filled = torch.stack(
+            [self.run(one, hole, scales=scales).image for one, hole in zip(batch, holes, strict=True)]
+        ).to(image)
+        return filled[0] if image.dim() == 3 else filled
+
+    @torch.inference_mode()
+    def run(
+        self,
+        image: Tensor,
+        hole: Tensor,
+        *,
+        scales: Sequence[int] | None = None,
+        on_stage: Callable[[StageTime], None] | None = None,
+    ) -> Result:
+        """Fills one picture and keeps what each step made.
+
+        Args:
+            image: (3, H, W) float32 in [0, 1]; what it holds inside the hole does not matter.
+            hole: (H, W) bool, True = hole.
+            scales: short sides in pixels, coarse to fine.
+            on_stage: called as each step ends.
+
+        Raises:
+            InpaintError: as for calling the object.
+        """
+        _check(image, hole)
+        full = (hole.shape[0], hole.shape[1])
+        sizes = scale_sizes(*full, scales)
+        if not hole.any():
+            return Result(image, image)
+        clock = _Clock(self.device, on_stage)
+        photograph, holes = image.to(self.device).unsqueeze(0), hole.to(self.device).unsqueeze(0)
+        photograph = torch.where(holes.unsqueeze(1), 0.5, photograph)  # nothing below can depend on what the hole held
+
+        results: list[ScaleResult] = []
+        picture, missing = shrink(photograph, holes, sizes[0])
+        with clock.measure("infer", sizes[0]):
+            coarse = self.image2feature(picture, missing)
+        current = coarse
+        for size in sizes:
+            if size != sizes[0]:
+                picture, missing = shrink(photograph, holes, size)
+            rows, columns = window_around(missing[0], _CONTEXT)
+            if (rows.stop - rows.start) * (columns.stop - columns.start) > self.largest_window * 1e6:
+                break
+            filled = torch.where(missing.unsqueeze(1), enlarge(current, size), picture)
+            current, step = self._refine(filled, missing, (rows, columns), clock)
+            results.append(step)
+        final = torch.where(holes.unsqueeze(1), enlarge(current, full), photograph)[0].to(image.device)
+        final = torch.where(hole, final, image)
+        return Result(final, coarse[0].to(image.device), results, clock.times)
+
+    def _refine(
+        self, filled: Tensor, hole: Tensor, window: tuple[slice, slice], clock: _Clock
+    ) -> tuple[Tensor, ScaleResult]:
+        """One scale: features, swap, translation and blending of a picture whose hole holds the coarser result."""
+        size = (filled.shape[2], filled.shape[3])
+        rows, columns = window
+        part, missing = filled[..., rows, columns], hole[..., rows, columns]
+        with clock.measure("vgg", size):
+            features = self.vgg(part)["relu3_1"]
+        with clock.measure("match", size):
+            swapped, match = patchswap.swap(
+                features, hole=feature_hole(missing), key_margin=self.key_margin, return_match=True
+            )
+        with clock.measure("translate", size):
+            decoded = self.feature2image(swapped)[..., : part.shape[2], : part.shape[3]]
+        with clock.measure("blend", size):
+            painted = decoded
+            if self.carry:
+                painted = (decoded + low_frequencies(part - decoded, self.carry)).clamp(0, 1)
+            result = filled.clone()
+            result[..., rows, columns] = torch.where(missing.unsqueeze(1), painted, part)
+        shown = filled.clone()
+        shown[..., rows, columns] = decoded
+        index = _on_whole_grid(match.index[0], size, (rows.start // 4, columns.start // 4))
+        return result, ScaleResult(size, shown[0].cpu(), result[0].cpu(), index.cpu())
+
+
+class _Clock:
+    """Times steps, waiting for the device, and tells who asked."""
+
+    def __init__(self, device: torch.device, on_stage: Callable[[StageTime], None] | None) -> None:
+        self.times: list[StageTime] = []
+        self._device = device
+        self._on_stage = on_stage
+
+    @contextmanager
+    def measure(self, name: str, size: tuple[int, int]) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.times.append(StageTime(name, size, time.perf_counter() - start))
+        if self._on_stage:
+            self._on_stage(self.times[-1])
+
+
+def load(name_or_path: str = "default", device: str = "auto", *, vgg: Path | None = None) -> Inpainter:
+    """An Inpainter with the weights of that name, or of that file.
+
+    Args:
+        name_or_path: "default", or the path of a safetensors file made by ``inpaint train export``.
+        device: "auto" takes a CUDA device if there is one, else the CPU.
+        vgg: the VGG-19 file that weights of your own were trained with; the package's by default.
+
+    Raises:
+        InpaintError: weights missing or damaged, trained with another VGG-19, or a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InpaintError(f"device: expected auto, cpu or cuda, got {device!r}; choose one of these") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
+    return Inpainter(weights.load(name_or_path, vgg), chosen)
+
+
+def _check(image: Tensor, hole: Tensor) -> None:
+    if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise InpaintError(
+            f"image: expected a float tensor (3, H, W) with values in [0, 1], got {image.dtype} {tuple(image.shape)}; "
+            "convert it first"
+        )
+    if hole.dtype != torch.bool or hole.shape != image.shape[1:]:
+        raise InpaintError(
+            f"hole: expected a bool tensor of shape {tuple(image.shape[1:])}, True = hole, got {hole.dtype} "
+            f"{tuple(hole.shape)}; give one value per pixel"
+        )
+    if hole.numel() == 0:
+        raise InpaintError("image: expected at least one pixel, got none; check how it was read")
+    if hole.all():
+        raise InpaintError(
+            "mask: expected some known pixels, the hole covers 100 % of the picture; "
+            "check that white marks the hole (use --invert-mask if black does)"
+        )
+    known = image[:, ~hole]
+    if not bool(((known >= 0) & (known <= 1)).all()):
+        raise InpaintError(
+            f"image: expected known pixels in [0, 1], got values from {known.min():.3g} to {known.max():.3g}; "
+            "divide 8-bit values by 255"
+        )
+
+
+def _hole_of(mask: Image.Image | Tensor, count: int) -> Tensor:
+    """(B, H, W) bool from what the caller gave as a mask."""
+    if isinstance(mask, Image.Image):
+        return torch.from_numpy(np.array(mask.convert("L")) >= 128).unsqueeze(0).expand(count, -1, -1)
+    hole = mask if mask.dtype == torch.bool else mask >= 0.5
+    if hole.dim() == 4 and hole.shape[1] == 1:
+        hole = hole[:, 0]
+    if hole.dim() == 2:
+        hole = hole.unsqueeze(0)
+    if hole.dim() != 3 or hole.shape[0] not in (1, count):
+        raise InpaintError(
+            f"mask: expected (H, W), (1, H, W), ({count}, H, W) or ({count}, 1, H, W), got {tuple(mask.shape)}; "
+            "give one value per pixel and one mask, or one per picture"
+        )
+    return hole.expand(count, -1, -1)
+
+
+def _on_whole_grid(index: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:
+    """Indices on the patch grid of a window, as indices on the patch grid of the whole scale."""
+    rows, columns = (max(0, -(-length // 4) - 2) for length in size)
+    whole = index.new_full((rows, columns), -1)
+    if index.numel():
+        width = index.shape[1]
+        moved = (index // width + offset[0]) * columns + index % width + offset[1]
+        whole[offset[0] : offset[0] + index.shape[0], offset[1] : offset[1] + width] = torch.where(index < 0, -1, moved)
+    return whole

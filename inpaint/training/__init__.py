@@ -1,0 +1,1 @@
+"""Training of Image2Feature and Feature2Image."""

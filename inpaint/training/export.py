@@ -1,0 +1,56 @@
+"""From two training checkpoints to one file of weights with a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from inpaint import weights
+from inpaint.errors import InpaintError
+from inpaint.networks.feature2image import Feature2ImageConfig
+from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.training.config import Stage
+from inpaint.training.trainer import averaged_generator
+
+
+def export(image2feature: Path, feature2image: Path, output: Path, *, vgg: Path, notes: str = "") -> str:
+    """Writes the averaged weights of both networks to ``output`` and returns the model card in it (Markdown).
+
+    Args:
+        image2feature, feature2image: checkpoints of the two stages.
+        vgg: the VGG-19 file both were trained with; the pipeline insists on the same one.
+        notes: further lines for the card: what they were trained on, licences, measurements.
+
+    Raises:
+        InpaintError: a checkpoint is missing, damaged, of the other stage, or saw another VGG-19.
+    """
+    card = ["# Image2Feature and Feature2Image"]
+    found = {}
+    seen = weights.sha256(vgg)
+    wanted: tuple[tuple[Stage, Path], ...] = (("image2feature", image2feature), ("feature2image", feature2image))
+    for stage, path in wanted:
+        checkpoint = averaged_generator(path)
+        if checkpoint.stage != stage:
+            raise InpaintError(f"{path}: expected a checkpoint of {stage}, got one of {checkpoint.stage}; swap the two")
+        if checkpoint.vgg_sha256 != seen:
+            raise InpaintError(
+                f"{path}: expected to be exported with the VGG-19 it was trained with (SHA-256 "
+                f"{checkpoint.vgg_sha256[:12]}...), got {vgg.name} ({seen[:12]}...); pass that file"
+            )
+        found[stage] = checkpoint
+        config = checkpoint.config
+        card.append(
+            f"- {stage}: {checkpoint.step} steps of {config.batch} crops of {config.image_size} px, "
+            f"seed {config.seed}, losses perceptual {config.perceptual:g} ({', '.join(config.perceptual_layers)}), "
+            f"adversarial {config.adversarial:g} from step {config.adversarial_start}, pixel {config.pixel:g}; "
+            f"network {json.dumps(config.network)}"
+        )
+    text = "\n".join([*card, *([notes.strip()] if notes.strip() else [])]) + "\n"
+    weights.export(
+        output,
+        (Image2FeatureConfig(**found["image2feature"].config.network), found["image2feature"].weights),
+        (Feature2ImageConfig(**found["feature2image"].config.network), found["feature2image"].weights),
+        vgg_sha256=seen,
+        card=text,
+    )
+    return text

@@ -1,0 +1,140 @@
+"""Weights on disk: one safetensors file holds Image2Feature and Feature2Image with their sizes; VGG-19 has its own.
+
+Files that come with the package are listed with their SHA-256 in weights/SHA256SUMS and checked whenever they are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from inpaint.errors import InpaintError
+from inpaint.networks import VGG19, Feature2Image, Image2Feature
+from inpaint.networks.feature2image import Feature2ImageConfig
+from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks.vgg import load_vgg19
+from inpaint.tensor_file import read_tensors, under, write_tensors
+
+FOLDER = Path(__file__).parent / "weights"
+VGG_FILE = "vgg19_relu3_1.safetensors"
+_FORMAT = "inpaint 1"
+
+
+class Networks(NamedTuple):
+    """What the pipeline runs, and the model card of the file it came from (Markdown)."""
+
+    image2feature: Image2Feature
+    feature2image: Feature2Image
+    vgg: VGG19
+    card: str
+
+
+def named() -> dict[str, Path]:
+    """Names of the weights inside the package, and their files."""
+    return {name.removesuffix(".safetensors"): FOLDER / name for name in checksums() if name != VGG_FILE}
+
+
+def resolve(name_or_path: str) -> Path:
+    """The file behind a name such as "default", or a path as it is. InpaintError if there is no such file."""
+    if name_or_path in named():
+        path = named()[name_or_path]
+        hint = "install the package again"
+    else:
+        path = Path(name_or_path)
+        hint = f"give one of the names {', '.join(named())} or the path of a .safetensors file"
+    if not path.is_file():
+        raise InpaintError(f"{name_or_path}: expected weights, found no file {path}; {hint}")
+    return path
+
+
+def load(name_or_path: str = "default", vgg: Path | None = None) -> Networks:
+    """Reads both networks, and VGG-19 up to relu3_1: the package's own, or the file ``vgg`` they were trained with.
+
+    Raises:
+        InpaintError: missing or damaged file, wrong checksum, another format, or another VGG-19 than in training.
+    """
+    path = resolve(name_or_path)
+    check(path)
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise InpaintError(
+            f"{path}: expected weights in the format {_FORMAT!r}, got {metadata.get('format')!r}; "
+            "make them with `inpaint train export`"
+        )
+    vgg_file = vgg or FOLDER / VGG_FILE
+    check(vgg_file)
+    if (expected := metadata["vgg_sha256"]) != (got := sha256(vgg_file)):
+        raise InpaintError(
+            f"{path}: expected the VGG-19 it was trained with (SHA-256 {expected[:12]}...), got {vgg_file.name} "
+            f"({got[:12]}...); pass that file"
+        )
+    image2feature = Image2Feature(Image2FeatureConfig(**_tuples(metadata["image2feature"])))
+    feature2image = Feature2Image(Feature2ImageConfig(**_tuples(metadata["feature2image"])))
+    for name, network in (("image2feature", image2feature), ("feature2image", feature2image)):
+        try:
+            network.load_state_dict({key: value.float() for key, value in under(tensors, f"{name}.").items()})
+        except RuntimeError as error:
+            raise InpaintError(
+                f"{path}: expected the layers that its own header names, they differ; {error}"
+            ) from error
+        network.eval().requires_grad_(False)
+    return Networks(image2feature, feature2image, load_vgg19(vgg_file, "conv3_1"), metadata.get("card", ""))
+
+
+def export(
+    path: Path,
+    image2feature: tuple[Image2FeatureConfig, dict[str, Tensor]],
+    feature2image: tuple[Feature2ImageConfig, dict[str, Tensor]],
+    *,
+    vgg_sha256: str,
+    card: str,
+) -> None:
+    """Writes both networks as one float16 safetensors file, under a temporary name first."""
+    tensors: dict[str, Tensor] = {}
+    metadata = {"format": _FORMAT, "vgg_sha256": vgg_sha256, "card": card}
+    for name, (config, state) in (("image2feature", image2feature), ("feature2image", feature2image)):
+        metadata[name] = json.dumps(dataclasses.asdict(config))
+        tensors.update({f"{name}.{key}": value.half() for key, value in state.items()})
+    write_tensors(path, tensors, metadata)
+
+
+def check(path: Path) -> None:
+    """Compares a file of the package with its listed SHA-256; any other file passes.
+
+    Raises:
+        InpaintError: the file is missing or its checksum is wrong.
+    """
+    if not path.is_file():
+        raise InpaintError(f"{path}: expected weights, found no file; install the package again or check the path")
+    expected = checksums().get(path.name) if path.parent == FOLDER else None
+    if expected is not None and (got := sha256(path)) != expected:
+        raise InpaintError(
+            f"{path}: expected SHA-256 {expected[:12]}..., got {got[:12]}...; "
+            "the file is damaged, install the package again"
+        )
+
+
+def checksums() -> dict[str, str]:
+    """{file name: SHA-256} of the weights that come with the package."""
+    listing = FOLDER / "SHA256SUMS"
+    if not listing.is_file():
+        raise InpaintError(f"{listing}: expected the list of weights, found no file; install the package again")
+    return {name: digest for digest, name in (line.split() for line in listing.read_text().splitlines() if line)}
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _tuples(text: str) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}

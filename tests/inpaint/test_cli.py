@@ -1,0 +1,511 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import inpaint
+from inpaint import cli
+from inpaint.cli import main
+from inpaint.errors import InpaintError
+from inpaint.image import read_image, save_picture, to_pil, to_tensor
+from inpaint.match_field import DIM, draw_match_field
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def failure(*arguments: object) -> str:
+    """The one line of an expected error."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("inpaint: ") and "Traceback" not in result.output
+    assert result.stdout == ""
+    return lines[-1]
+
+
+class FakeInpainter:
+    """Fills the hole with red, at one scale, and remembers how it was called."""
+
+    def run(self, image, hole, *, scales=None, on_stage=None):
+        self.image, self.hole, self.scales, self.seed = image, hole, scales, torch.initial_seed()
+        height, width = hole.shape
+        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+        filled = torch.where(hole, red, image)
+        for name in ("infer", "vgg", "match", "translate", "blend"):
+            if on_stage:
+                on_stage(SimpleNamespace(name=name, size=(height, width), seconds=0.25))
+        cells = (-(-height // 4) - 2, -(-width // 4) - 2)
+        scale = SimpleNamespace(
+            size=(height, width),
+            decoded=red.expand(3, height, width),
+            result=filled,
+            match_index=torch.full(cells, -1).index_fill_(0, torch.tensor([0]), 0),
+        )
+        return SimpleNamespace(image=filled, coarse=filled[:, ::2, ::2], scales=[scale], times=[])
+
+
+@pytest.fixture
+def fake(monkeypatch) -> FakeInpainter:
+    inpainter = FakeInpainter()
+
+    def load(name_or_path="default", device="auto"):
+        inpainter.loaded = (name_or_path, device)
+        return inpainter
+
+    monkeypatch.setattr(inpaint, "load", load, raising=False)
+    return inpainter
+
+
+@pytest.fixture
+def unloadable(monkeypatch) -> None:
+    """Whatever is wrong must be found before the networks are loaded."""
+
+    def load(*arguments, **options):
+        raise AssertionError("the networks were loaded")
+
+    monkeypatch.setattr(inpaint, "load", load, raising=False)
+
+
+@pytest.fixture
+def files(tmp_path) -> SimpleNamespace:
+    """A photograph of 40x32 pixels and a mask with a quarter of hole."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+    hole = np.zeros((32, 40), dtype=bool)
+    hole[8:24, 10:30] = True
+    image, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(pixels).save(image)
+    Image.fromarray(hole).save(mask)
+    return SimpleNamespace(image=image, mask=mask, out=tmp_path / "out.png", folder=tmp_path, pixels=pixels, hole=hole)
+
+
+def mask_of(files: SimpleNamespace, value: int) -> Path:
+    Image.new("L", (40, 32), value).save(files.folder / "plain.png")
+    return files.folder / "plain.png"
+
+
+# Filling
+
+
+def test_fill_changes_the_hole_and_nothing_else(fake, files):
+    result = run("fill", files.image, files.mask, "-o", files.out)
+    assert result.exit_code == 0, result.output
+    saved = np.asarray(Image.open(files.out))
+    assert np.array_equal(saved[~files.hole], files.pixels[~files.hole])
+    assert (saved[files.hole] == (255, 0, 0)).all()
+    assert torch.equal(fake.image, to_tensor(Image.fromarray(files.pixels)))
+    assert torch.equal(fake.hole, torch.from_numpy(files.hole))
+    assert fake.loaded == ("default", "auto") and fake.scales is None and fake.seed == 0
+    assert result.stdout == ""
+
+
+def test_progress_is_one_line_a_stage_on_stderr(fake, files):
+    lines = run("fill", files.image, files.mask, "-o", files.out).stderr.splitlines()
+    assert lines[0].endswith("photo.png: 40x32, hole 25.0%")
+    assert [line.split()[0] for line in lines[1:-1]] == ["load", "infer", "vgg", "match", "translate", "blend", "save"]
+    assert lines[4].split() == ["match", "40x32", "0.25", "s"]
+    assert lines[-1].startswith(f"{files.out}: done in ")
+
+
+def test_quiet_says_nothing_and_json_is_one_object(fake, files):
+    result = run("fill", files.image, files.mask, "-o", files.out, "--quiet")
+    assert (result.stdout, result.stderr) == ("", "")
+    result = run("fill", files.image, files.mask, "-o", files.out, "--json", "--quiet")
+    report = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert report["size"] == [32, 40] and report["hole_share"] == pytest.approx(0.25)
+    assert report["scales"] == [[32, 40]] and report["output"] == str(files.out)
+    assert {"name": "match", "size": [32, 40], "seconds": 0.25} in report["stages"]
+    assert report["seconds"] > 0
+
+
+def test_options_reach_mask_and_pipeline(fake, files):
+    soft = files.folder / "soft.png"
+    Image.fromarray(np.where(files.hole, 100, 255).astype(np.uint8)).save(soft)
+    arguments = ["--invert-mask", "--threshold", "0.45", "--dilate", 2, "--scales", "16,32", "--seed", 7]
+    result = run(
+        "fill", files.image, soft, "-o", files.out, *arguments, "--device", "cpu", "--weights", "mine.safetensors"
+    )
+    assert result.exit_code == 0, result.output
+    grown = np.zeros_like(files.hole)
+    grown[6:26, 8:32] = True
+    assert torch.equal(fake.hole, torch.from_numpy(grown))
+    assert fake.scales == [16, 32] and fake.seed == 7 and fake.loaded == ("mine.safetensors", "cpu")
+
+
+def test_stages_are_saved_as_pictures(fake, files):
+    steps = files.folder / "deep" / "steps"
+    result = run("fill", files.image, files.mask, "-o", files.out, "--save-stages", steps)
+    assert result.exit_code == 0, result.output
+    sizes = {path.name: Image.open(path).size for path in steps.iterdir()}
+    assert sizes == {
+        "mask.png": (40, 32),
+        "coarse.png": (20, 16),
+        "scale1_40x32_after_swap.png": (40, 32),
+        "scale1_40x32_result.png": (40, 32),
+        "scale1_40x32_match_field.png": (40, 32),
+    }
+    assert np.array_equal(np.asarray(Image.open(steps / "mask.png"))[..., 0], files.hole * np.uint8(255))
+    assert (np.asarray(Image.open(steps / "scale1_40x32_after_swap.png")) == (255, 0, 0)).all()
+
+
+def test_the_input_is_only_overwritten_on_demand(fake, files):
+    before = files.image.read_bytes()
+    link = files.folder / "link.png"
+    link.symlink_to(files.image)
+    for output in (files.image, link, files.folder / ".." / files.folder.name / "photo.png"):
+        assert "is the input photograph itself" in failure("fill", files.image, files.mask, "-o", output)
+    assert files.image.read_bytes() == before
+    for options in ([], ["--overwrite"]):
+        assert "is the mask itself" in failure("fill", files.image, files.mask, "-o", files.mask, *options)
+    assert run("fill", files.image, files.mask, "-o", files.image, "--overwrite").exit_code == 0
+    assert (np.asarray(Image.open(files.image))[files.hole] == (255, 0, 0)).all()
+
+
+def test_large_holes_and_transparent_holes_are_warned_of(fake, files):
+    result = run("fill", files.image, files.mask, "-o", files.out, "--invert-mask")
+    assert result.exit_code == 0
+    assert "warning: the hole is 75% of the image; leave out --invert-mask if black marks what to keep" in result.stderr
+    assert "warning" not in run("fill", files.image, files.mask, "-o", files.out).stderr
+    alpha = np.where(files.hole, 0, 255).astype(np.uint8)
+    save_picture(files.folder / "cut.png", Image.fromarray(np.dstack([files.pixels, alpha])))
+    result = run("fill", files.folder / "cut.png", files.mask, "-o", files.out)
+    assert result.exit_code == 0 and "transparent in the hole and stays so" in result.stderr
+    assert np.array_equal(np.asarray(Image.open(files.out))[..., 3], alpha)
+
+
+def test_notes_about_the_file_are_passed_on(fake, files):
+    frames = [Image.fromarray(files.pixels), Image.new("RGB", (40, 32))]
+    frames[0].save(files.folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    result = run("fill", files.folder / "moving.webp", files.mask, "-o", files.out)
+    assert result.exit_code == 0 and "2 frames; only the first one is used" in result.stderr
+
+
+# What is refused
+
+
+def test_problems_with_the_files_are_found_before_the_networks_are_loaded(unloadable, files):
+    image, mask, out, folder = files.image, files.mask, files.out, files.folder
+    (folder / "text.png").write_text("not a picture")
+    Image.new("L", (32, 40), 255).save(folder / "turned.png")
+    Image.new("RGBA", (40, 32)).save(folder / "alpha.png")
+    expected = {
+        (folder / "absent.png", mask, out): "absent.png: no such file",
+        (folder / "text.png", mask, out): "text.png: expected a PNG, JPEG",
+        (image, folder / "absent.png", out): "absent.png: no such file",
+        (image, folder / "turned.png", out): "is 32x40 (turned by 90 degrees?), the photograph is 40x32",
+        (image, mask, folder / "absent" / "out.png"): "no such folder; make it first",
+        (image, mask, folder / "out.xyz"): "expected a name ending in .png",
+        (image, mask, folder / f"{'long' * 99}.png"): "name too long",
+        (folder / "alpha.png", mask, folder / "out.jpg"): "JPEG has no alpha channel",
+        (image, mask_of(files, 0), out): "marks no hole (0 % of the image)",
+    }
+    before = sorted(folder.iterdir())
+    for (photograph, hole, output), text in expected.items():
+        assert text.lower() in failure("fill", photograph, hole, "-o", output).lower()
+    assert sorted(folder.iterdir()) == before
+
+
+def test_empty_and_full_masks_name_the_share_and_the_way_out(unloadable, files):
+    black = mask_of(files, 0)
+    line = failure("fill", files.image, black, "-o", files.out)
+    assert "0 %" in line and "use --invert-mask if black marks the hole" in line
+    line = failure("fill", files.image, black, "-o", files.out, "--invert-mask")
+    assert "100 %" in line and "leave out --invert-mask if black marks what to keep" in line
+    white = mask_of(files, 255)
+    line = failure("fill", files.image, white, "-o", files.out)
+    assert "100 %" in line and "use --invert-mask if white marks what to keep" in line
+    line = failure("fill", files.image, white, "-o", files.out, "--invert-mask")
+    assert "0 %" in line and "leave out --invert-mask if white marks the hole" in line
+    assert "100 %" in failure("fill", files.image, files.mask, "-o", files.out, "--dilate", 40)
+
+
+def test_no_write_permission_is_found_before_any_work(unloadable, files, monkeypatch):
+    closed = files.folder / "closed"
+    closed.mkdir()
+    if os.geteuid() == 0:  # root may write everywhere: let the system call refuse as it would for others
+
+        def refuse(self, *arguments, **options):
+            raise PermissionError(13, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "touch", refuse)
+    else:
+        closed.chmod(0o500)
+    assert "closed: permission denied" in failure("fill", files.image, files.mask, "-o", closed / "out.png")
+
+
+def test_a_folder_for_stages_that_is_a_file_is_refused(unloadable, files):
+    line = failure("fill", files.image, files.mask, "-o", files.out, "--save-stages", files.mask)
+    assert "mask.png" in line and not files.out.exists()
+
+
+def test_the_size_limit_can_be_raised(fake, files):
+    arguments = ("fill", files.image, files.mask, "-o", files.out, "--max-megapixels")
+    assert "--max-megapixels 1" in failure(*arguments, "0.001")
+    assert run(*arguments, "1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("can't allocate memory"), MemoryError()]
+)
+def test_exhausted_memory_is_one_line(fake, files, monkeypatch, error):
+    def exhausted(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(fake, "run", exhausted)
+    assert "not enough memory for 40x32 pixels" in failure("fill", files.image, files.mask, "-o", files.out)
+    assert not files.out.exists()
+
+
+def test_other_errors_are_not_hidden(fake, files, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(fake, "run", broken)
+    result = run("fill", files.image, files.mask, "-o", files.out)
+    assert isinstance(result.exception, RuntimeError) and not files.out.exists()
+
+
+def test_missing_weights_are_one_line(files):
+    line = failure("fill", files.image, files.mask, "-o", files.out, "--weights", files.folder / "absent.safetensors")
+    assert "absent.safetensors" in line and not files.out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fill"],
+        ["fill", "a.png", "b.png"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "512,256"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "256,256"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "0"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "big"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--scales", ""],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--threshold", "1"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--dilate", "-1"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--device", "toaster"],
+        ["train", "vgg", "--data", "a", "--out", "b"],
+        ["train", "image2feature", "--out", "b"],
+        ["evaluate", "a"],
+        ["paint"],
+    ],
+)
+def test_wrong_use_exits_with_2(unloadable, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2 and "Usage: " in result.stderr
+
+
+# Help
+
+
+def commands(group=main, path=()):
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [(), *commands()], ids=" ".join)
+def test_every_command_explains_itself_with_an_example(path):
+    result = run(*path, "--help")
+    assert result.exit_code == 0 and "Example" in result.output and "  inpaint " in result.output
+
+
+def test_help_does_not_load_torch():
+    code = "import sys; import inpaint.cli; sys.exit('torch' in sys.modules or 'PIL' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_module_runs_as_a_command(files):
+    command = [sys.executable, "-m", "inpaint"]
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert helped.returncode == 0 and helped.stdout.startswith("Usage: inpaint ")
+    failed = subprocess.run(
+        [*command, "fill", files.folder / "absent.png", files.mask, "-o", files.out],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert len(failed.stderr.splitlines()) == 1 and failed.stderr.startswith("inpaint: cannot read ")
+
+
+# The real thing
+
+
+def test_the_default_weights_fill_a_photograph(tmp_path):
+    height, width = 96, 120
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    picture = torch.stack([0.5 + 0.1 * torch.sin(40 * columns), 0.1 + 0.8 * rows, 0.1 + 0.8 * columns])
+    hole = torch.zeros(height, width, dtype=torch.bool)
+    hole[55:85, 75:110] = True
+    save_picture(tmp_path / "photo.png", to_pil(picture))
+    save_picture(tmp_path / "mask.png", to_pil(hole.float().expand(3, -1, -1)))
+    steps = tmp_path / "steps"
+    arguments = ("fill", tmp_path / "photo.png", tmp_path / "mask.png", "-o", tmp_path / "out.png", "--device", "cpu")
+    result = run(*arguments, "--json", "--save-stages", steps)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert {"infer", "vgg", "match", "translate", "blend"} <= {stage["name"] for stage in report["stages"]}
+    before = to_tensor(read_image(tmp_path / "photo.png").image)
+    filled = to_tensor(read_image(tmp_path / "out.png").image)
+    assert torch.equal(filled[:, ~hole], before[:, ~hole])
+    # Nearer to the truth than the flat mean colour of the known part.
+    flat = before[:, ~hole].mean(dim=1, keepdim=True)
+    assert (filled - before)[:, hole].abs().mean() < (flat - before[:, hole]).abs().mean()
+    assert {"mask.png", "coarse.png"} < {path.name for path in steps.iterdir()}
+    assert len(list(steps.glob("scale*_match_field.png"))) == len(report["scales"])
+
+
+def test_info_names_versions_devices_and_weights():
+    result = run("info", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["patchswap"]["torch"] == torch.__version__
+    assert report["devices"][0].startswith("cpu")
+    weights = {entry["name"]: entry for entry in report["weights"]}
+    assert {"default", "VGG-19"} <= set(weights)
+    for entry in weights.values():
+        assert "problem" not in entry and len(entry["sha256"]) == 64 and entry["bytes"] > 100_000
+    assert weights["default"]["card"]
+    text = run("info").stdout
+    assert torch.__version__ in text and weights["default"]["sha256"] in text
+
+
+# Training and evaluation
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        coarse = Image.fromarray(generator.integers(0, 256, (8, 9, 3), dtype=np.uint8))
+        coarse.resize((90, 80), Image.Resampling.BICUBIC).save(folder / f"{number:04d}_noise.png")
+    return folder
+
+
+SMALL_TRAINING = """
+image_size = 64
+zoom = [1.0, 1.1]
+batch = 1
+window = 0
+discriminator_width = 8
+bfloat16 = false
+workers = 0
+warmup = 1
+adversarial_start = 1
+"""
+
+
+def test_training_both_networks_exporting_and_filling(tmp_path, photographs, files):
+    widths = {
+        "image2feature": "widths = [8, 8, 8]\ndilations = [1, 2]",
+        "feature2image": "widths = [8, 8]\nupper = [8, 8]",
+    }
+    for stage, network in widths.items():
+        (tmp_path / f"{stage}.toml").write_text(f"{SMALL_TRAINING}\n[network]\n{network}\n")
+        arguments = ["--config", tmp_path / f"{stage}.toml", "--data", photographs, "--quiet", "--device", "cpu"]
+        result = run("train", stage, *arguments, "--out", tmp_path / stage, "--steps", 2)
+        assert result.exit_code == 0, (result.output, result.exception)
+        checkpoint = Path(result.stdout.strip())
+        assert checkpoint == tmp_path / stage / "checkpoint.safetensors" and checkpoint.is_file()
+        refused = ["train", stage, *arguments, "--out", tmp_path / stage, "--resume", "none"]
+        assert "checkpoint.safetensors" in failure(*refused)
+    paths = {stage: tmp_path / stage / "checkpoint.safetensors" for stage in widths}
+    mine = tmp_path / "mine.safetensors"
+    swapped = ["--image2feature", paths["feature2image"], "--feature2image", paths["image2feature"]]
+    assert "expected a checkpoint of image2feature" in failure("train", "export", *swapped, "-o", mine)
+    correct = ["--image2feature", paths["image2feature"], "--feature2image", paths["feature2image"]]
+    assert "ending in .safetensors" in failure("train", "export", *correct, "-o", tmp_path / "mine.pt")
+    assert "no such folder" in failure("train", "export", *correct, "-o", tmp_path / "absent" / "mine.safetensors")
+    (tmp_path / "notes.md").write_text("- trained on noise")
+    result = run("train", "export", *correct, "-o", mine, "--notes", tmp_path / "notes.md")
+    assert result.exit_code == 0 and "trained on noise" in result.stdout and "2 steps" in result.stdout
+    result = run("fill", files.image, files.mask, "-o", files.out, "--weights", mine, "--device", "cpu")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert np.array_equal(np.asarray(Image.open(files.out))[~files.hole], files.pixels[~files.hole])
+
+
+def test_training_problems_are_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = ["--out", tmp_path / "out", "--device", "cpu", "--quiet"]
+    assert "absent" in failure("train", "image2feature", "--data", tmp_path / "absent", *arguments)
+    assert "empty" in failure("train", "image2feature", "--data", tmp_path / "empty", *arguments)
+    unknown = ["--data", tmp_path, "--config", "enormous", *arguments]
+    assert "enormous" in failure("train", "image2feature", *unknown)
+    painter = ["--data", tmp_path / "empty", "--image2feature", tmp_path / "absent.safetensors", *arguments]
+    assert "absent.safetensors" in failure("train", "feature2image", *painter)
+    if not torch.cuda.is_available():
+        assert "CUDA" in failure("train", "image2feature", "--data", tmp_path, "--out", tmp_path, "--device", "cuda")
+
+
+def test_evaluation_writes_its_numbers(tmp_path, photographs):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    hole = np.zeros((80, 90), dtype=np.uint8)
+    hole[20:50, 30:60] = 255
+    for number in range(4):
+        Image.fromarray(hole).save(masks / f"center_{number:04d}.png")
+    arguments = ["--method", "mean-colour", "--kinds", "center", "--limit", 2, "--quiet"]
+    result = run("evaluate", photographs, masks, "--out", tmp_path / "report", *arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary["images"] == 2 and summary["kinds"]["center"]["hole_l1"] > 0
+    assert "absent" in failure("evaluate", tmp_path / "absent", masks, "--out", tmp_path / "report", *arguments)
+
+
+def test_a_missing_extra_is_named():
+    with (
+        pytest.raises(InpaintError, match=r'needs no_such_module.*pip install "patchswap\[train\]"'),
+        cli._extra("train"),
+    ):
+        import no_such_module  # noqa: F401
+
+
+# The match field
+
+
+def test_match_field_colours_direction_and_distance():
+    columns = 9
+    index = torch.full((7, columns), -1)
+    index[3, 4] = 3 * columns + 8  # 4 to the right
+    index[3, 5] = 3 * columns + 1  # 4 to the left
+    index[2, 4] = 4 * columns + 4  # 2 down
+    index[2, 5] = 2 * columns + 5  # itself
+    picture = torch.rand(3, 36, 44)
+    drawn = draw_match_field(index, picture)
+    assert drawn.shape == picture.shape and drawn.dtype == torch.float32
+
+    def cell(row, column):  # the centre of the patch
+        block = drawn[:, 4 * (row + 1) : 4 * (row + 2), 4 * (column + 1) : 4 * (column + 2)]
+        assert (block == block[:, :1, :1]).all()
+        return block[:, 0, 0].tolist()
+
+    assert cell(3, 4) == pytest.approx([1, 0, 0])
+    assert cell(3, 5) == pytest.approx([0, 1, 1], abs=1e-5)
+    assert cell(2, 4) == pytest.approx([0.75, 1, 0.5], abs=1e-5)
+    assert cell(2, 5) == pytest.approx([1, 1, 1])
+    grey = DIM * picture.mean(dim=0)
+    unmatched = torch.ones(36, 44, dtype=torch.bool)
+    unmatched[12:20, 20:28] = False
+    assert torch.allclose(drawn[:, unmatched], grey[unmatched].expand(3, -1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 30), (12, 12), (13, 18), (15, 16)])
+def test_match_field_has_the_size_of_its_picture(height, width):
+    index = torch.full((max(0, -(-height // 4) - 2), -(-width // 4) - 2), -1)
+    picture = torch.rand(3, height, width)
+    assert torch.equal(draw_match_field(index, picture), (DIM * picture.mean(dim=0)).expand(3, -1, -1))

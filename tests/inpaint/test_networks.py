@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from inpaint import weights
+from inpaint.errors import InpaintError
+from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
+from inpaint.networks.feature2image import Feature2ImageConfig
+from inpaint.networks.image2feature import Image2FeatureConfig, fill_with_mean_colour
+from inpaint.networks.vgg import load_vgg19
+from inpaint.tensor_file import read_tensors
+
+OWN_VGG = weights.FOLDER / weights.VGG_FILE
+SMALL_PAINTER = Image2FeatureConfig(widths=(8, 8, 8), dilations=(1, 2))
+SMALL_DECODER = Feature2ImageConfig(widths=(8, 12, 16), upper=(8, 8))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 56), (33, 47), (1, 1), (2, 3), (5, 130)])
+def test_vgg_has_one_cell_for_every_four_pixels_begun(size: tuple[int, int]) -> None:
+    features = VGG19("conv3_1")(torch.rand(2, 3, *size), ("relu1_1", "relu2_1", "relu3_1"))
+    assert features["relu1_1"].shape == (2, 64, *size)
+    assert features["relu2_1"].shape == (2, 128, -(-size[0] // 2), -(-size[1] // 2))
+    assert features["relu3_1"].shape == (2, 256, -(-size[0] // 4), -(-size[1] // 4))
+    assert all(value.min() >= 0 for value in features.values())
+
+
+def test_vgg_weights_are_the_normalised_ones() -> None:
+    """Gatys' normalisation makes each channel's mean activation 1 over natural images; noise stays in its vicinity."""
+    vgg = load_vgg19(OWN_VGG)
+    smooth = F.interpolate(
+        torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), size=128, mode="bicubic"
+    )
+    means = vgg(smooth.clamp(0, 1))["relu3_1"].mean(dim=(0, 2, 3))
+    assert 0.3 < float(means.mean()) < 3
+
+
+def test_vgg_is_frozen_and_says_which_layers_it_lacks() -> None:
+    vgg = VGG19("conv2_1").train()
+    assert not vgg.training and not any(parameter.requires_grad for parameter in vgg.parameters())
+    with pytest.raises(ValueError, match="up to conv2_1, got relu3_1"):
+        vgg(torch.rand(1, 3, 8, 8), ("relu3_1",))
+    with pytest.raises(ValueError, match="got 'conv5_4'"):
+        VGG19("conv5_4")
+
+
+def test_torchvision_weights_give_torchvision_features(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128)}
+    state = {}
+    for position, (after, before) in shapes.items():
+        state[f"features.{position}.weight"] = torch.randn(after, before, 3, 3, generator=generator) / (3 * before**0.5)
+        state[f"features.{position}.bias"] = torch.randn(after, generator=generator) / 10
+    torch.save(state, tmp_path / "vgg19.pth")
+    save_file(state, tmp_path / "vgg19.safetensors")
+
+    image = torch.rand(1, 3, 32, 32, generator=generator)
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = (image - mean.view(1, 3, 1, 1)) / deviation.view(1, 3, 1, 1)
+    for position in shapes:
+        if position in (5, 10):
+            x = F.max_pool2d(x, 2)
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        x = F.relu(F.conv2d(x, state[f"features.{position}.weight"], state[f"features.{position}.bias"]))
+    for name in ("vgg19.pth", "vgg19.safetensors"):
+        assert torch.allclose(load_vgg19(tmp_path / name)(image)["relu3_1"], x, atol=1e-5)
+    with pytest.raises(InpaintError, match="up to conv4_2, conv3_2.weight is missing"):
+        load_vgg19(tmp_path / "vgg19.pth", "conv4_2")
+
+
+def test_unreadable_vgg_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "vgg.pth").write_bytes(b"no network")
+    (tmp_path / "vgg.safetensors").write_bytes(b"no network")
+    for name in ("vgg.pth", "vgg.safetensors", "missing.pth", "missing.safetensors"):
+        with pytest.raises(InpaintError, match=name):
+            load_vgg19(tmp_path / name)
+    tensors, _ = read_tensors(OWN_VGG)
+    save_file({**tensors, "conv1_1.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "other.safetensors")
+    with pytest.raises(InpaintError, match=r"conv1_1.weight of shape \(64, 3, 3, 3\), got \(64, 3, 5, 5\)"):
+        load_vgg19(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (1, 1), (8, 100)])
+def test_image2feature_keeps_known_pixels_and_ignores_what_the_hole_held(size: tuple[int, int]) -> None:
+    network = Image2Feature(SMALL_PAINTER)
+    image = torch.rand(2, 3, *size)
+    hole = torch.zeros(2, *size, dtype=torch.bool)
+    hole[0, : size[0] // 2] = True  # the second picture has no hole
+    painted = network(image, hole)
+    assert painted.shape == image.shape and painted.min() >= 0 and painted.max() <= 1
+    known = ~hole.unsqueeze(1).expand_as(image)
+    assert torch.equal(painted[known], image[known])
+    other = torch.where(hole.unsqueeze(1), torch.rand_like(image), image)
+    assert torch.equal(network(other, hole), painted)
+
+
+def test_image2feature_carries_the_surroundings_into_the_middle_of_the_hole() -> None:
+    """The default's dilations reach across a hole of 112 pixels in 256 (and every parameter is used)."""
+    network = Image2Feature()
+    hole = torch.zeros(1, 256, 256, dtype=torch.bool)
+    hole[:, 72:184, 72:184] = True
+    image = torch.rand(1, 3, 256, 256, requires_grad=True)
+    network(image, hole)[0, :, 128, 128].sum().backward()
+    reach = image.grad.abs().sum(1)[0] > 0
+    assert reach[60:72, 60:196].any() and reach[184:196].any() and reach[:, 60:72].any() and reach[:, 184:196].any()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_mean_colour_is_that_of_the_known_pixels() -> None:
+    image = torch.zeros(2, 3, 4, 4)
+    image[0, :, :2] = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1)
+    hole = torch.zeros(2, 4, 4, dtype=torch.bool)
+    hole[0, 2:] = True
+    hole[1] = True
+    filled = fill_with_mean_colour(image, hole)
+    assert torch.allclose(filled[0, :, 3, 3], torch.tensor([0.2, 0.4, 0.6]))
+    assert (filled[1] == 0.5).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 1), (3, 20)])
+def test_feature2image_is_four_times_as_large(size: tuple[int, int]) -> None:
+    picture = Feature2Image(SMALL_DECODER)(torch.rand(2, 256, *size))
+    assert picture.shape == (2, 3, 4 * size[0], 4 * size[1])
+    assert picture.min() >= 0 and picture.max() <= 1
+
+
+def test_feature2image_has_the_papers_blocks_in_the_papers_config() -> None:
+    from inpaint.training.config import load_config
+
+    config = Feature2ImageConfig(**load_config("paper-256", "feature2image").network)
+    network = Feature2Image(Feature2ImageConfig(features=8, widths=tuple(w // 64 for w in config.widths), upper=(4, 4)))
+    assert len(network.down) == 7 and len(network.up) == 6  # six skips, and two more up-convolutions to the picture
+    assert network(torch.rand(1, 8, 64, 64)).shape == (1, 3, 256, 256)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_discriminators_judge_patches() -> None:
+    assert PatchDiscriminator(7, width=8)(torch.rand(2, 7, 64, 48)).shape == (2, 1, 8, 6)
+    conditioned = PatchDiscriminator(3, condition=16, width=8)
+    image, features = torch.rand(1, 3, 64, 64), torch.rand(1, 16, 16, 16)
+    assert conditioned(image, features).shape == (1, 1, 8, 8)
+    assert not torch.equal(conditioned(image, features), conditioned(image, 1 - features))
+    with pytest.raises(ValueError, match="feature map it is conditioned on"):
+        conditioned(image)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inpaint.errors import InpaintError
+from inpaint.mask import center
+from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((512, 512), [(256, 256), (512, 512)]),
+        ((256, 256), [(256, 256)]),
+        ((300, 451), [(300, 451)]),
+        ((427, 640), [(214, 320), (427, 640)]),
+        ((2048, 1024), [(512, 256), (1024, 512), (2048, 1024)]),
+        ((40, 9), [(40, 9)]),
+    ],
+)
+def test_sizes_double_from_about_256_to_the_photograph(size, expected) -> None:
+    assert scale_sizes(*size) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_the_last_size_is_the_photograph_and_the_first_is_near_256(height: int, width: int) -> None:
+    sizes = scale_sizes(height, width)
+    assert sizes[-1] == (height, width)
+    assert min(sizes[0]) <= 363 and (len(sizes) == 1 or min(sizes[0]) >= 180)
+
+
+def test_asked_for_scales_are_short_sides() -> None:
+    assert scale_sizes(600, 800, [150, 300]) == [(150, 200), (300, 400)]
+
+
+@pytest.mark.parametrize("scales", [[], [300, 150], [150, 150], [8, 64], [601], [-5]])
+def test_unfit_scales_are_refused(scales: list[int]) -> None:
+    with pytest.raises(InpaintError, match="growing short sides from 16 to 600"):
+        scale_sizes(600, 800, scales)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(8, 60), st.integers(8, 60), st.floats(0.2, 1.0), st.integers(0, 2**31), st.floats(0, 1), st.floats(0, 1)
+)
+def test_shrinking_never_looks_into_the_hole(
+    height: int, width: int, factor: float, seed: int, one: float, other: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(1, 3, height, width, generator=generator)
+    hole = torch.rand(1, height, width, generator=generator) < 0.2
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    results = [shrink(torch.where(hole[:, None], held, image), hole, size) for held in (one, other)]
+    assert torch.equal(results[0][1], results[1][1])
+    known = ~results[0][1].unsqueeze(1).expand(-1, 3, -1, -1)
+    assert torch.equal(results[0][0][known], results[1][0][known])
+    assert results[0][0].min() >= 0 and results[0][0].max() <= 1
+
+
+def test_a_flat_picture_stays_flat_beside_the_hole() -> None:
+    image, hole = torch.full((1, 3, 40, 40), 0.7), center(40, 40, 14)[None]
+    image[hole.unsqueeze(1).expand_as(image)] = 0
+    shrunk, smaller = shrink(image, hole, (20, 20))
+    assert torch.allclose(shrunk[~smaller.unsqueeze(1).expand_as(shrunk)], torch.tensor(0.7))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**31), st.integers(0, 30))
+def test_the_window_holds_the_hole_its_context_and_whole_cells(
+    height: int, width: int, seed: int, context: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    hole = torch.zeros(height, width, dtype=torch.bool)
+    top, left = (int(torch.randint(length, (), generator=generator)) for length in (height, width))
+    hole[top : top + 7, left : left + 5] = True
+    for span, axis, length in zip(window_around(hole, context), (1, 0), (height, width), strict=True):
+        occupied = hole.any(dim=axis).nonzero()
+        first, last = int(occupied[0]), int(occupied[-1]) + 1
+        assert span.start % 4 == 0 and (span.stop % 4 == 0 or span.stop == length)
+        assert span.start <= max(0, first - context) and span.stop >= min(length, last + context)
+        assert 0 <= span.start < span.stop <= length
+
+
+def test_low_frequencies_keep_the_mean_and_drop_fine_stripes() -> None:
+    stripes = torch.zeros(1, 1, 32, 32)
+    stripes[..., ::2] = 1
+    assert torch.allclose(low_frequencies(stripes, 16), torch.tensor(0.5), atol=0.05)
+    assert low_frequencies(torch.full((1, 3, 5, 3), 0.25), 16).sub(0.25).abs().max() < 1e-6
+
+
+def test_enlarging_stays_in_range() -> None:
+    checks = (torch.arange(36).view(1, 1, 6, 6) % 2).float().expand(-1, 3, -1, -1)
+    enlarged = enlarge(checks, (23, 31))
+    assert enlarged.shape == (1, 3, 23, 31) and enlarged.min() >= 0 and enlarged.max() <= 1

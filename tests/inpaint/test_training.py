@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inpaint import weights
+from inpaint.errors import InpaintError
+from inpaint.mask import center
+from inpaint.tensor_file import read_tensors
+from inpaint.training import losses
+from inpaint.training.config import STAGES, TrainingConfig, from_dict, load_config
+from inpaint.training.data import Photographs, batches, find_photographs
+from inpaint.training.export import export
+from inpaint.training.trainer import CHECKPOINT, DEFAULT_VGG, Trainer, train
+
+SMALL_NETWORK = {
+    "image2feature": {"widths": (8, 8, 8), "dilations": (1, 2)},
+    "feature2image": {"widths": (8, 12), "upper": (8, 8)},
+}
+
+
+def small(stage, **changes) -> TrainingConfig:
+    values = {
+        "image_size": 32,
+        "batch": 2,
+        "steps": 6,
+        "warmup": 2,
+        "adversarial_start": 3,
+        "perceptual_layers": ("relu2_1", "relu3_1"),
+        "window": 16,
+        "discriminator_width": 8,
+        "network": SMALL_NETWORK[stage],
+        "bfloat16": False,
+        "workers": 0,
+        "log_every": 1,
+        "picture_every": 100,
+        "checkpoint_every": 100,
+    }
+    return TrainingConfig(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    generator = np.random.default_rng(0)
+    (folder / "inner").mkdir()
+    for number in range(7):
+        low = generator.integers(0, 255, (6, 5 + number, 3), dtype=np.uint8)
+        picture = Image.fromarray(low).resize((60 + 5 * number, 48), Image.Resampling.BICUBIC)
+        picture.save(folder / ("inner" if number % 2 else "") / f"{number}.{'jpg' if number % 3 else 'png'}")
+    (folder / "broken.jpg").write_bytes(b"not a picture")
+    (folder / "notes.txt").write_text("left alone")
+    return folder
+
+
+def test_photographs_are_found_in_all_folders(photographs: Path, tmp_path: Path) -> None:
+    assert len(find_photographs(photographs)) == 8
+    with pytest.raises(InpaintError, match="expected photographs .*found none; check --data"):
+        find_photographs(tmp_path)
+    with pytest.raises(InpaintError, match="expected a folder of photographs"):
+        find_photographs(tmp_path / "missing")
+
+
+def test_a_batch_depends_on_seed_and_step_alone(photographs: Path) -> None:
+    config = small("image2feature")
+    data = Photographs(photographs, config)
+    fourth = data[4]
+    for other in (Photographs(photographs, config)[4], list(batches(photographs, config, 2))[2]):
+        assert torch.equal(fourth.image, other.image) and torch.equal(fourth.hole, other.hole)
+    assert fourth.image.shape == (2, 3, 32, 32) and fourth.hole.shape == (2, 32, 32)
+    assert fourth.image.min() >= 0 and fourth.image.max() <= 1
+    assert not torch.equal(fourth.image, data[3].image)
+    assert not torch.equal(fourth.image, Photographs(photographs, dataclasses.replace(config, seed=1))[4].image)
+
+
+def test_worker_processes_give_the_same_batches(photographs: Path) -> None:
+    config = small("image2feature", steps=3)
+    alone = list(batches(photographs, config))
+    shared = list(batches(photographs, dataclasses.replace(config, workers=2)))
+    assert all(torch.equal(a.image, b.image) and a.step == b.step for a, b in zip(alone, shared, strict=True))
+
+
+def test_validation_photographs_are_held_out(photographs: Path) -> None:
+    config = small("image2feature")
+    training, validation = (set(Photographs(photographs, config, validation=v).files) for v in (False, True))
+    assert validation and not training & validation and len(training | validation) == 8
+
+
+def test_nothing_decodable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(InpaintError, match="none of the 1 files could be decoded"):
+        Photographs(tmp_path, small("image2feature"))[0]
+
+
+def test_hole_weights_stress_the_band_along_the_boundary() -> None:
+    weights_of_cells = losses.hole_weights(center(7, 7, 5)[None], band=2.0)[0, 0]
+    assert (weights_of_cells[0] == 0).all() and (weights_of_cells[1, 1:6] == 3).all()
+    assert (weights_of_cells[2:5, 2:5] == 1).all()
+
+
+def test_weighted_losses_are_means_over_what_weighs() -> None:
+    truth = torch.zeros(1, 2, 4, 4)
+    weighting = torch.zeros(1, 1, 4, 4)
+    weighting[..., :2] = 0.5
+    prediction = torch.full_like(truth, 3.0)
+    prediction[..., 2:] = 100.0
+    assert losses.weighted_l1(prediction, truth, weighting) == pytest.approx(3.0)
+    assert losses.weighted_l1(prediction, truth, weighting * 0) == 0
+    assert losses.relative_l2(prediction, truth + 2, weighting) == pytest.approx(1 / 4.1, rel=1e-5)
+    assert losses.judge_loss(torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0])) == pytest.approx(0.25 + 0.5)
+    assert losses.painter_loss(torch.tensor([1.0, 3.0])) == -2
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 60), (60, 60), (30, 12)])
+def test_the_window_lies_around_the_hole_and_inside_the_picture(corner: tuple[int, int]) -> None:
+    hole = torch.zeros(2, 64, 64, dtype=torch.bool)
+    hole[0, corner[0] : corner[0] + 4, corner[1] : corner[1] + 4] = True  # the second picture has no hole
+    squares = losses.around_hole(hole, 24)
+    assert losses.cut(hole, squares).shape == (2, 24, 24)
+    assert losses.cut(hole, squares)[0].sum() == hole[0].sum()
+    assert all(rows.start % 8 == 0 and columns.start % 8 == 0 for rows, columns in squares)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_falls_on_one_batch(stage, photographs: Path) -> None:
+    config = small(stage, steps=60, learning_rate=3e-3, adversarial_start=1000)
+    trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+    batch = Photographs(photographs, config)[0]
+    history = [sum(trainer.train_step(batch).values()) for _ in range(40)]
+    assert sum(history[-5:]) < 0.8 * sum(history[:5])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_ends_where_an_unbroken_one_does(stage, photographs: Path, tmp_path: Path) -> None:
+    config = small(stage)
+    whole = train(stage, photographs, tmp_path / "whole", config, quiet=True)
+
+    def stop_after_four(step: int, losses_of_step: dict[str, float]) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(stage, photographs, tmp_path / "parts", config, quiet=True, on_step=stop_after_four)
+    assert read_tensors(tmp_path / "parts" / CHECKPOINT)[1]["step"] == "4"
+    parts = train(stage, photographs, tmp_path / "parts", config, quiet=True)
+    expected, metadata = read_tensors(whole)
+    found, _ = read_tensors(parts)
+    assert metadata["step"] == "6" and expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    with Image.open(tmp_path / "parts" / "pictures" / "0000006.jpg") as sheet:
+        assert sheet.size == (2 * 32, 3 * 32)
+    assert json.loads((tmp_path / "parts" / "config.json").read_text())["stage"] == stage
+
+
+def test_bfloat16_trains_too(photographs: Path) -> None:
+    for stage in STAGES:
+        config = small(stage, bfloat16=True, adversarial_start=0)
+        trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+        found = trainer.train_step(Photographs(photographs, config)[0])
+        assert {"adversarial", "judge"} <= found.keys() and all(np.isfinite(value) for value in found.values())
+        assert all(value.dtype == torch.float32 for value in trainer.averaged.values())
+
+
+def test_adversaries_are_both_trained_once_heard(photographs: Path) -> None:
+    config = small("feature2image", adversarial_start=1, warmup=0)
+    trainer = Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
+    data = Photographs(photographs, config)
+
+    def judge() -> torch.Tensor:
+        return torch.cat([each.detach().flatten().clone() for each in trainer.objective.discriminator.parameters()])
+
+    before = judge()
+    assert "adversarial" not in trainer.train_step(data[0]) and torch.equal(judge(), before)
+    assert "adversarial" in trainer.train_step(data[1]) and not torch.equal(judge(), before)
+
+
+def test_a_loss_that_stays_infinite_ends_the_run(photographs: Path) -> None:
+    config = small("image2feature", perceptual=float("inf"))
+    trainer = Trainer("image2feature", config, DEFAULT_VGG, torch.device("cpu"))
+    before = {name: value.clone() for name, value in trainer.objective.generator.state_dict().items()}
+    batch = Photographs(photographs, config)[0]
+    with pytest.raises(InpaintError, match="expected a finite loss"):
+        for _ in range(50):
+            trainer.train_step(batch)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.objective.generator.state_dict().items())
+
+
+def test_resuming_refuses_what_does_not_fit(photographs: Path, tmp_path: Path) -> None:
+    config = small("image2feature", steps=1)
+    checkpoint = train("image2feature", photographs, tmp_path / "run", config, quiet=True)
+    with pytest.raises(InpaintError, match="a run is already there"):
+        train("image2feature", photographs, tmp_path / "run", config, quiet=True, resume="none")
+    with pytest.raises(InpaintError, match="expected a checkpoint of feature2image, got one of image2feature"):
+        train("feature2image", photographs, tmp_path / "two", small("feature2image"), quiet=True, resume=checkpoint)
+    wider = dataclasses.replace(config, network={"widths": (8, 8, 16), "dilations": (1, 2)})
+    with pytest.raises(InpaintError, match="same network sizes"):
+        train("image2feature", photographs, tmp_path / "three", wider, quiet=True, resume=checkpoint)
+    missing = tmp_path / "missing.safetensors"
+    with pytest.raises(InpaintError, match="expected a safetensors file"):
+        train("image2feature", photographs, tmp_path / "four", config, quiet=True, resume=missing)
+
+
+def test_predictions_are_mixed_in_when_asked_for(photographs: Path) -> None:
+    from inpaint.networks import Image2Feature
+    from inpaint.networks.image2feature import Image2FeatureConfig
+
+    config = small("feature2image", predicted_share=1.0)
+    with pytest.raises(InpaintError, match="a trained Image2Feature"):
+        Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
+    painter = Image2Feature(Image2FeatureConfig(**SMALL_NETWORK["image2feature"]))
+    batch = Photographs(photographs, config)[0]
+    found = []
+    for share in (0.0, 1.0):
+        mixed = dataclasses.replace(config, predicted_share=share)
+        trainer = Trainer("feature2image", mixed, DEFAULT_VGG, torch.device("cpu"), painter)
+        found.append(trainer.train_step(batch)["relu3_1"])
+    assert found[0] != found[1]
+
+
+def test_both_checkpoints_become_one_file_of_weights(photographs: Path, tmp_path: Path) -> None:
+    checkpoints = [
+        train(stage, photographs, tmp_path / stage, small(stage, steps=1), quiet=True)
+        for stage in ("image2feature", "feature2image")
+    ]
+    output = tmp_path / "own.safetensors"
+    card = export(*checkpoints, output, vgg=DEFAULT_VGG, notes="- trained on noise")
+    assert "image2feature: 1 steps of 2 crops of 32 px" in card and card.endswith("- trained on noise\n")
+    networks = weights.load(str(output))
+    assert networks.card == card
+    averaged = read_tensors(checkpoints[1])[0]["averaged.to_rgb.weight"]
+    assert torch.equal(networks.feature2image.state_dict()["to_rgb.weight"], averaged.half().float())
+    with pytest.raises(InpaintError, match="expected a checkpoint of image2feature, got one of feature2image; swap"):
+        export(*checkpoints[::-1], output, vgg=DEFAULT_VGG)
+    with pytest.raises(InpaintError, match="the VGG-19 it was trained with"):
+        export(*checkpoints, output, vgg=checkpoints[0])
+
+
+def test_configs_have_names_and_files(tmp_path: Path) -> None:
+    config = load_config("compact", "feature2image", steps=7, seed=None)
+    assert config.steps == 7 and config.seed == 0
+    (tmp_path / "own.toml").write_text("steps = 9\nzoom = [1.0, 1.5]\n[network]\nwidths = [8, 8]\n")
+    own = load_config(str(tmp_path / "own.toml"), "feature2image")
+    assert own.steps == 9 and own.zoom == (1.0, 1.5) and own.network == {"widths": (8, 8)}
+    (tmp_path / "own.json").write_text(json.dumps(dataclasses.asdict(own)))
+    assert load_config(str(tmp_path / "own.json"), "feature2image") == own
+    for text in ("steps = ", "typo = 3"):
+        (tmp_path / "bad.toml").write_text(text)
+        with pytest.raises(InpaintError, match="bad.toml|'typo'"):
+            load_config(str(tmp_path / "bad.toml"), "image2feature")
+    with pytest.raises(InpaintError, match="compact, paper-256, paper-512 or a .toml"):
+        load_config("unknown", "image2feature")
+    with pytest.raises(InpaintError, match="got 'both'"):
+        load_config("compact", "both")  # type: ignore[arg-type]
+    assert from_dict(dataclasses.asdict(config)) == config
