@@ -12,7 +12,8 @@ from inpaint.errors import InpaintError
 from inpaint.mask import feature_hole
 from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
 from inpaint.networks.feature2image import Feature2ImageConfig
-from inpaint.networks.image2feature import Image2FeatureConfig, fill_with_mean_colour
+from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.training.config import Stage, TrainingConfig
 from inpaint.training.data import Batch
 from inpaint.training.losses import around_hole, cut, hole_weights, judge_loss, painter_loss, relative_l2, weighted_l1
@@ -38,7 +39,7 @@ class Objective(ABC):
 
     def pictures(self, batch: Batch) -> list[Tensor]:
         """Rows of pictures (B, 3, S, S) to look at while training: input, painted, truth."""
-        return [fill_with_mean_colour(batch.image, batch.hole), self.paint(batch), batch.image]
+        return [fill_smoothly(batch.image, batch.hole), self.paint(batch), batch.image]
 
 
 class Image2FeatureObjective(Objective):
@@ -74,7 +75,7 @@ class Image2FeatureObjective(Objective):
         return judge_loss(self._judge(batch, batch.image), self._judge(batch, painted))
 
     def _judge(self, batch: Batch, picture: Tensor) -> Tensor:
-        incomplete = fill_with_mean_colour(batch.image, batch.hole)
+        incomplete = fill_smoothly(batch.image, batch.hole)
         return self.discriminator(torch.cat((picture, incomplete, batch.hole.unsqueeze(1).to(picture.dtype)), dim=1))
 
 

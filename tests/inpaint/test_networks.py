@@ -11,13 +11,21 @@ from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
 from inpaint.networks.feature2image import Feature2ImageConfig
-from inpaint.networks.image2feature import Image2FeatureConfig, fill_with_mean_colour
+from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import read_tensors
 
 OWN_VGG = weights.FOLDER / weights.VGG_FILE
 SMALL_PAINTER = Image2FeatureConfig(widths=(8, 8, 8), dilations=(1, 2))
 SMALL_DECODER = Feature2ImageConfig(widths=(8, 12, 16), upper=(8, 8))
+
+
+def painter_with_an_output(config: Image2FeatureConfig = SMALL_PAINTER) -> Image2Feature:
+    """Image2Feature whose last layer is not zero, as it is before training."""
+    network = Image2Feature(config).eval()
+    torch.nn.init.normal_(network.to_rgb.weight, std=0.1)
+    return network
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 56), (33, 47), (1, 1), (2, 3), (5, 130)])
@@ -86,7 +94,7 @@ def test_unreadable_vgg_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (1, 1), (8, 100)])
 def test_image2feature_keeps_known_pixels_and_ignores_what_the_hole_held(size: tuple[int, int]) -> None:
-    network = Image2Feature(SMALL_PAINTER)
+    network = painter_with_an_output()
     image = torch.rand(2, 3, *size)
     hole = torch.zeros(2, *size, dtype=torch.bool)
     hole[0, : size[0] // 2] = True  # the second picture has no hole
@@ -100,7 +108,7 @@ def test_image2feature_keeps_known_pixels_and_ignores_what_the_hole_held(size: t
 
 def test_image2feature_carries_the_surroundings_into_the_middle_of_the_hole() -> None:
     """The default's dilations reach across a hole of 112 pixels in 256 (and every parameter is used)."""
-    network = Image2Feature()
+    network = painter_with_an_output(Image2FeatureConfig())
     hole = torch.zeros(1, 256, 256, dtype=torch.bool)
     hole[:, 72:184, 72:184] = True
     image = torch.rand(1, 3, 256, 256, requires_grad=True)
@@ -110,15 +118,33 @@ def test_image2feature_carries_the_surroundings_into_the_middle_of_the_hole() ->
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_mean_colour_is_that_of_the_known_pixels() -> None:
-    image = torch.zeros(2, 3, 4, 4)
-    image[0, :, :2] = torch.tensor([0.2, 0.4, 0.6]).view(3, 1, 1)
-    hole = torch.zeros(2, 4, 4, dtype=torch.bool)
-    hole[0, 2:] = True
-    hole[1] = True
-    filled = fill_with_mean_colour(image, hole)
-    assert torch.allclose(filled[0, :, 3, 3], torch.tensor([0.2, 0.4, 0.6]))
-    assert (filled[1] == 0.5).all()
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (16, 16), (23, 41)])
+def test_the_smooth_fill_stays_between_the_known_values_and_ignores_the_hole(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = 0.2 + 0.6 * torch.rand(3, 3, *size, generator=generator)
+    hole = torch.rand(3, *size, generator=generator) < 0.6
+    hole[:, 0, 0] = False
+    filled = fill_smoothly(image, hole)
+    known = ~hole.unsqueeze(1).expand_as(image)
+    assert torch.equal(filled[known], image[known])
+    for one, own, missing in zip(filled, image, hole, strict=True):
+        assert own[:, ~missing].min() - 1e-6 <= one.min() and one.max() <= own[:, ~missing].max() + 1e-6
+    assert torch.equal(fill_smoothly(image.masked_fill(~known, torch.nan), hole), filled)
+
+
+def test_the_smooth_fill_continues_a_slope() -> None:
+    slope = (torch.arange(64) / 64).expand(1, 3, 64, 64)
+    hole = torch.zeros(1, 64, 64, dtype=torch.bool)
+    hole[:, 20:44, 20:44] = True
+    error = (fill_smoothly(slope, hole) - slope).abs()[hole.unsqueeze(1).expand_as(slope)]
+    assert error.mean() < 0.05 < (slope.mean() - slope)[hole.unsqueeze(1).expand_as(slope)].abs().mean()
+    assert (fill_smoothly(slope, torch.ones_like(hole)) == 0).all()
+
+
+def test_image2feature_starts_from_the_smooth_fill() -> None:
+    image, hole = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.bool)
+    hole[:, 8:20, 8:20] = True
+    assert torch.equal(Image2Feature(SMALL_PAINTER)(image, hole), fill_smoothly(image, hole))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 1), (3, 20)])
