@@ -33,8 +33,8 @@ class VGG19(nn.Module):
     """Convolution layers of VGG-19 up to ``last``; frozen.
 
     Input: RGB in [0, 1], (B, 3, H, W). ``forward`` returns the activations of the asked-for layers by name, each after
-    its ReLU; relu3_1 has 256 channels at 1/4 of the resolution. Borders are padded by reflection (see docs/method.md
-    for the measurement) and pooling rounds sizes up, so that every pixel belongs to a cell.
+    its ReLU; relu3_1 has 256 channels at 1/4 of the resolution. Borders repeat the outermost cell, which distorts the
+    features along them least (docs/method.md), and pooling rounds sizes up, so that every pixel belongs to a cell.
 
     Args:
         last: the deepest layer built, "conv1_1" .. "conv4_2".
@@ -77,8 +77,7 @@ class VGG19(nn.Module):
 
 
 def _pad_one(x: Tensor) -> Tensor:
-    """One cell on each side, by reflection; by repetition where a side is too short to be reflected."""
-    return F.pad(x, (1, 1, 1, 1), mode="reflect" if min(x.shape[-2:]) > 1 else "replicate")
+    return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
 def load_vgg19(path: Path, last: str = "conv3_1") -> VGG19:
