@@ -1,0 +1,299 @@
+// Schemas, the checks that all backends share, registration, and the Python module that loads the library.
+// patchswap/contract.py holds the same checks in the same words for the fake kernels and the plain torch reference.
+
+#define PY_SSIZE_T_CLEAN
+#include "ops.h"
+
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <limits>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+namespace patchswap {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream text;
+  text << "patchswap.";
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+std::string shape_text(const Tensor& tensor) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t i = 0; i < tensor.dim(); i++) text << (i ? ", " : "") << tensor.size(i);
+  text << ")";
+  return text.str();
+}
+
+std::string dtype_text(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return torch::headeronly::toString(tensor.scalar_type());
+  }
+}
+
+std::string device_text(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  return (tensor.is_cuda() ? "cuda:" : "device:") + std::to_string(tensor.get_device_index());
+}
+
+struct Grid {
+  int64_t rows, columns;
+};
+
+Grid patch_grid(int64_t height, int64_t width, int64_t patch_size) {
+  const int64_t rows = height - patch_size + 1, columns = width - patch_size + 1;
+  return rows > 0 && columns > 0 ? Grid{rows, columns} : Grid{0, 0};
+}
+
+void check_features(const char* op, const char* name, const Tensor& features) {
+  require(features.dim() == 4, op, ": ", name, " must have shape (B, C, H, W); got ", shape_text(features));
+  const ScalarType dtype = features.scalar_type();
+  require(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
+              dtype == ScalarType::Half,
+          op, ": ", name, " must be float32, float64, bfloat16 or float16; got ", dtype_text(features),
+          "; convert it first, for example with ", name, ".float()");
+}
+
+void check_device(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  require(device_text(tensor) == device_text(other), op, ": ", name, " and ", other_name,
+          " must be on the same device; got ", device_text(tensor), " and ", device_text(other));
+}
+
+void check_like(const char* op, const char* name, const Tensor& tensor, const char* other_name, const Tensor& other) {
+  require(tensor.scalar_type() == other.scalar_type(), op, ": ", name, " and ", other_name,
+          " must have the same dtype; got ", dtype_text(tensor), " and ", dtype_text(other));
+  check_device(op, name, tensor, other_name, other);
+}
+
+void check_patch_size(const char* op, int64_t patch_size) {
+  require(patch_size == 1 || patch_size == 3 || patch_size == 5, op, ": patch_size must be 1, 3 or 5; got ",
+          patch_size);
+}
+
+void check_patch_mask(const char* name, const Tensor& mask, const char* features_name, const Tensor& features,
+                      Grid grid, int64_t patch_size) {
+  require(mask.scalar_type() == ScalarType::Bool, "match: ", name, " must be bool; got ", dtype_text(mask),
+          "; compare it first, as in mask > 0");
+  require(
+      mask.dim() == 3 && mask.size(0) == features.size(0) && mask.size(1) == grid.rows && mask.size(2) == grid.columns,
+      "match: ", name, " must have the shape of ", features_name, "'s patch grid (", features.size(0), ", ", grid.rows,
+      ", ", grid.columns, ") at patch_size ", patch_size, "; got ", shape_text(mask));
+  check_device("match", name, mask, features_name, features);
+}
+
+void check_index(const char* op, const Tensor& index, const char* like_name, const Tensor& like, int64_t height,
+                 int64_t width, Grid grid, int64_t patch_size) {
+  require(index.scalar_type() == ScalarType::Long, op, ": index must be int64; got ", dtype_text(index));
+  require(
+      index.dim() == 3 && index.size(0) == like.size(0) && index.size(1) == grid.rows && index.size(2) == grid.columns,
+      op, ": index must have shape (", like.size(0), ", ", grid.rows, ", ", grid.columns, "), the patch grid of a (",
+      height, ", ", width, ") output at patch_size ", patch_size, "; got ", shape_text(index),
+      "; of a match with topk > 1 pass one rank, as in index[:, 0]");
+  check_device(op, "index", index, like_name, like);
+}
+
+std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
+  return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
+}
+
+std::tuple<Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                 std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk) {
+  check_features("match", "query", query);
+  check_features("match", "key", key);
+  check_like("match", "query", query, "key", key);
+  require(query.size(0) == key.size(0) && query.size(1) == key.size(1),
+          "match: query and key must agree in batch and channels; got ", shape_text(query), " and ", shape_text(key));
+  check_patch_size("match", patch_size);
+  require(topk >= 1 && topk <= kMaxTopk, "match: topk must be from 1 to ", kMaxTopk, "; got ", topk);
+  const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  if (query_mask) check_patch_mask("query_mask", *query_mask, "query", query, query_grid, patch_size);
+  if (key_mask) check_patch_mask("key_mask", *key_mask, "key", key, key_grid, patch_size);
+
+  const int64_t shape[] = {query.size(0), topk, query_grid.rows, query_grid.columns};
+  const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  Tensor index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
+  Tensor score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
+  torch::stable::fill_(index, -1);
+  torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
+  const MatchCall call{.query = torch::stable::contiguous(query),
+                       .key = torch::stable::contiguous(key),
+                       .query_mask = contiguous(query_mask),
+                       .key_mask = contiguous(key_mask),
+                       .batch = query.size(0),
+                       .channels = query.size(1),
+                       .query_height = query.size(2),
+                       .query_width = query.size(3),
+                       .key_height = key.size(2),
+                       .key_width = key.size(3),
+                       .query_rows = query_grid.rows,
+                       .query_columns = query_grid.columns,
+                       .key_rows = key_grid.rows,
+                       .key_columns = key_grid.columns,
+                       .patch_size = patch_size,
+                       .topk = topk,
+                       .index = index,
+                       .score = score};
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    match_cuda(call);
+    return {index, score};
+  }
+#endif
+  match_cpu(call);
+  return {index, score};
+}
+
+Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size) {
+  check_features("fold", "key", key);
+  check_patch_size("fold", patch_size);
+  require(height >= 0 && width >= 0, "fold: output_size must not be negative; got (", height, ", ", width, ")");
+  const Grid grid = patch_grid(height, width, patch_size);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  check_index("fold", index, "key", key, height, width, grid, patch_size);
+  if (base) {
+    check_features("fold", "base", *base);
+    check_like("fold", "base", *base, "key", key);
+    require(base->size(0) == key.size(0) && base->size(1) == key.size(1) && base->size(2) == height &&
+                base->size(3) == width,
+            "fold: base must have shape (", key.size(0), ", ", key.size(1), ", ", height, ", ", width,
+            "), the batch and channels of key and output_size; got ", shape_text(*base));
+  }
+  const int64_t shape[] = {key.size(0), key.size(1), height, width};
+  const FoldCall call{.index = torch::stable::contiguous(index),
+                      .source = torch::stable::contiguous(key),
+                      .base = contiguous(base),
+                      .batch = key.size(0),
+                      .channels = key.size(1),
+                      .height = height,
+                      .width = width,
+                      .key_height = key.size(2),
+                      .key_width = key.size(3),
+                      .rows = grid.rows,
+                      .columns = grid.columns,
+                      .key_rows = key_grid.rows,
+                      .key_columns = key_grid.columns,
+                      .patch_size = patch_size,
+                      .result = torch::stable::new_empty(key, {shape, 4})};
+#ifdef PATCHSWAP_CUDA
+  if (key.is_cuda()) {
+    fold_cuda(call);
+    return call.result;
+  }
+#endif
+  fold_cpu(call);
+  return call.result;
+}
+
+Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size) {
+  check_features("fold_backward", "grad_output", grad_output);
+  check_patch_size("fold_backward", patch_size);
+  require(key_height >= 0 && key_width >= 0, "fold_backward: the size of key must not be negative; got (", key_height,
+          ", ", key_width, ")");
+  const int64_t height = grad_output.size(2), width = grad_output.size(3);
+  const Grid grid = patch_grid(height, width, patch_size);
+  const Grid key_grid = patch_grid(key_height, key_width, patch_size);
+  check_index("fold_backward", index, "grad_output", grad_output, height, width, grid, patch_size);
+  const int64_t shape[] = {grad_output.size(0), grad_output.size(1), key_height, key_width};
+  const FoldCall call{.index = torch::stable::contiguous(index),
+                      .source = torch::stable::contiguous(grad_output),
+                      .base = std::nullopt,
+                      .batch = grad_output.size(0),
+                      .channels = grad_output.size(1),
+                      .height = height,
+                      .width = width,
+                      .key_height = key_height,
+                      .key_width = key_width,
+                      .rows = grid.rows,
+                      .columns = grid.columns,
+                      .key_rows = key_grid.rows,
+                      .key_columns = key_grid.columns,
+                      .patch_size = patch_size,
+                      .result = torch::stable::new_empty(grad_output, {shape, 4})};
+#ifdef PATCHSWAP_CUDA
+  if (grad_output.is_cuda()) {
+    fold_backward_cuda(call);
+    return call.result;
+  }
+#endif
+  fold_backward_cpu(call);
+  return call.result;
+}
+
+}  // namespace
+}  // namespace patchswap
+
+STABLE_TORCH_LIBRARY(patchswap, library) {
+  library.def(
+      "match(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
+      "key_mask, int patch_size, int topk) "
+      "-> (Tensor index, Tensor score)");
+  library.def(
+      "fold(Tensor index, Tensor key, Tensor? base, int height, int "
+      "width, int patch_size) -> Tensor");
+  library.def(
+      "fold_backward(Tensor grad_output, Tensor index, int key_height, "
+      "int key_width, int patch_size) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
+  library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("fold", TORCH_BOX(&patchswap::fold));
+  library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+}
+
+#ifdef PATCHSWAP_CUDA
+STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
+  library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("fold", TORCH_BOX(&patchswap::fold));
+  library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+}
+#endif
+
+// Importing the module loads the library, which registers the operators; the module itself only says what was built.
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+#ifdef PATCHSWAP_CUDA
+  const char *toolkit = patchswap::cuda_toolkit(), *architectures = patchswap::cuda_architectures();
+#else
+  const char *toolkit = "", *architectures = "";
+#endif
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr || PyModule_AddStringConstant(module, "cpu_kernel", patchswap::cpu_kernel_name()) < 0 ||
+      PyModule_AddStringConstant(module, "cuda_toolkit", toolkit) < 0 ||
+      PyModule_AddStringConstant(module, "cuda_architectures", architectures) < 0) {
+    Py_XDECREF(module);
+    return nullptr;
+  }
+  return module;
+}

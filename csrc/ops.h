@@ -1,0 +1,93 @@
+// The operators: what they compute, once for every backend.
+//
+// Letters: B samples, C channels, p patch size (1, 3 or 5), query features (B, C, H, W), key features (B, C, H', W').
+// A patch is the p x p window of cells below and right of its top-left cell, over all channels; only windows wholly
+// inside the map count. Patch grids are (H-p+1, W-p+1), empty where no patch fits, and indices are row-major in them.
+//
+// match(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk)
+//     -> (Tensor index, Tensor score)
+//
+//   For every query patch its topk (1 to 8) best key patches by normalised cross-correlation <q, k> / (|q| |k|).
+//
+//   - query, key: float32, bfloat16, float16 (accumulated in float32) or float64 (in float64), same dtype and device.
+//   - query_mask: bool (B, H-p+1, W-p+1), True = take part; key_mask the same on the key's grid; absent = all.
+//   - index: int64 (B, topk, H-p+1, W-p+1), best first; score: the same shape, float32 or float64.
+//   - Ties: of equal <q, k> / |k| the lowest key index comes first. Equal patches have equal scores, bit for bit.
+//   - Zero norm: a patch whose squared norm is below the smallest normal number has score 0 with every other. It stays
+//     a valid key; as a query it takes the lowest valid index.
+//   - No match: queries that take no part, and ranks beyond the number of valid keys, hold index -1 and score -inf.
+//   - Not finite: NaN, Inf and squared patch norms beyond float32 are an error on the CPU. The CUDA kernel does not
+//     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen.
+//
+// fold(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor
+//
+//   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, 1 to p * p of
+//   them; a cell that none covers takes base, or 0.
+//
+//   - index: int64 (B, height-p+1, width-p+1) into the key's patch grid, -1 = no patch. Beyond the last key patch: an
+//     error on the CPU, taken as -1 by the CUDA kernel.
+//   - key, base: dtypes as query above, the same for both; the result has their dtype.
+//
+// fold_backward(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor
+//
+//   Gradient of fold with respect to key: (B, C, key_height, key_width) in grad_output's dtype.
+//
+// All three are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
+// matter. None stores anything of the size queries x keys.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace patchswap {
+
+using torch::stable::Tensor;
+
+constexpr int64_t kMaxTopk = 8;
+
+// A checked call of match. Tensors are contiguous; rows and columns count patches. A backend fills index and score,
+// which arrive holding -1 and -inf.
+struct MatchCall {
+  Tensor query, key;
+  std::optional<Tensor> query_mask, key_mask;
+  int64_t batch, channels;
+  int64_t query_height, query_width, key_height, key_width;
+  int64_t query_rows, query_columns, key_rows, key_columns;
+  int64_t patch_size, topk;
+  Tensor index, score;
+};
+
+// A checked call of fold or fold_backward. Tensors are contiguous. `rows` and `columns` are the grid of index,
+// `key_rows` and `key_columns` that of the key patches.
+//   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
+//   fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width).
+struct FoldCall {
+  Tensor index, source;
+  std::optional<Tensor> base;
+  int64_t batch, channels;
+  int64_t height, width, key_height, key_width;
+  int64_t rows, columns, key_rows, key_columns;
+  int64_t patch_size;
+  Tensor result;
+};
+
+void match_cpu(const MatchCall& call);
+void fold_cpu(const FoldCall& call);
+void fold_backward_cpu(const FoldCall& call);
+
+// Instruction set that match_cpu uses on this machine: "avx512", "avx2" or "generic".
+const char* cpu_kernel_name();
+
+#ifdef PATCHSWAP_CUDA
+void match_cuda(const MatchCall& call);
+void fold_cuda(const FoldCall& call);
+void fold_backward_cuda(const FoldCall& call);
+
+// What the CUDA kernels were compiled with: toolkit version, and compute capabilities times 100 joined by commas.
+const char* cuda_toolkit();
+const char* cuda_architectures();
+#endif
+
+}  // namespace patchswap

@@ -1,0 +1,41 @@
+"""What this installation of patchswap was built with."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import torch
+
+from patchswap import ops
+
+
+def build_info() -> dict[str, object]:
+    """Describe the installation, for bug reports and for scripts that need to know which kernels run.
+
+    Returns a dict with the keys
+
+    * version: of the installed distribution, or "unknown" when run from a bare source tree
+    * torch: version of the torch in use
+    * extension: True when the compiled extension is loaded; False means that plain torch code serves every device
+    * extension_error: why it is not loaded, else None
+    * cpu_kernel: instruction set of the CPU kernel on this machine ("avx512", "avx2", "generic"), or "reference"
+    * cuda_kernel: True when the extension holds CUDA kernels
+    * cuda_toolkit: version of the CUDA toolkit that built them, else None
+    * cuda_architectures: compute capabilities they were built for, such as ["8.0", "9.0"]
+    """
+    try:
+        version = metadata.version("patchswap")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    extension = ops.extension
+    numbers = [] if extension is None else [int(number) for number in extension.cuda_architectures.split(",") if number]
+    return {
+        "version": version,
+        "torch": torch.__version__,
+        "extension": extension is not None,
+        "extension_error": ops.extension_error,
+        "cpu_kernel": "reference" if extension is None else extension.cpu_kernel,
+        "cuda_kernel": bool(numbers),
+        "cuda_toolkit": None if extension is None else extension.cuda_toolkit or None,
+        "cuda_architectures": [f"{number // 100}.{number // 10 % 10}" for number in numbers],
+    }

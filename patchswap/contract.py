@@ -1,0 +1,150 @@
+"""What the operators accept: one check per operator, for the public functions, the fake kernels and the reference.
+
+csrc/ops.cpp repeats these checks in the same words for callers that come straight from the dispatcher.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PATCH_SIZES = (1, 3, 5)
+MAX_TOPK = 8
+FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of the grid of patches that lie wholly inside a feature map; (0, 0) where none fits."""
+    rows, columns = height - patch_size + 1, width - patch_size + 1
+    return (rows, columns) if rows > 0 and columns > 0 else (0, 0)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64 features, float32 for every other dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def check_features(operator: str, name: str, features: Tensor) -> None:
+    """Raise unless `features` is a (B, C, H, W) tensor of a supported dtype."""
+    if features.dim() != 4:
+        raise ValueError(f"patchswap.{operator}: {name} must have shape (B, C, H, W); got {_shape(features)}")
+    if features.dtype not in FEATURE_DTYPES:
+        raise TypeError(
+            f"patchswap.{operator}: {name} must be float32, float64, bfloat16 or float16; got {_dtype(features)}; "
+            f"convert it first, for example with {name}.float()"
+        )
+
+
+def check_like(operator: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless the two feature maps share dtype and device."""
+    if tensor.dtype != other.dtype:
+        raise TypeError(
+            f"patchswap.{operator}: {name} and {other_name} must have the same dtype; "
+            f"got {_dtype(tensor)} and {_dtype(other)}"
+        )
+    check_device(operator, name, tensor, other_name, other)
+
+
+def check_device(operator: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless the two tensors are on the same device."""
+    if tensor.device != other.device:
+        raise ValueError(
+            f"patchswap.{operator}: {name} and {other_name} must be on the same device; "
+            f"got {tensor.device} and {other.device}"
+        )
+
+
+def check_patch_size(operator: str, patch_size: int) -> None:
+    """Raise unless the patch size is one that kernels exist for."""
+    if patch_size not in PATCH_SIZES:
+        raise ValueError(f"patchswap.{operator}: patch_size must be 1, 3 or 5; got {patch_size}")
+
+
+def check_same_batch_and_channels(operator: str, query: Tensor, key: Tensor, names: tuple[str, str]) -> None:
+    """Raise unless both maps have the same B and C; their heights and widths may differ."""
+    if query.shape[0] != key.shape[0] or query.shape[1] != key.shape[1]:
+        raise ValueError(
+            f"patchswap.{operator}: {names[0]} and {names[1]} must agree in batch and channels; "
+            f"got {_shape(query)} and {_shape(key)}"
+        )
+
+
+def check_patch_mask(operator: str, name: str, mask: Tensor, features_name: str, features: Tensor, size: int) -> None:
+    """Raise unless `mask` is a bool tensor on the patch grid of `features`."""
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"patchswap.{operator}: {name} must be bool; got {_dtype(mask)}; compare it first, as in mask > 0"
+        )
+    rows, columns = patch_grid(features.shape[2], features.shape[3], size)
+    if mask.dim() != 3 or mask.shape[0] != features.shape[0] or mask.shape[1] != rows or mask.shape[2] != columns:
+        raise ValueError(
+            f"patchswap.{operator}: {name} must have the shape of {features_name}'s patch grid "
+            f"({features.shape[0]}, {rows}, {columns}) at patch_size {size}; got {_shape(mask)}"
+        )
+    check_device(operator, name, mask, features_name, features)
+
+
+def check_match(
+    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
+) -> None:
+    """Raise ValueError or TypeError where the arguments of `match` break its contract."""
+    check_features("match", "query", query)
+    check_features("match", "key", key)
+    check_like("match", "query", query, "key", key)
+    check_same_batch_and_channels("match", query, key, ("query", "key"))
+    check_patch_size("match", patch_size)
+    if not 1 <= topk <= MAX_TOPK:
+        raise ValueError(f"patchswap.match: topk must be from 1 to {MAX_TOPK}; got {topk}")
+    if query_mask is not None:
+        check_patch_mask("match", "query_mask", query_mask, "query", query, patch_size)
+    if key_mask is not None:
+        check_patch_mask("match", "key_mask", key_mask, "key", key, patch_size)
+
+
+def check_fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> None:
+    """Raise ValueError or TypeError where the arguments of `fold` break its contract."""
+    check_features("fold", "key", key)
+    check_patch_size("fold", patch_size)
+    if height < 0 or width < 0:
+        raise ValueError(f"patchswap.fold: output_size must not be negative; got ({height}, {width})")
+    _check_index("fold", index, key, height, width, patch_size)
+    if base is not None:
+        check_features("fold", "base", base)
+        check_like("fold", "base", base, "key", key)
+        if tuple(base.shape) != (key.shape[0], key.shape[1], height, width):
+            raise ValueError(
+                f"patchswap.fold: base must have shape ({key.shape[0]}, {key.shape[1]}, {height}, {width}), "
+                f"the batch and channels of key and output_size; got {_shape(base)}"
+            )
+
+
+def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> None:
+    """Raise ValueError or TypeError where the arguments of `fold_backward` break its contract."""
+    check_features("fold_backward", "grad_output", grad_output)
+    check_patch_size("fold_backward", patch_size)
+    if key_height < 0 or key_width < 0:
+        raise ValueError(
+            f"patchswap.fold_backward: the size of key must not be negative; got ({key_height}, {key_width})"
+        )
+    _check_index("fold_backward", index, grad_output, grad_output.shape[2], grad_output.shape[3], patch_size)
+
+
+def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width: int, patch_size: int) -> None:
+    if index.dtype != torch.int64:
+        raise TypeError(f"patchswap.{operator}: index must be int64; got {_dtype(index)}")
+    rows, columns = patch_grid(height, width, patch_size)
+    if index.dim() != 3 or tuple(index.shape) != (like.shape[0], rows, columns):
+        raise ValueError(
+            f"patchswap.{operator}: index must have shape ({like.shape[0]}, {rows}, {columns}), the patch grid of a "
+            f"({height}, {width}) output at patch_size {patch_size}; got {_shape(index)}; "
+            "of a match with topk > 1 pass one rank, as in index[:, 0]"
+        )
+    check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,128 @@
+"""The operators torch.ops.patchswap.{match, fold, fold_backward} and everything torch knows about them.
+
+The compiled extension defines the operators and their CPU and CUDA kernels. Without it they are defined here, with the
+same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
+
+* Gradients: `fold` is linear in key and base and has gradients of every order. `match` has none: its index is an
+  arg-max and its score is reported for inspection, so both outputs are marked non-differentiable.
+* Autocast: `match` runs in float32, so that its arg-max does not depend on autocast's dtype; `fold` keeps key's dtype.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchswap import contract, reference
+
+SCHEMAS = {
+    "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk) "
+    "-> (Tensor index, Tensor score)",
+    "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
+    "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
+}
+
+extension: ModuleType | None = None
+extension_error: str | None = None
+try:
+    extension = importlib.import_module("patchswap._C")
+except ImportError as error:
+    extension_error = str(error)
+
+_library = torch.library.Library("patchswap", "FRAGMENT")
+for _name, _schema in SCHEMAS.items():
+    if extension is None:
+        _library.define(_name + _schema)
+    _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+
+
+def match(
+    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
+) -> tuple[Tensor, Tensor]:
+    """torch.ops.patchswap.match: index int64 and score, both (B, topk, H-p+1, W-p+1)."""
+    return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk)
+
+
+def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
+    """torch.ops.patchswap.fold: (B, C, height, width) in the dtype of key."""
+    return torch.ops.patchswap.fold(index, key, base, height, width, patch_size)
+
+
+def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
+    """torch.ops.patchswap.fold_backward: (B, C, key_height, key_width) in the dtype of grad_output."""
+    return torch.ops.patchswap.fold_backward(grad_output, index, key_height, key_width, patch_size)
+
+
+@torch.library.register_fake("patchswap::match")
+def _match_fake(
+    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
+) -> tuple[Tensor, Tensor]:
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk)
+    shape = (query.shape[0], topk, *contract.patch_grid(query.shape[2], query.shape[3], patch_size))
+    return (
+        query.new_empty(shape, dtype=torch.int64),
+        query.new_empty(shape, dtype=contract.accumulation_dtype(query.dtype)),
+    )
+
+
+@torch.library.register_fake("patchswap::fold")
+def _fold_fake(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
+    contract.check_fold(index, key, base, height, width, patch_size)
+    return key.new_empty(key.shape[0], key.shape[1], height, width)
+
+
+@torch.library.register_fake("patchswap::fold_backward")
+def _fold_backward_fake(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
+    contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size)
+    return grad_output.new_empty(grad_output.shape[0], grad_output.shape[1], key_height, key_width)
+
+
+def _match_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output)
+
+
+def _match_gradient(ctx: Any, grad_index: Tensor, grad_score: Tensor) -> tuple[None, ...]:
+    return None, None, None, None, None, None
+
+
+def _fold_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    index, key, base, height, width, patch_size = inputs
+    ctx.save_for_backward(index)
+    ctx.key_size = key.shape[2:]
+    ctx.size = height, width
+    ctx.patch_size = patch_size
+
+
+def _fold_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (index,) = ctx.saved_tensors
+    grad_key = grad_base = None
+    if ctx.needs_input_grad[1]:
+        grad_key = fold_backward(grad, index, ctx.key_size[0], ctx.key_size[1], ctx.patch_size)
+    if ctx.needs_input_grad[2]:
+        covered = reference.cover_count(index, ctx.size[0], ctx.size[1], ctx.patch_size)[:, None] > 0
+        grad_base = grad.masked_fill(covered, 0)
+    return None, grad_key, grad_base, None, None, None
+
+
+def _fold_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_output, index, key_height, key_width, patch_size = inputs
+    ctx.save_for_backward(index)
+    ctx.size = grad_output.shape[2:]
+    ctx.patch_size = patch_size
+
+
+def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # fold_backward is the transpose of fold (without base), so its own gradient is fold again.
+    (index,) = ctx.saved_tensors
+    return fold(index, grad, None, ctx.size[0], ctx.size[1], ctx.patch_size), None, None, None, None
+
+
+torch.library.register_autograd("patchswap::match", _match_gradient, setup_context=_match_setup)
+torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
+torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("patchswap::match", _device, torch.float32)

@@ -1,0 +1,159 @@
+"""The operators in plain torch: the specification, and the kernel of every device that has no compiled one.
+
+The functions have the signatures of the registered operators. They accumulate in float64 for float64 features and in
+float32 otherwise. Of scores that are equal as computed the lowest key index wins; but the matrix product here may round
+the scores of two equal patches differently, which the compiled kernels never do. Written to be read; memory is bounded
+by the unfolded keys plus `SCORES_PER_CHUNK` scores.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchswap import contract
+
+SCORES_PER_CHUNK = 1 << 22
+
+
+def match(
+    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
+) -> tuple[Tensor, Tensor]:
+    """Best keys of every query patch by normalised cross-correlation; see csrc/ops.h for the contract.
+
+    Returns index int64 and score, both (B, topk, H-p+1, W-p+1).
+    """
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk)
+    accumulate = contract.accumulation_dtype(query.dtype)
+    query, key = query.to(accumulate), key.to(accumulate)
+    _require_finite("query", query, patch_size)
+    _require_finite("key", key, patch_size)
+
+    batch = query.shape[0]
+    query_grid = contract.patch_grid(query.shape[2], query.shape[3], patch_size)
+    key_grid = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
+    queries = query_grid[0] * query_grid[1]
+    index = torch.full((batch, topk, queries), -1, dtype=torch.int64, device=query.device)
+    score = torch.full((batch, topk, queries), -torch.inf, dtype=accumulate, device=query.device)
+    for sample in range(batch):
+        query_positions = _positions(query_mask, sample, query_grid, query.device)
+        key_positions = _positions(key_mask, sample, key_grid, query.device)
+        if len(query_positions) == 0 or len(key_positions) == 0:
+            continue
+        keys = _patches(key[sample], key_positions, key_grid, patch_size)
+        inverse_key_norm = _inverse_norm(keys)
+        for chunk in query_positions.split(max(1, SCORES_PER_CHUNK // len(key_positions))):
+            patches = _patches(query[sample], chunk, query_grid, patch_size)
+            # The query's norm is the same for all of its keys, so ranking leaves it out.
+            ranking = (patches @ keys.T) * inverse_key_norm
+            for rank in range(min(topk, len(key_positions))):
+                best = ranking.argmax(dim=1, keepdim=True)  # the first of equal maxima, which is the lowest key index
+                index[sample, rank, chunk] = key_positions[best[:, 0]]
+                score[sample, rank, chunk] = ranking.gather(1, best)[:, 0] * _inverse_norm(patches)
+                ranking.scatter_(1, best, -torch.inf)
+    return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid)
+
+
+def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
+    """Paint the matched key patches; every cell is the mean of those that cover it; see csrc/ops.h for the contract.
+
+    Returns (B, C, height, width) in the dtype of key.
+    """
+    contract.check_fold(index, key, base, height, width, patch_size)
+    accumulate = contract.accumulation_dtype(key.dtype)
+    batch, channels, key_height, key_width = key.shape
+    rows, columns = contract.patch_grid(height, width, patch_size)
+    matched, source = _source_cells("fold", index, key_height, key_width, patch_size)
+    total = torch.zeros(batch, channels, height, width, dtype=accumulate, device=key.device)
+    cells = key.to(accumulate).flatten(2)
+    for y, x in _offsets(matched, patch_size):
+        taken = (source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
+        values = cells.gather(2, taken).view(batch, channels, rows, columns)
+        total[:, :, y : y + rows, x : x + columns] += torch.where(matched[:, None], values, 0)
+    count = cover_count(index, height, width, patch_size)[:, None]
+    filling = torch.zeros_like(total) if base is None else base.to(accumulate)
+    return torch.where(count > 0, total / count.clamp(min=1), filling).to(key.dtype)
+
+
+def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
+    """Gradient of `fold` with respect to key.
+
+    Returns (B, C, key_height, key_width) in the dtype of grad_output.
+    """
+    contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size)
+    accumulate = contract.accumulation_dtype(grad_output.dtype)
+    batch, channels, height, width = grad_output.shape
+    rows, columns = contract.patch_grid(height, width, patch_size)
+    matched, source = _source_cells("fold_backward", index, key_height, key_width, patch_size)
+    count = cover_count(index, height, width, patch_size)[:, None]
+    share = grad_output.to(accumulate) / count.clamp(min=1)
+    grad_key = torch.zeros(batch, channels, key_height * key_width, dtype=accumulate, device=grad_output.device)
+    for y, x in _offsets(matched, patch_size):
+        taken = (source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
+        values = torch.where(matched[:, None], share[:, :, y : y + rows, x : x + columns], 0)
+        grad_key.scatter_add_(2, taken, values.flatten(2))
+    return grad_key.view(batch, channels, key_height, key_width).to(grad_output.dtype)
+
+
+def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """How many matched patches cover each cell: (B, height, width) int64, from 0 to patch_size**2."""
+    if index.shape[1] == 0:
+        return index.new_zeros(index.shape[0], height, width)
+    matched = F.pad((index >= 0).to(torch.int64), [patch_size - 1] * 4)
+    return matched.unfold(1, patch_size, 1).unfold(2, patch_size, 1).sum(dim=(3, 4))
+
+
+def _offsets(matched: Tensor, patch_size: int) -> list[tuple[int, int]]:
+    """The (y, x) cells of a patch; none where nothing is matched, as there may be no key cell to look at."""
+    return list(product(range(patch_size), range(patch_size))) if matched.any() else []
+
+
+def _require_finite(name: str, features: Tensor, patch_size: int) -> None:
+    squares = features.square().sum(dim=1)
+    finite = torch.isfinite(squares).all()
+    if 0 not in contract.patch_grid(features.shape[2], features.shape[3], patch_size):
+        finite &= torch.isfinite(squares.unfold(1, patch_size, 1).unfold(2, patch_size, 1).sum(dim=(3, 4))).all()
+    if not finite:
+        raise ValueError(
+            f"patchswap.match: {name} must be finite; "
+            "it holds NaN or Inf (or values whose squared patch norm overflows)"
+        )
+
+
+def _positions(mask: Tensor | None, sample: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Ascending row-major patch positions that take part."""
+    if mask is None:
+        return torch.arange(grid[0] * grid[1], device=device)
+    return mask[sample].flatten().nonzero()[:, 0]
+
+
+def _patches(features: Tensor, positions: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """The patches of (C, H, W) features at the given positions, flattened: (len(positions), C * p * p)."""
+    windows = features.unfold(1, patch_size, 1).unfold(2, patch_size, 1)
+    rows = torch.div(positions, grid[1], rounding_mode="floor")
+    return windows[:, rows, positions - rows * grid[1]].transpose(0, 1).flatten(1)
+
+
+def _inverse_norm(patches: Tensor) -> Tensor:
+    """One over the Euclidean norm of every row; 0 where the squared norm is below the smallest normal number."""
+    squared = patches.square().sum(dim=1)
+    return torch.where(squared < torch.finfo(patches.dtype).tiny, 0, squared.rsqrt())
+
+
+def _source_cells(
+    operator: str, index: Tensor, key_height: int, key_width: int, patch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Which patches are matched, and the row-major cell of key where each matched patch begins (0 elsewhere)."""
+    key_rows, key_columns = contract.patch_grid(key_height, key_width, patch_size)
+    if index.numel() and (index.amin() < -1 or index.amax() >= key_rows * key_columns):
+        raise ValueError(
+            f"patchswap.{operator}: index must be from -1 to {key_rows * key_columns - 1}, the last key patch; "
+            f"got {int(index.amin())} to {int(index.amax())}"
+        )
+    matched = index >= 0
+    row = torch.div(index, max(key_columns, 1), rounding_mode="floor")
+    source = row * key_width + (index - row * key_columns)
+    return matched, torch.where(matched, source, 0)

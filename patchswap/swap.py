@@ -1,0 +1,240 @@
+"""The public functions: patch-swap (Song et al., arXiv 1711.08590, section 3.2) and its two halves, match and fold."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchswap import contract, ops
+
+
+class Match(NamedTuple):
+    """The best keys of every query patch.
+
+    index: int64, row-major position in the key's patch grid; -1 where nothing was matched.
+    score: normalised cross-correlation in [-1, 1], up to rounding; -inf where nothing was matched.
+
+    Both are (B, H-p+1, W-p+1), or (B, k, H-p+1, W-p+1) for topk=k > 1.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which has no use here
+    score: Tensor
+
+
+def match(
+    query: Tensor,
+    key: Tensor,
+    *,
+    patch_size: int = 3,
+    query_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    topk: int = 1,
+    precision: str = "exact",
+) -> Match:
+    """Find, for every patch of `query`, the patches of `key` with the highest normalised cross-correlation.
+
+    The score of patches p and q is <p, q> / (|p| |q|). Only patches that lie wholly inside their map count. Of keys
+    with equal scores the lowest index wins. A patch of norm 0 has score 0. A query that takes no part, and a rank for
+    which no key is left, has index -1 and score -inf. No memory of size queries x keys is used.
+
+    Not differentiable: index and score are constants to autograd. Under autocast it runs in float32.
+
+    Args:
+        query: (B, C, H, W) features: float32, bfloat16, float16 (accumulated in float32) or float64.
+        key: (B, C, H', W') features, same dtype and device; H' and W' may differ from H and W.
+        patch_size: side of a patch in cells: 1, 3 or 5.
+        query_mask: (B, H-p+1, W-p+1) bool on the patch grid, True = take part. All take part by default.
+        key_mask: (B, H'-p+1, W'-p+1) bool on the patch grid, True = may be chosen. All may by default.
+        topk: how many keys to return for each query, from 1 to 8, best first.
+        precision: "exact", the only mode there is.
+
+    Returns:
+        Match(index, score) on the query's patch grid; with topk = k > 1 a dimension of k follows the batch.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or ranges outside the above. Non-finite features raise a RuntimeError on
+            the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
+            query index -1 and score NaN and never chooses such a key.
+    """
+    if precision != "exact":
+        raise ValueError(f'patchswap.match: precision must be "exact"; got {precision!r}')
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk)
+    index, score = ops.match(query, key, query_mask, key_mask, patch_size, topk)
+    return Match(index[:, 0], score[:, 0]) if topk == 1 else Match(index, score)
+
+
+def fold(
+    index: Tensor,
+    key: Tensor,
+    *,
+    output_size: tuple[int, int],
+    patch_size: int = 3,
+    query_mask: Tensor | None = None,
+    base: Tensor | None = None,
+) -> Tensor:
+    """Put the chosen key patches at their queries' places; where patches overlap, take their mean.
+
+    Each output cell is the mean over the 1 to p*p matched patches that cover it. Cells that no matched patch covers
+    take `base`. Deterministic, gradient included; differentiable with respect to key and base.
+
+    Args:
+        index: (B, H-p+1, W-p+1) int64 positions in the key's patch grid, -1 = no patch here (as `match` returns it).
+        key: (B, C, H', W') features: float32, float64, bfloat16 or float16 (accumulated in float32).
+        output_size: (H, W).
+        patch_size: side of a patch in cells: 1, 3 or 5.
+        query_mask: (B, H-p+1, W-p+1) bool; patches where it is False are left out, as if their index were -1.
+        base: (B, C, H, W), same dtype as key; zeros by default.
+
+    Returns:
+        (B, C, H, W) in the dtype of key.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or ranges outside the above. An index beyond the last key patch raises on
+            the CPU; the CUDA kernel, which never waits for the device, takes it as -1.
+    """
+    height, width = output_size
+    contract.check_fold(index, key, base, height, width, patch_size)
+    if query_mask is not None:
+        if query_mask.dtype != torch.bool:
+            raise TypeError(f"patchswap.fold: query_mask must be bool; got {query_mask.dtype}")
+        if query_mask.shape != index.shape:
+            raise ValueError(
+                f"patchswap.fold: query_mask must have the shape of index {tuple(index.shape)}; "
+                f"got {tuple(query_mask.shape)}"
+            )
+        contract.check_device("fold", "query_mask", query_mask, "index", index)
+        index = index.masked_fill(~query_mask, -1)
+    return ops.fold(index, key, base, height, width, patch_size)
+
+
+@overload
+def swap(
+    features: Tensor,
+    style: Tensor | None = None,
+    *,
+    hole: Tensor | None = None,
+    patch_size: int = 3,
+    key_margin: int = 0,
+    return_match: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def swap(
+    features: Tensor,
+    style: Tensor | None = None,
+    *,
+    hole: Tensor | None = None,
+    patch_size: int = 3,
+    key_margin: int = 0,
+    return_match: Literal[True],
+) -> tuple[Tensor, Match]: ...
+
+
+def swap(
+    features: Tensor,
+    style: Tensor | None = None,
+    *,
+    hole: Tensor | None = None,
+    patch_size: int = 3,
+    key_margin: int = 0,
+    return_match: bool = False,
+) -> Tensor | tuple[Tensor, Match]:
+    """Replace neural patches by their most similar ones: `swap(features, hole=mask)` or `swap(content, style)`.
+
+    With a hole (Song et al., arXiv 1711.08590): every patch that touches the hole is replaced by the most similar patch
+    wholly outside it. Cells outside the hole come back bit for bit; so do hole cells for which there is no key, and
+    everything where the hole is empty. It equals this plain torch code, shown for one sample (which stores all
+    queries x keys scores, where this function stores none)::
+
+        patches = F.unfold(features, 3)[0]                                    # (C * 9, N)
+        touches = F.unfold(hole[:, None].float(), 3)[0].amax(0) > 0           # (N,) True = query, False = key
+        keys = patches[:, ~touches]
+        best = (patches[:, touches].T @ F.normalize(keys, dim=0)).argmax(1)   # normalised cross-correlation
+        filled = torch.zeros_like(patches)
+        filled[:, touches] = keys[:, best]
+        total = F.fold(filled[None], hole.shape[1:], 3)
+        count = F.fold(touches.expand_as(filled)[None].float(), hole.shape[1:], 3)
+        result = torch.where(hole[:, None], total / count, features)
+
+    With a style (Chen and Schmidt, arXiv 1612.04337): every patch of the content is replaced by its most similar patch
+    of the style features, whose height and width may differ.
+
+    The gradient flows to the features that are copied (the key patches, and features where they are kept), not through
+    the choice of patches.
+
+    Args:
+        features: (B, C, H, W): float32, float64, bfloat16 or float16.
+        style: (B, C, H', W'), same dtype and device. Exactly one of style and hole must be given.
+        hole: (B, H, W) bool, True = hole; one hole per sample.
+        patch_size: side of a patch in cells: 1, 3 or 5.
+        key_margin: with a hole, keys have at least this many cells between themselves and the hole (features of deep
+            layers see that far into it). A sample for which this would leave no key is matched without margin.
+        return_match: also return the Match(index, score) that was used, on the patch grid of features.
+
+    Returns:
+        (B, C, H, W), or ((B, C, H, W), Match) with return_match.
+
+    Raises:
+        ValueError, TypeError: as `match`, and where not exactly one of style and hole is given.
+    """
+    if (style is None) == (hole is None):
+        raise ValueError("patchswap.swap: give exactly one of style and hole, as in swap(features, hole=mask)")
+    contract.check_features("swap", "features", features)
+    contract.check_patch_size("swap", patch_size)
+    size = (features.shape[2], features.shape[3])
+    if hole is None:
+        assert style is not None
+        if key_margin != 0:
+            raise ValueError("patchswap.swap: key_margin goes with hole, not with style; leave it at 0")
+        found = match(features, style, patch_size=patch_size)
+        result = fold(found.index, style, output_size=size, patch_size=patch_size, base=features)
+    else:
+        _check_hole(hole, features, key_margin)
+        query_mask, key_mask = masks_from_hole(hole, patch_size, key_margin)
+        found = match(features, features, patch_size=patch_size, query_mask=query_mask, key_mask=key_mask)
+        filled = fold(found.index, features, output_size=size, patch_size=patch_size, base=features)
+        result = torch.where(hole[:, None], filled, features)
+    return (result, found) if return_match else result
+
+
+def masks_from_hole(hole: Tensor, patch_size: int, key_margin: int) -> tuple[Tensor, Tensor]:
+    """The query mask and the key mask of a (B, H, W) hole, both (B, H-p+1, W-p+1) bool.
+
+    A query has at least one hole cell. A key has none and, where the sample has any such key, at least `key_margin`
+    cells between itself and the hole.
+    """
+    query_mask = _windows_touching(hole, patch_size)
+    key_mask = ~query_mask
+    if key_margin > 0:
+        grown = F.max_pool2d(hole[:, None].float(), 2 * key_margin + 1, stride=1, padding=key_margin)[:, 0] > 0
+        distant = ~_windows_touching(grown, patch_size)
+        key_mask = torch.where(distant.any(2, keepdim=True).any(1, keepdim=True), distant, key_mask)
+    return query_mask, key_mask
+
+
+def _windows_touching(cells: Tensor, patch_size: int) -> Tensor:
+    """Which patches have at least one True cell: (B, H, W) bool -> (B, H-p+1, W-p+1) bool."""
+    rows, columns = contract.patch_grid(cells.shape[1], cells.shape[2], patch_size)
+    if rows == 0:
+        return cells.new_zeros(cells.shape[0], 0, 0)
+    return cells.unfold(1, patch_size, 1).unfold(2, patch_size, 1).flatten(3).any(3)
+
+
+def _check_hole(hole: Tensor, features: Tensor, key_margin: int) -> None:
+    if hole.dtype != torch.bool:
+        raise TypeError(
+            f"patchswap.swap: hole must be bool with True = hole; got {hole.dtype}; compare it first, as in mask > 0.5"
+        )
+    if tuple(hole.shape) != (features.shape[0], features.shape[2], features.shape[3]):
+        raise ValueError(
+            f"patchswap.swap: hole must have shape ({features.shape[0]}, {features.shape[2]}, {features.shape[3]}), "
+            f"one value for each cell of features; got {tuple(hole.shape)}; "
+            "a mask of pixels is brought to cells with max-pooling"
+        )
+    contract.check_device("swap", "hole", hole, "features", features)
+    if key_margin < 0:
+        raise ValueError(f"patchswap.swap: key_margin must not be negative; got {key_margin}")

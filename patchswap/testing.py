@@ -1,0 +1,78 @@
+"""Assertions for code that builds on patchswap: an arg-max may flip between keys that score the same up to rounding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from patchswap import contract, reference
+from patchswap.swap import Match
+
+
+def assert_match_close(
+    match: Match,
+    query: Tensor,
+    key: Tensor,
+    *,
+    patch_size: int = 3,
+    query_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    tolerance: float | None = None,
+) -> None:
+    """Raise AssertionError unless `match` is a correct top-1 or top-k match up to rounding.
+
+    Everything is scored again in float64. Required: indices are -1 exactly where nothing can be matched; every chosen
+    key may be chosen, and only once for each query; the score of the key on each rank is within `tolerance` of the best
+    score that this rank can have; and the reported score is within `tolerance` of the true one.
+
+    Args:
+        match, query, key, patch_size, query_mask, key_mask: the result and the arguments of `patchswap.match`.
+        tolerance: absolute, in units of the score (-1 to 1). By default 8 * eps * sqrt(C * p * p) of the dtype in which
+            the scores were summed (float32, or float64 for float64 features).
+    """
+    index, score = match
+    if index.dim() == 3:
+        index, score = index[:, None], score[:, None]
+    topk = index.shape[1]
+    if tolerance is None:
+        terms = query.shape[1] * patch_size**2
+        tolerance = 8 * torch.finfo(contract.accumulation_dtype(query.dtype)).eps * max(terms, 1) ** 0.5
+    best_index, best_score = reference.match(query.double(), key.double(), query_mask, key_mask, patch_size, topk)
+    missing = best_index < 0
+    assert torch.equal(index < 0, missing), "index is -1 in other places than where nothing can be matched"
+    assert bool(torch.isneginf(score[missing]).all()), "score is not -inf where index is -1"
+
+    key_rows, key_columns = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
+    assert bool((index < key_rows * key_columns).all()), "index lies beyond the last key patch"
+    for rank in range(1, topk):
+        repeated = (index[:, :rank] == index[:, rank : rank + 1]) & ~missing[:, rank : rank + 1]
+        assert not bool(repeated.any()), "a key appears twice for one query"
+    if key_mask is not None and index.numel() and key_mask.numel():
+        chosen = key_mask.flatten(1).gather(1, index.flatten(1).clamp(min=0)).view_as(index)
+        assert bool((chosen | missing).all()), "a masked key was chosen"
+
+    true_score = _scores_of(index, query.double(), key.double(), patch_size)
+    for name, values in (("the chosen key's true score", true_score), ("the reported score", score.double())):
+        gap = (values - best_score).abs()[~missing]
+        assert not gap.numel() or float(gap.max()) <= tolerance, (
+            f"{name} is {float(gap.max()):.3g} away from the best score; allowed {tolerance:.3g}"
+        )
+
+
+def _scores_of(index: Tensor, query: Tensor, key: Tensor, patch_size: int) -> Tensor:
+    """Normalised cross-correlation of every query patch with the keys of `index`; 0 where index is -1."""
+    batch, topk, rows, columns = index.shape
+    if index.numel() == 0 or not bool((index >= 0).any()):
+        return torch.zeros(index.shape, dtype=query.dtype, device=query.device)
+    query_patches = _normalised_patches(query, patch_size)
+    key_patches = _normalised_patches(key, patch_size)
+    result = []
+    for rank in range(topk):
+        chosen = index[:, rank].flatten(1).clamp(min=0)[:, None].expand(-1, key_patches.shape[1], -1)
+        result.append((query_patches * key_patches.gather(2, chosen)).sum(1).view(batch, rows, columns))
+    return torch.stack(result, 1)
+
+
+def _normalised_patches(features: Tensor, patch_size: int) -> Tensor:
+    windows = features.unfold(2, patch_size, 1).unfold(3, patch_size, 1).permute(0, 1, 4, 5, 2, 3)
+    return torch.nn.functional.normalize(windows.flatten(4).flatten(1, 3), dim=1, eps=torch.finfo(features.dtype).tiny)

@@ -1,0 +1,41 @@
+"""Every instruction set that this machine has, each in a process of its own: the choice is made once per process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from patchswap import ops
+
+PROGRAM = """
+import sys, torch, patchswap
+from patchswap.testing import assert_match_close
+
+name = patchswap.build_info()["cpu_kernel"]
+if name != sys.argv[1]:
+    print("this machine has", name)
+    sys.exit(77)
+for seed, dtype in enumerate([torch.float32, torch.float64, torch.float16]):
+    torch.manual_seed(seed)
+    for patch_size in (1, 3, 5):
+        for size, key_size in (((9, 70), (11, 13)), ((6, 7), (8, 300))):
+            query, key = torch.randn(2, 7, *size).to(dtype), torch.randn(2, 7, *key_size).to(dtype)
+            match = patchswap.match(query, key, patch_size=patch_size, topk=2)
+            assert_match_close(match, query, key, patch_size=patch_size)
+    key = torch.randn(1, 19, 5, 5).repeat(1, 1, 3, 60).to(dtype)
+    index = patchswap.match(torch.randn(1, 19, 9, 9).to(dtype), key).index
+    assert bool((index // 298 < 5).all()) and bool((index % 298 < 5).all()), "equal patches did not tie"
+"""
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
+@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
+def test_kernel(name):
+    environment = {**os.environ, "PATCHSWAP_CPU_KERNEL": name}
+    result = subprocess.run([sys.executable, "-c", PROGRAM, name], env=environment, capture_output=True, text=True)
+    if result.returncode == 77:
+        pytest.skip(result.stdout.strip())
+    assert result.returncode == 0, result.stderr

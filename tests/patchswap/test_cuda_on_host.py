@@ -1,0 +1,160 @@
+"""The CUDA kernels' per-thread code, compiled for the host and compared with the reference; see cuda_on_host.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from patchswap import contract, reference
+from patchswap.swap import Match
+from patchswap.testing import assert_match_close
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE.parents[1] / "csrc"
+COMPILER = os.environ.get("CXX", "g++").split()
+
+
+class MapView(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("features", "mask")],
+        *[(name, ctypes.c_int64) for name in ("channels", "height", "width", "rows", "columns")],
+    ]
+
+
+class MatchParameters(ctypes.Structure):
+    _fields_ = [
+        *[(name, MapView) for name in ("query", "key")],
+        *[(name, ctypes.c_void_p) for name in ("query_inverse_norm", "key_inverse_norm")],
+        *[(name, ctypes.c_int64) for name in ("batch", "topk", "slices")],
+        *[(name, ctypes.c_void_p) for name in ("slice_score", "slice_index", "score", "index")],
+    ]
+
+
+FOLD_SIZES = ["batch", "channels", "height", "width", "key_height", "key_width"]
+FOLD_SIZES += ["rows", "columns", "key_rows", "key_columns"]
+
+
+class FoldParameters(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("index", "source", "base", "result")],
+        *[(name, ctypes.c_int64) for name in FOLD_SIZES],
+        *[(name, ctypes.c_void_p) for name in ("sorted_index", "order", "run_begin", "cover_count")],
+    ]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    if not shutil.which(COMPILER[0]) or not SOURCES.is_dir():
+        pytest.skip("needs a C++ compiler and the source tree")
+    path = tmp_path_factory.mktemp("cuda_on_host") / "cuda_on_host.so"
+    flags = ["-std=c++20", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-fsanitize=undefined"]
+    flags += ["-fno-sanitize-recover=undefined", f"-I{SOURCES}"]
+    subprocess.run([*COMPILER, *flags, str(HERE / "cuda_on_host.cpp"), "-o", str(path)], check=True)
+    loaded = ctypes.CDLL(str(path))
+    assert loaded.match_parameters_size() == ctypes.sizeof(MatchParameters)
+    assert loaded.fold_parameters_size() == ctypes.sizeof(FoldParameters)
+    return loaded
+
+
+def pointer(tensor):
+    return None if tensor is None else tensor.data_ptr()
+
+
+def match_on_host(library, query, key, query_mask, key_mask, patch_size, topk, slices):
+    grids = [contract.patch_grid(*features.shape[2:], patch_size) for features in (query, key)]
+    views = [
+        MapView(pointer(features), pointer(mask), *features.shape[1:], *grid)
+        for features, mask, grid in zip((query, key), (query_mask, key_mask), grids, strict=True)
+    ]
+    batch, queries = query.shape[0], grids[0][0] * grids[0][1]
+    norms = [torch.empty(batch, grid[0] * grid[1], dtype=query.dtype) for grid in grids]
+    score = torch.full((batch, topk, *grids[0]), torch.nan, dtype=query.dtype)
+    slice_score = torch.full((batch, slices, topk, queries), torch.nan, dtype=query.dtype)
+    index, slice_index = torch.full(score.shape, -7), torch.full(slice_score.shape, -7)
+    tensors = [slice_score, slice_index, score, index]
+    parameters = MatchParameters(*views, *map(pointer, norms), batch, topk, slices, *map(pointer, tensors))
+    function = library.match_double if query.dtype == torch.float64 else library.match_float
+    function(patch_size, ctypes.byref(parameters), *[ctypes.c_void_p(pointer(norm)) for norm in norms])
+    return Match(index, score)
+
+
+def fold_on_host(library, index, source, base, size, key_size, patch_size, backward):
+    batch, channels = source.shape[:2]
+    result = torch.full((batch, channels, *(key_size if backward else size)), torch.nan, dtype=source.dtype)
+    grid, key_grid = contract.patch_grid(*size, patch_size), contract.patch_grid(*key_size, patch_size)
+    run_begin = torch.full((batch, key_grid[0] * key_grid[1] + 1), -7)
+    cover_count = torch.full((batch, *size), -7, dtype=torch.int32)
+    sorted_index, order = torch.sort(index.flatten(1), dim=1, stable=True)
+    parameters = FoldParameters(
+        *map(pointer, (index, source, base, result)),
+        *(batch, channels, *size, *key_size, *grid, *key_grid),
+        *map(pointer, (sorted_index, order, run_begin, cover_count)),
+    )
+    function = library.fold_double if source.dtype == torch.float64 else library.fold_float
+    function(patch_size, ctypes.byref(parameters), ctypes.c_bool(backward))
+    return result
+
+
+SIZES = [((9, 11), (8, 13)), ((5, 5), (5, 30)), ((6, 17), (2, 4)), ((7, 5), (16, 9))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize(("query_size", "key_size"), SIZES)
+@pytest.mark.parametrize(("topk", "slices", "share"), [(1, 1, 1.0), (1, 5, 0.3), (3, 4, 0.5), (8, 64, 0.02)])
+def test_match(library, dtype, patch_size, query_size, key_size, topk, slices, share):
+    query, key = torch.randn(2, 3, *query_size, dtype=dtype), torch.randn(2, 3, *key_size, dtype=dtype)
+    query[0, :, :5, :5] = 0
+    query_mask = torch.rand(2, *contract.patch_grid(*query_size, patch_size)) < 0.7
+    key_mask = torch.rand(2, *contract.patch_grid(*key_size, patch_size)) < share
+    match = match_on_host(library, query, key, query_mask, key_mask, patch_size, topk, slices)
+    masks = {"query_mask": query_mask, "key_mask": key_mask}
+    assert_match_close(match, query, key, patch_size=patch_size, **masks)
+    one_slice = match_on_host(library, query, key, query_mask, key_mask, patch_size, topk, 1)
+    assert torch.equal(match.index, one_slice.index) and torch.equal(match.score, one_slice.score)
+
+
+@pytest.mark.parametrize("slices", [1, 3, 7])
+def test_ties_go_to_the_lowest_index(library, slices):
+    key = torch.randn(1, 5, 4, 4).repeat(1, 1, 4, 9)
+    query = torch.randn(1, 5, 6, 6)
+    index = match_on_host(library, query, key, None, None, 3, 1, slices).index
+    assert bool((index // 34 < 4).all()) and bool((index % 34 < 4).all())
+
+
+def test_non_finite_patches_take_no_part(library):
+    query, key = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)
+    query[0, 0, 0, 0], key[0, 0, 5, 5] = torch.nan, torch.inf
+    index, score = match_on_host(library, query, key, None, None, 3, 1, 2)
+    assert int(index[0, 0, 0, 0]) == -1 and bool(score[0, 0, 0, 0].isnan())
+    assert bool((index.flatten()[1:] >= 0).all()) and not bool((index == 15).any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize(("size", "key_size"), SIZES)
+def test_fold_and_its_gradient(library, dtype, patch_size, size, key_size):
+    key, base, grad = (torch.randn(2, 3, *s, dtype=dtype) for s in (key_size, size, size))
+    key_rows, key_columns = contract.patch_grid(*key_size, patch_size)
+    shape = (2, *contract.patch_grid(*size, patch_size))
+    index = torch.randint(-1, key_rows * key_columns, shape)
+    index = torch.where(torch.rand(shape) < 0.5, index, -1)
+    for given in (None, base):
+        result = fold_on_host(library, index, key, given, size, key_size, patch_size, False)
+        torch.testing.assert_close(result, reference.fold(index, key, given, *size, patch_size))
+    result = fold_on_host(library, index, grad, None, size, key_size, patch_size, True)
+    torch.testing.assert_close(result, reference.fold_backward(grad, index, *key_size, patch_size))
+
+
+def test_fold_takes_an_index_beyond_the_last_key_as_none(library):
+    index = torch.tensor([[[16, 3], [-1, 1 << 40]]])
+    key = torch.randn(1, 2, 6, 6)
+    expected = reference.fold(torch.tensor([[[-1, 3], [-1, -1]]]), key, None, 4, 4, 3)
+    torch.testing.assert_close(fold_on_host(library, index, key, None, (4, 4), (6, 6), 3, False), expected)
+    fold_on_host(library, index, torch.randn(1, 2, 4, 4), None, (4, 4), (6, 6), 3, True)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import patchswap
+from patchswap import ops
+
+features = torch.zeros(2, 3, 8, 9)
+grid = torch.ones(2, 6, 7, dtype=torch.bool)
+index = torch.zeros(2, 6, 7, dtype=torch.int64)
+hole = torch.zeros(2, 8, 9, dtype=torch.bool)
+
+# name: arguments of torch.ops.patchswap.<operator>, words that the error must hold
+MATCH = {
+    "rank": ((features[0], features, None, None, 3, 1), "query must have shape (B, C, H, W); got (3, 8, 9)"),
+    "dtype": (
+        (features.int(), features, None, None, 3, 1),
+        "query must be float32, float64, bfloat16 or float16; got int32",
+    ),
+    "two dtypes": ((features, features.half(), None, None, 3, 1), "must have the same dtype; got float32 and float16"),
+    "batch": (
+        (features, features[:1], None, None, 3, 1),
+        "must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
+    ),
+    "channels": ((features, features[:, :1], None, None, 3, 1), "must agree in batch and channels"),
+    "patch_size": ((features, features, None, None, 2, 1), "patch_size must be 1, 3 or 5; got 2"),
+    "topk 0": ((features, features, None, None, 3, 0), "topk must be from 1 to 8; got 0"),
+    "topk 9": ((features, features, None, None, 3, 9), "topk must be from 1 to 8; got 9"),
+    "mask dtype": (
+        (features, features, grid.int(), None, 3, 1),
+        "query_mask must be bool; got int32; compare it first",
+    ),
+    "mask shape": (
+        (features, features, None, hole, 3, 1),
+        "key_mask must have the shape of key's patch grid (2, 6, 7)",
+    ),
+    "mask batch": ((features, features, grid[:1], None, 3, 1), "patch grid (2, 6, 7) at patch_size 3; got (1, 6, 7)"),
+}
+FOLD = {
+    "rank": ((index, features[0], None, 8, 9, 3), "key must have shape (B, C, H, W); got (3, 8, 9)"),
+    "patch_size": ((index, features, None, 8, 9, 7), "patch_size must be 1, 3 or 5; got 7"),
+    "index dtype": ((index.int(), features, None, 8, 9, 3), "index must be int64; got int32"),
+    "index shape": (
+        (index, features, None, 9, 9, 3),
+        "index must have shape (2, 7, 7), the patch grid of a (9, 9) output",
+    ),
+    "topk": ((index[:, None], features, None, 8, 9, 3), "pass one rank, as in index[:, 0]"),
+    "negative": ((index, features, None, -1, 9, 3), "output_size must not be negative; got (-1, 9)"),
+    "base shape": ((index, features, features[:, :2], 8, 9, 3), "base must have shape (2, 3, 8, 9)"),
+    "base dtype": ((index, features, features.half(), 8, 9, 3), "base and key must have the same dtype"),
+    "index high": (
+        (index + 42, features, None, 8, 9, 3),
+        "index must be from -1 to 41, the last key patch; got 42 to 42",
+    ),
+    "index low": ((index - 2, features, None, 8, 9, 3), "index must be from -1 to 41"),
+}
+FOLD_BACKWARD = {
+    "rank": ((features[0], index, 8, 9, 3), "grad_output must have shape (B, C, H, W)"),
+    "index shape": ((features, index[:1], 8, 9, 3), "index must have shape (2, 6, 7)"),
+    "negative": ((features, index, -8, 9, 3), "the size of key must not be negative; got (-8, 9)"),
+    "index high": ((features, index + 42, 8, 9, 3), "index must be from -1 to 41"),
+}
+CASES = [
+    pytest.param(operator, *case, id=f"{operator}: {name}")
+    for operator, cases in (("match", MATCH), ("fold", FOLD), ("fold_backward", FOLD_BACKWARD))
+    for name, case in cases.items()
+]
+
+
+@pytest.mark.parametrize(("operator", "arguments", "words"), CASES)
+def test_operator_and_reference_and_fake_use_the_same_words(operator, arguments, words):
+    with pytest.raises((RuntimeError, ValueError, TypeError)) as from_operator:
+        getattr(torch.ops.patchswap, operator)(*arguments)
+    assert words in str(from_operator.value)
+    with pytest.raises((ValueError, TypeError)) as from_reference:
+        getattr(ops.reference, operator)(*arguments)
+    assert str(from_reference.value) in str(from_operator.value)
+    if "index must be from" not in words:  # a fake tensor has no values
+        fake = [value.to("meta") if isinstance(value, torch.Tensor) else value for value in arguments]
+        with pytest.raises((RuntimeError, ValueError, TypeError)) as from_fake:
+            getattr(torch.ops.patchswap, operator)(*fake)
+        assert words in str(from_fake.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
+@pytest.mark.parametrize("name", ["query", "key"])
+def test_non_finite_features(value, name):
+    given = {"query": torch.randn(1, 3, 6, 6), "key": torch.randn(1, 3, 6, 6)}
+    given[name][0, 1, 2, 3] = value
+    with pytest.raises((RuntimeError, ValueError), match=f"{name} must be finite; it holds NaN or Inf"):
+        patchswap.match(**given)
+    with pytest.raises(ValueError, match=f"{name} must be finite; it holds NaN or Inf"):
+        ops.reference.match(*given.values(), None, None, 3, 1)
+
+
+def test_public_functions_raise_python_errors():
+    with pytest.raises(ValueError, match="agree in batch"):
+        patchswap.match(features, features[:1])
+    with pytest.raises(TypeError, match="same dtype"):
+        patchswap.match(features, features.half())
+    with pytest.raises(ValueError, match="precision must be \"exact\"; got 'fast'"):
+        patchswap.match(features, features, precision="fast")
+    with pytest.raises(ValueError, match="index must have shape"):
+        patchswap.fold(index, features, output_size=(9, 9))
+    with pytest.raises(ValueError, match="query_mask must have the shape of index"):
+        patchswap.fold(index, features, output_size=(8, 9), query_mask=grid[:1])
+    with pytest.raises(TypeError, match="query_mask must be bool"):
+        patchswap.fold(index, features, output_size=(8, 9), query_mask=grid.int())
+
+
+def test_swap():
+    with pytest.raises(ValueError, match="exactly one of style and hole"):
+        patchswap.swap(features)
+    with pytest.raises(ValueError, match="exactly one of style and hole"):
+        patchswap.swap(features, features, hole=hole)
+    with pytest.raises(TypeError, match="hole must be bool with True = hole; got torch.float32"):
+        patchswap.swap(features, hole=hole.float())
+    with pytest.raises(ValueError, match=r"hole must have shape \(2, 8, 9\), one value for each cell"):
+        patchswap.swap(features, hole=hole[:, None])
+    with pytest.raises(ValueError, match="key_margin must not be negative; got -1"):
+        patchswap.swap(features, hole=hole, key_margin=-1)
+    with pytest.raises(ValueError, match="key_margin goes with hole"):
+        patchswap.swap(features, features, key_margin=1)
+    with pytest.raises(ValueError, match=r"features must have shape \(B, C, H, W\); got \(3, 8, 9\)"):
+        patchswap.swap(features[0], hole=hole)
+    with pytest.raises(ValueError, match="patch_size must be 1, 3 or 5"):
+        patchswap.swap(features, hole=hole, patch_size=4)
+
+
+@pytest.mark.gpu
+def test_non_finite_features_on_the_gpu():
+    query, key = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)
+    query[0, 0, 0, 0] = key[0, 0, 5, 5] = torch.nan
+    match = patchswap.match(query.cuda(), key.cuda())
+    assert int(match.index[0, 0, 0]) == -1 and bool(match.score[0, 0, 0].isnan())
+    assert bool((match.index.flatten()[1:] >= 0).all()) and not bool((match.index == 15).any())

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import patchswap
+from patchswap import ops
+
+MATCH = torch.ops.patchswap.match.default
+FOLD = torch.ops.patchswap.fold.default
+FOLD_BACKWARD = torch.ops.patchswap.fold_backward.default
+
+
+@pytest.mark.parametrize(("dtype", "requires_grad"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_opcheck(device, dtype, requires_grad):
+    query = torch.randn(2, 3, 7, 8, device=device).to(dtype).requires_grad_(requires_grad)
+    key = torch.randn(2, 3, 6, 9, device=device).to(dtype).requires_grad_(requires_grad)
+    query_mask = torch.rand(2, 5, 6, device=device) < 0.5
+    torch.library.opcheck(MATCH, (query, key, query_mask, None, 3, 2))
+    index = patchswap.match(query, key, query_mask=query_mask).index
+    base = torch.randn(2, 3, 7, 8, device=device).to(dtype).requires_grad_(requires_grad)
+    torch.library.opcheck(FOLD, (index, key, base, 7, 8, 3))
+    torch.library.opcheck(FOLD, (index, key, None, 7, 8, 3))
+    torch.library.opcheck(FOLD_BACKWARD, (base, index, 6, 9, 3))
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
+@pytest.mark.parametrize("name", list(ops.SCHEMAS))
+def test_schemas_of_the_extension_and_of_the_fallback_agree(name):
+    schema = getattr(torch.ops.patchswap, name).default._schema
+    assert str(schema) == f"patchswap::{name}{ops.SCHEMAS[name]}"
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_without_graph_breaks(device, backend):
+    features = torch.randn(2, 4, 10, 11, device=device, requires_grad=True)
+    hole = torch.zeros(2, 10, 11, dtype=torch.bool, device=device)
+    hole[:, 3:6, 4:8] = True
+
+    def loss(features):
+        return (patchswap.swap(features * 2, hole=hole, key_margin=1) ** 2).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(features), loss(features))
+    (gradient,) = torch.autograd.grad(compiled(features), features)
+    (expected,) = torch.autograd.grad(loss(features), features)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_compile_with_dynamic_shapes(device):
+    compiled = torch.compile(patchswap.swap, fullgraph=True, backend="aot_eager", dynamic=True)
+    for size in ((9, 10), (12, 7)):
+        content, style = torch.randn(1, 3, *size, device=device), torch.randn(1, 3, 8, 8, device=device)
+        torch.testing.assert_close(compiled(content, style), patchswap.swap(content, style))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(device, dtype):
+    """match casts to float32, which also lets it take two dtypes; fold keeps the dtype of its key."""
+    query, key = torch.randn(1, 5, 8, 8, device=device), torch.randn(1, 5, 8, 8, device=device).to(dtype)
+    index, score = MATCH(query, key.float(), None, None, 3, 1)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        mixed_index, mixed_score = MATCH(query, key, None, None, 3, 1)
+        assert patchswap.fold(index[:, 0], key, output_size=(8, 8)).dtype == dtype
+        assert patchswap.swap(key, key.flip(2)).dtype == dtype
+    assert torch.equal(mixed_index, index) and torch.equal(mixed_score, score)
+
+
+def test_inference_mode(device):
+    with torch.inference_mode():
+        features = torch.randn(1, 3, 6, 6, device=device)
+        assert patchswap.swap(features, features).shape == features.shape
+
+
+def test_build_info_describes_the_loaded_library():
+    info = patchswap.build_info()
+    assert info["extension"] is (ops.extension is not None)
+    assert info["cpu_kernel"] in ("avx512", "avx2", "generic", "reference")
+    assert (info["extension_error"] is None) == info["extension"]
+    assert bool(info["cuda_architectures"]) == info["cuda_kernel"]
+
+
+@pytest.mark.gpu
+def test_runs_on_the_current_stream_inside_a_cuda_graph():
+    query, key = torch.randn(1, 8, 12, 12, device="cuda"), torch.randn(1, 8, 12, 12, device="cuda")
+    patchswap.swap(query, key)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = patchswap.swap(query, key)
+    query.copy_(torch.randn_like(query))
+    graph.replay()
+    torch.testing.assert_close(result, patchswap.swap(query, key))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
+def test_uses_the_device_of_its_arguments():
+    features = torch.randn(1, 8, 12, 12, device="cuda:1")
+    torch.testing.assert_close(patchswap.swap(features, features), features)
