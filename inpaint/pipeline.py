@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -70,6 +71,7 @@ class Inpainter:
         key_margin: cells that keys keep away from the hole, because relu3_1 sees that far into it.
         carry: shrinking factor below which frequencies are taken from the coarser scale rather than from the decoder,
             which keeps colours consistent across the rim; 0 takes all from the decoder.
+        detail: add to the hole what the decoder lost of the patches that were copied into it (see _lost_detail).
         largest_window: megapixels. A scale whose window around the hole is larger is left out, as are those after it,
             and the last result is enlarged into the hole instead.
     """
@@ -81,12 +83,14 @@ class Inpainter:
         *,
         key_margin: int = 2,
         carry: int = 16,
+        detail: bool = True,
         largest_window: float = 8.0,
     ) -> None:
         self.device = torch.device(device)
         self.card = networks.card
         self.key_margin = key_margin
         self.carry = carry
+        self.detail = detail
         self.largest_window = largest_window
         self.image2feature = on_device(networks.image2feature, self.device)
         self.feature2image = on_device(networks.feature2image, self.device)
@@ -189,14 +193,30 @@ class Inpainter:
             decoded = self.feature2image(swapped)[..., : part.shape[2], : part.shape[3]]
         with clock.measure("blend", size):
             painted = decoded
+            if self.detail:
+                painted = painted + _lost_detail(part - decoded, match.index)
             if self.carry:
-                painted = (decoded + low_frequencies(part - decoded, self.carry)).clamp(0, 1)
+                painted = painted + low_frequencies(part - painted, self.carry)
+            painted = painted.clamp(0, 1)
             result = filled.clone()
             result[..., rows, columns] = torch.where(missing.unsqueeze(1), painted, part)
         shown = filled.clone()
         shown[..., rows, columns] = decoded
         index = _on_whole_grid(match.index[0], size, (rows.start // 4, columns.start // 4))
         return result, ScaleResult(size, shown[0].cpu(), result[0].cpu(), index.cpu())
+
+
+def _lost_detail(residual: Tensor, index: Tensor) -> Tensor:
+    """What the decoder lost of each matched patch, put where the patch was copied to.
+
+    Photograph minus decoded picture, (B, 3, H, W), is the decoder's error, known outside the hole. The same match field
+    that copied the features copies the 12x12 pixels of error that belong to a 3x3 patch of cells.
+    """
+    height, width = residual.shape[-2:]
+    whole_cells = F.pad(residual, (0, -width % 4, 0, -height % 4))
+    cells = F.pixel_unshuffle(whole_cells, 4)
+    copied = patchswap.fold(index, cells, output_size=(cells.shape[2], cells.shape[3]))
+    return F.pixel_shuffle(copied, 4)[..., :height, :width]
 
 
 class _Clock:

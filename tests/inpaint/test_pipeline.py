@@ -15,7 +15,7 @@ from inpaint.networks import Feature2Image, Image2Feature
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.vgg import load_vgg19
-from inpaint.pipeline import Inpainter
+from inpaint.pipeline import Inpainter, _lost_detail
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +197,16 @@ def test_the_default_fills_a_texture_better_than_its_mean_colour() -> None:
     filled = inpaint.load("default")(image, hole)
     grey = (image[:, ~hole].mean() - image[:, hole]).abs().mean()
     assert (filled - image)[:, hole].abs().mean() < 0.6 * grey
+
+
+def test_lost_detail_is_the_error_of_the_matched_patch() -> None:
+    """With one match for all, every hole cell receives the mean of what its patches say, here the same for all."""
+    residual = torch.zeros(1, 3, 22, 30)
+    tile = noise(3, 4, 4)
+    residual[0, :, :12, :12] = tile.repeat(1, 3, 3)
+    index = torch.full((1, 4, 6), -1)
+    index[0, 2:4, 3:5] = 0
+    copied = _lost_detail(residual, index)
+    assert copied.shape == residual.shape
+    assert torch.allclose(copied[0, :, 8:22, 12:28], tile.repeat(1, 4, 4)[:, :14], atol=1e-6)
+    assert (copied[0, :, :8] == 0).all() and (copied[0, :, :, :12] == 0).all()
