@@ -81,7 +81,7 @@ class Inpainter:
         networks: weights.Networks,
         device: torch.device | str = "cpu",
         *,
-        key_margin: int = 2,
+        key_margin: int = 0,
         carry: int = 16,
         detail: bool = True,
         largest_window: float = 8.0,
@@ -164,8 +164,7 @@ class Inpainter:
             coarse = self.image2feature(picture, missing)
         current = coarse
         for size in sizes:
-            if size != sizes[0]:
-                picture, missing = shrink(photograph, holes, size)
+            picture, missing = shrink(photograph, holes, size)
             rows, columns = window_around(missing[0], _CONTEXT)
             if (rows.stop - rows.start) * (columns.stop - columns.start) > self.largest_window * 1e6:
                 break
