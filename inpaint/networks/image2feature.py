@@ -47,8 +47,8 @@ class Image2Feature(nn.Module):
         self.up_quarter = nn.Conv2d(eighth + quarter, quarter, 3, padding=1)
         self.up_half = nn.Conv2d(quarter + half, max(half, 48), 3, padding=1)
         self.to_rgb = nn.Conv2d(max(half, 48), 12, 3, padding=1)
-        nn.init.zeros_(self.to_rgb.weight)
-        nn.init.zeros_(self.to_rgb.bias)
+        for parameter in self.to_rgb.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         """Completes ``image``.

@@ -151,7 +151,8 @@ class Trainer:
             self._bad_steps[role] += 1
             if self._bad_steps[role] > _MOST_BAD_STEPS:
                 raise InpaintError(
-                    f"step {self.step}: expected a finite loss, got {float(loss.detach())} {_MOST_BAD_STEPS} times on end; "
+                    f"step {self.step}: expected a finite loss, got {float(loss.detach())} more than {_MOST_BAD_STEPS} "
+                    "times on end; "
                     "lower the learning rate and resume from the last checkpoint"
                 )
             return
