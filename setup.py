@@ -8,14 +8,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CUDA_ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0a 10.0 12.0+PTX"
-MACROS = ["-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020a000000000000"]  # Python 3.10, torch 2.10
+MACROS = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # torch 2.10
 
 
 def find_torch() -> str:
@@ -68,13 +67,11 @@ class BuildLibrary(build_ext):
         torch, nvcc, compiler = find_torch(), find_nvcc(), os.environ.get("CXX", "g++").split()
         if not shutil.which(compiler[0]):
             sys.exit(f"error: found no C++ compiler {compiler[0]}; on Debian and Ubuntu: apt install build-essential")
-        if not Path(python := sysconfig.get_path("include"), "Python.h").exists():
-            sys.exit(f"error: found no Python.h in {python}; on Debian and Ubuntu: apt install python3-dev")
         cuda = [nvcc, "-ccbin", compiler[-1], "--no-device-link", *architecture_flags(nvcc)] if nvcc else []
         kernels = " ".join(cuda) or "none, CPU only: no nvcc in CUDA_HOME or on PATH, or PATCHSWAP_CPU_ONLY set"
         print("patchswap: torch", torch, "\npatchswap: C++ ", *compiler, "\npatchswap: CUDA", kernels, flush=True)
 
-        include = ["-Icsrc", f"-I{torch}/include", f"-I{python}"]
+        include = ["-Icsrc", f"-I{torch}/include"]
         common = ["-O3", "-std=c++20", "-MMD", "-c", *MACROS, *include, *(["-DPATCHSWAP_CUDA"] if cuda else [])]
         compilers = {".cpp": [*compiler, *common, "-Wall", "-fPIC", "-fvisibility=hidden"]}
         if cuda:

@@ -1,10 +1,8 @@
-// Schemas, the checks that all backends share, registration, and the Python module that loads the library.
+// Schemas, the checks that all backends share, registration, and what the library says of itself.
 // patchswap/contract.py holds the same checks in the same words for the fake kernels and the plain torch reference.
 
-#define PY_SSIZE_T_CLEAN
 #include "ops.h"
 
-#include <Python.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -279,21 +277,15 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
 }
 #endif
 
-// Importing the module loads the library, which registers the operators; the module itself only says what was built.
-PyMODINIT_FUNC PyInit__C() {
-  static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+// What was built, for patchswap.build_info(). Plain C functions: with them the library needs nothing of Python.
+#define PATCHSWAP_EXPORT extern "C" __attribute__((visibility("default")))
+
+PATCHSWAP_EXPORT const char* patchswap_cpu_kernel() { return patchswap::cpu_kernel_name(); }
+
 #ifdef PATCHSWAP_CUDA
-  const char *toolkit = patchswap::cuda_toolkit(), *architectures = patchswap::cuda_architectures();
+PATCHSWAP_EXPORT const char* patchswap_cuda_toolkit() { return patchswap::cuda_toolkit(); }
+PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return patchswap::cuda_architectures(); }
 #else
-  const char *toolkit = "", *architectures = "";
+PATCHSWAP_EXPORT const char* patchswap_cuda_toolkit() { return ""; }
+PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return ""; }
 #endif
-  PyObject* module = PyModule_Create(&definition);
-  if (module == nullptr || PyModule_AddStringConstant(module, "cpu_kernel", patchswap::cpu_kernel_name()) < 0 ||
-      PyModule_AddStringConstant(module, "cuda_toolkit", toolkit) < 0 ||
-      PyModule_AddStringConstant(module, "cuda_architectures", architectures) < 0) {
-    Py_XDECREF(module);
-    return nullptr;
-  }
-  return module;
-}

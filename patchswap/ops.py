@@ -10,9 +10,9 @@ same schemas. In both cases the plain torch reference serves every device that h
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-from typing import Any
+import ctypes
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +26,33 @@ SCHEMAS = {
     "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
 }
 
-extension: ModuleType | None = None
+
+class Extension(NamedTuple):
+    """What the compiled library says of itself (see csrc/ops.cpp); empty strings where it has no CUDA kernels."""
+
+    cpu_kernel: str
+    cuda_toolkit: str
+    cuda_architectures: str
+
+
+def _load_extension() -> Extension:
+    """Load the library, which registers the operators. OSError where it is missing or does not fit this torch."""
+    path = Path(__file__).with_name("_C.abi3.so")
+    torch.ops.load_library(path)
+    library = ctypes.CDLL(str(path))
+    answers = []
+    for name in Extension._fields:
+        function = getattr(library, f"patchswap_{name}")
+        function.restype = ctypes.c_char_p
+        answers.append(function().decode())
+    return Extension(*answers)
+
+
+extension: Extension | None = None
 extension_error: str | None = None
 try:
-    extension = importlib.import_module("patchswap._C")
-except ImportError as error:
+    extension = _load_extension()
+except OSError as error:
     extension_error = str(error)
 
 _library = torch.library.Library("patchswap", "FRAGMENT")
