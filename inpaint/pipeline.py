@@ -82,7 +82,7 @@ class Inpainter:
         device: torch.device | str = "cpu",
         *,
         key_margin: int = 0,
-        carry: int = 16,
+        carry: int = 8,
         detail: bool = True,
         largest_window: float = 8.0,
     ) -> None:
@@ -105,7 +105,7 @@ class Inpainter:
             image: PIL image (RGB, RGBA, L or LA), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1].
             mask: white (at least half) or True = hole. PIL image of the same size, or tensor (H, W), (1, H, W), or with
                 a batch (B, H, W) or (B, 1, H, W).
-            scales: short sides in pixels, coarse to fine; chosen from the size by default.
+            scales: short sides in pixels, coarse to fine; chosen from the hole and the size by default.
             seed: kept for samplers to come; today's pipeline draws nothing at random and the same input gives the same
                 output.
 
@@ -151,17 +151,19 @@ class Inpainter:
         """
         _check(image, hole)
         full = (hole.shape[0], hole.shape[1])
-        sizes = scale_sizes(*full, scales)
         if not hole.any():
             return Result(image, image)
+        sizes = scale_sizes(hole, scales, context=_CONTEXT, largest_window=self.largest_window * 1e6)
         clock = _Clock(self.device, on_stage)
         photograph, holes = image.to(self.device).unsqueeze(0), hole.to(self.device).unsqueeze(0)
         photograph = torch.where(holes.unsqueeze(1), 0.5, photograph)  # nothing below can depend on what the hole held
 
         results: list[ScaleResult] = []
         picture, missing = shrink(photograph, holes, sizes[0])
+        rows, columns = window_around(missing[0], _CONTEXT)
         with clock.measure("infer", sizes[0]):
-            coarse = self.image2feature(picture, missing)
+            coarse = picture.clone()
+            coarse[..., rows, columns] = self.image2feature(picture[..., rows, columns], missing[..., rows, columns])
         current = coarse
         for size in sizes:
             picture, missing = shrink(photograph, holes, size)

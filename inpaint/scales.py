@@ -4,29 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from inpaint.errors import InpaintError
 
-COARSEST = 256  # short side in pixels that Image2Feature is trained at (Song et al. 2017, section 3)
-_SMALLEST = 16
+DEEPEST = 24  # pixels from the middle of the hole to the nearest known one that the coarsest scale has at most ...
+COARSEST = 96  # ... unless its short side would be less than this many pixels
+_SMALLEST = 16  # short side in pixels of the smallest scale that may be asked for
 
 
-def scale_sizes(height: int, width: int, scales: Sequence[int] | None = None) -> list[tuple[int, int]]:
+def scale_sizes(
+    hole: Tensor, scales: Sequence[int] | None = None, *, context: int = 0, largest_window: float = float("inf")
+) -> list[tuple[int, int]]:
     """Sizes (height, width) in pixels, coarse to fine.
 
+    By default the last is the photograph's own and each one before it half the next, down to the one at which the
+    middle of the hole lies within 24 pixels of known ones: what is wide is filled at a scale where it is narrow, what
+    is narrow is not coarsened at all (docs/training.md has the measurement). Coarser scales are added while the window
+    around the hole is too large at the coarsest.
+
     Args:
-        scales: short sides in pixels, growing. By default the last is the photograph's own and each one before it half
-            the next, down to the one nearest to 256.
+        hole: (H, W) bool, not empty.
+        scales: short sides in pixels, growing, instead of that.
+        context: pixels, as for ``window_around``.
+        largest_window: pixels.
 
     Raises:
         InpaintError: scales that do not grow, or lie outside 16 .. the photograph's short side.
     """
+    height, width = hole.shape
     short = min(height, width)
     if scales is None:
+        depth = hole_depth(hole)
+        rows, columns = window_around(hole, context)
+        window = (rows.stop - rows.start) * (columns.stop - columns.start)
         halvings = 0
-        while short / 2**halvings > COARSEST * 2**0.5:
+        while (depth > DEEPEST * 2**halvings or window > largest_window * 4**halvings) and (
+            short >= COARSEST * 2 ** (halvings + 1)
+        ):
             halvings += 1
         return [(_shrunk(height, 2**halving), _shrunk(width, 2**halving)) for halving in range(halvings, -1, -1)]
     lengths = list(scales)
@@ -37,6 +54,27 @@ def scale_sizes(height: int, width: int, scales: Sequence[int] | None = None) ->
             "leave them out for the automatic choice"
         )
     return [(_shrunk(height, short / length), _shrunk(width, short / length)) for length in lengths]
+
+
+def hole_depth(hole: Tensor) -> int:
+    """Steps of one pixel, diagonal ones included, that known pixels need to grow over all of the hole.
+
+    Large pictures are measured on a grid of cells (a cell is hole if any of its pixels is), so the answer is a multiple
+    of the cell.
+
+    Args:
+        hole: (H, W) bool with at least one known pixel.
+    """
+    cell = max(1, min(hole.shape) // 256)
+    missing = F.max_pool2d(hole[None, None].float(), cell, ceil_mode=True)
+    steps = 0
+    while bool(missing.any()):
+        shrunk = -F.max_pool2d(-missing, 3, stride=1, padding=1)  # beyond the border nothing is known
+        steps += 1
+        if torch.equal(shrunk, missing):
+            break  # all cells are hole
+        missing = shrunk
+    return steps * cell
 
 
 def shrink(image: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -103,4 +141,14 @@ def _shrunk(length: int, factor: float) -> int:
     return max(1, round(length / factor))
 
 
-__all__ = ["COARSEST", "enlarge", "low_frequencies", "resize", "scale_sizes", "shrink", "window_around"]
+__all__ = [
+    "COARSEST",
+    "DEEPEST",
+    "enlarge",
+    "hole_depth",
+    "low_frequencies",
+    "resize",
+    "scale_sizes",
+    "shrink",
+    "window_around",
+]

@@ -2,45 +2,67 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from inpaint.errors import InpaintError
-from inpaint.mask import center
-from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
+from inpaint.mask import center, strokes
+from inpaint.scales import COARSEST, enlarge, hole_depth, low_frequencies, scale_sizes, shrink, window_around
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"),
+    ("size", "side", "expected"),
     [
-        ((512, 512), [(256, 256), (512, 512)]),
-        ((256, 256), [(256, 256)]),
-        ((300, 451), [(300, 451)]),
-        ((427, 640), [(214, 320), (427, 640)]),
-        ((2048, 1024), [(512, 256), (1024, 512), (2048, 1024)]),
-        ((40, 9), [(40, 9)]),
+        ((512, 512), 224, [(128, 128), (256, 256), (512, 512)]),
+        ((512, 512), 60, [(256, 256), (512, 512)]),
+        ((512, 512), 40, [(512, 512)]),
+        ((427, 640), 300, [(107, 160), (214, 320), (427, 640)]),
+        ((190, 190), 180, [(190, 190)]),
+        ((40, 9), 8, [(40, 9)]),
     ],
 )
-def test_sizes_double_from_about_256_to_the_photograph(size, expected) -> None:
-    assert scale_sizes(*size) == expected
+def test_wide_holes_start_at_a_scale_where_they_are_narrow(size, side: int, expected) -> None:
+    assert scale_sizes(center(*size, side)) == expected
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 9000), st.integers(1, 9000))
-def test_the_last_size_is_the_photograph_and_the_first_is_near_256(height: int, width: int) -> None:
-    sizes = scale_sizes(height, width)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 2**31))
+def test_the_last_size_is_the_photograph_and_the_first_is_not_tiny(height: int, width: int, seed: int) -> None:
+    hole = strokes(height, width, torch.Generator().manual_seed(seed), kind="thick")
+    assume(hole.any())
+    sizes = scale_sizes(hole)
     assert sizes[-1] == (height, width)
-    assert min(sizes[0]) <= 363 and (len(sizes) == 1 or min(sizes[0]) >= 180)
+    assert min(sizes[0]) >= min(height, width, COARSEST)
+
+
+def test_a_window_that_is_too_large_is_met_by_coarser_scales() -> None:
+    scratches = torch.zeros(1000, 800, dtype=torch.bool)
+    scratches[[5, 990]] = True
+    assert scale_sizes(scratches) == [(1000, 800)]
+    assert scale_sizes(scratches, largest_window=3e5) == [(500, 400), (1000, 800)]
 
 
 def test_asked_for_scales_are_short_sides() -> None:
-    assert scale_sizes(600, 800, [150, 300]) == [(150, 200), (300, 400)]
+    assert scale_sizes(center(600, 800, 9), [150, 300]) == [(150, 200), (300, 400)]
+
+
+@pytest.mark.parametrize(("side", "depth"), [(1, 1), (2, 1), (7, 4), (40, 20)])
+def test_depth_is_the_way_to_the_middle(side: int, depth: int) -> None:
+    assert hole_depth(center(60, 70, side)) == depth
+
+
+def test_nothing_is_known_beyond_the_border() -> None:
+    hole = torch.zeros(50, 60, dtype=torch.bool)
+    hole[:, :12] = True
+    assert hole_depth(hole) == 12
+    assert hole_depth(torch.zeros(5, 5, dtype=torch.bool)) == 0
+    assert hole_depth(center(1024, 1024, 400)) == 200
 
 
 @pytest.mark.parametrize("scales", [[], [300, 150], [150, 150], [8, 64], [601], [-5]])
 def test_unfit_scales_are_refused(scales: list[int]) -> None:
     with pytest.raises(InpaintError, match="growing short sides from 16 to 600"):
-        scale_sizes(600, 800, scales)
+        scale_sizes(center(600, 800, 9), scales)
 
 
 @settings(max_examples=30, deadline=None)
