@@ -52,14 +52,16 @@ class TrainingConfig:
 
 _NAMED: dict[str, dict[Stage, TrainingConfig]] = {
     "compact": {
-        "image2feature": TrainingConfig(steps=5_000, warmup=100, pixel=10.0, checkpoint_every=250, picture_every=500),
+        "image2feature": TrainingConfig(
+            steps=4_600, warmup=100, pixel=10.0, adversarial_start=1_400, checkpoint_every=250, picture_every=500
+        ),
         "feature2image": TrainingConfig(
-            image_size=192,
+            image_size=160,
             zoom=(1.0, 1.8),
-            steps=5_000,
+            steps=4_400,
             warmup=200,
             learning_rate=3e-4,
-            adversarial_start=1_500,
+            adversarial_start=1_400,
             perceptual_layers=("relu2_1", "relu3_1"),
             checkpoint_every=250,
             picture_every=500,
