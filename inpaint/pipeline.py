@@ -185,7 +185,7 @@ class Inpainter:
         rows, columns = window
         part, missing = filled[..., rows, columns], hole[..., rows, columns]
         with clock.measure("vgg", size):
-            features = self.vgg(part)["relu3_1"]
+            features = self.vgg.relu3_1(part)
         with clock.measure("match", size):
             swapped, match = patchswap.swap(
                 features, hole=feature_hole(missing), key_margin=self.key_margin, return_match=True

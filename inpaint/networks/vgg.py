@@ -71,6 +71,22 @@ class VGG19(nn.Module):
             )
         return features
 
+    def relu3_1(self, image: Tensor, strip: int = 512) -> Tensor:
+        """relu3_1 of (B, 3, H, W), computed in strips of ``strip`` rows so that a large picture needs little memory.
+
+        Strips overlap by more than relu3_1 sees, so the features are those of ``forward``, up to rounding.
+        """
+        margin = 16  # relu3_1 sees 12 pixels to each side of a cell's first and last pixel
+        height = image.shape[2]
+        parts = []
+        for start in range(0, height, strip):
+            first, last = max(0, start - margin), min(height, start + strip + margin)
+            cells = self(image[:, :, first:last])["relu3_1"]
+            skipped = (start - first) // 4
+            wanted = -(-(min(height, start + strip) - start) // 4)
+            parts.append(cells[:, :, skipped : skipped + wanted])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
     def train(self, mode: bool = True) -> VGG19:
         """Stays in evaluation mode: the features are a fixed yardstick."""
         return super().train(False)
