@@ -82,7 +82,7 @@ class Inpainter:
         device: torch.device | str = "cpu",
         *,
         key_margin: int = 0,
-        carry: int = 8,
+        carry: int = 4,
         detail: bool = True,
         largest_window: float = 8.0,
     ) -> None:
