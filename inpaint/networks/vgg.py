@@ -76,7 +76,7 @@ class VGG19(nn.Module):
 
         Strips overlap by more than relu3_1 sees, so the features are those of ``forward``, up to rounding.
         """
-        margin = 16  # relu3_1 sees 12 pixels to each side of a cell's first and last pixel
+        margin = 16  # relu3_1 sees 24 pixels: 10 beyond each side of its cell's four
         height = image.shape[2]
         parts = []
         for start in range(0, height, strip):
