@@ -7,6 +7,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <iterator>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
@@ -123,8 +125,11 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
 }
 
-std::tuple<Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
-                                 std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk) {
+constexpr const char* kMethods[] = {"auto", "dense", "pruned", "direct", "mma", "wgmma"};
+
+std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                         std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
+                                         std::string precision, std::string method) {
   check_features("match", "query", query);
   check_features("match", "key", key);
   check_like("match", "query", query, "key", key);
@@ -132,6 +137,12 @@ std::tuple<Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor>
           "match: query and key must agree in batch and channels; got ", shape_text(query), " and ", shape_text(key));
   check_patch_size("match", patch_size);
   require(topk >= 1 && topk <= kMaxTopk, "match: topk must be from 1 to ", kMaxTopk, "; got ", topk);
+  require(precision == "exact" || precision == "fast", "match: precision must be \"exact\" or \"fast\"; got \"",
+          precision, "\"");
+  require(
+      std::find(std::begin(kMethods), std::end(kMethods), method) != std::end(kMethods),
+      "match: method must be \"auto\", \"dense\" or \"pruned\" (CPU), \"direct\", \"mma\" or \"wgmma\" (CUDA); got \"",
+      method, "\"");
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   if (query_mask) check_patch_mask("query_mask", *query_mask, "query", query, query_grid, patch_size);
@@ -141,8 +152,8 @@ std::tuple<Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor>
   const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
   Tensor score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
-  torch::stable::fill_(index, -1);
-  torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
+  const int64_t tally_shape[] = {2};
+  Tensor tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
   const MatchCall call{.query = torch::stable::contiguous(query),
                        .key = torch::stable::contiguous(key),
                        .query_mask = contiguous(query_mask),
@@ -159,16 +170,26 @@ std::tuple<Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor>
                        .key_columns = key_grid.columns,
                        .patch_size = patch_size,
                        .topk = topk,
+                       .fast = precision == "fast",
+                       .method = method,
                        .index = index,
-                       .score = score};
+                       .score = score,
+                       .tally = tally};
+  const bool for_cpu = method == "auto" || method == "dense" || method == "pruned";
+  const bool for_cuda = method == "auto" || !for_cpu;
+  require(query.is_cuda() ? for_cuda : for_cpu, "match: method \"", method, "\" is not there on ", device_text(query),
+          "; use \"auto\"");
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
     match_cuda(call);
-    return {index, score};
+    return {index, score, tally};
   }
 #endif
+  torch::stable::fill_(tally, 0);
+  torch::stable::fill_(index, -1);
+  torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
   match_cpu(call);
-  return {index, score};
+  return {index, score, tally};
 }
 
 Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size) {
@@ -253,8 +274,8 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
 STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "match(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
-      "key_mask, int patch_size, int topk) "
-      "-> (Tensor index, Tensor score)");
+      "key_mask, int patch_size, int topk, str precision=\"exact\", str "
+      "method=\"auto\") -> (Tensor index, Tensor score, Tensor tally)");
   library.def(
       "fold(Tensor index, Tensor key, Tensor? base, int height, int "
       "width, int patch_size) -> Tensor");

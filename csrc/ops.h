@@ -4,13 +4,17 @@
 // A patch is the p x p window of cells below and right of its top-left cell, over all channels; only windows wholly
 // inside the map count. Patch grids are (H-p+1, W-p+1), empty where no patch fits, and indices are row-major in them.
 //
-// match(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk)
-//     -> (Tensor index, Tensor score)
+// match(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
+//       str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)
 //
 //   For every query patch its topk (1 to 8) best key patches by normalised cross-correlation <q, k> / (|q| |k|).
 //
 //   - query, key: float32, bfloat16, float16 (accumulated in float32) or float64 (in float64), same dtype and device.
 //   - query_mask: bool (B, H-p+1, W-p+1), True = take part; key_mask the same on the key's grid; absent = all.
+//   - precision: "exact", or "fast": a kernel may rank keys in half precision only.
+//   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA. An
+//   error
+//     where that kernel does not exist for the given device, dtype, patch_size or topk.
 //   - index: int64 (B, topk, H-p+1, W-p+1), best first; score: the same shape, float32 or float64.
 //   - Ties: of equal <q, k> / |k| the lowest key index comes first. Equal patches have equal scores, bit for bit.
 //   - Zero norm: a patch whose squared norm is below the smallest normal number has score 0 with every other. It stays
@@ -18,6 +22,10 @@
 //   - No match: queries that take no part, and ranks beyond the number of valid keys, hold index -1 and score -inf.
 //   - Not finite: NaN, Inf and squared patch norms beyond float32 are an error on the CPU. The CUDA kernel does not
 //     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen.
+//
+//   - tally: int64 (2,): key patches scored in full precision after a coarse score had let them through, and queries
+//   for
+//     which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored coarsely.
 //
 // fold(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor
 //
@@ -40,6 +48,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace patchswap {
 
@@ -47,8 +56,8 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
 
-// A checked call of match. Tensors are contiguous; rows and columns count patches. A backend fills index and score,
-// which arrive holding -1 and -inf.
+// A checked call of match. Tensors are contiguous; rows and columns count patches. On the CPU index and score arrive
+// holding -1 and -inf, and tally zeros; on CUDA they hold nothing yet and match_cuda writes every entry.
 struct MatchCall {
   Tensor query, key;
   std::optional<Tensor> query_mask, key_mask;
@@ -56,7 +65,9 @@ struct MatchCall {
   int64_t query_height, query_width, key_height, key_width;
   int64_t query_rows, query_columns, key_rows, key_columns;
   int64_t patch_size, topk;
-  Tensor index, score;
+  bool fast;           // precision is "fast"
+  std::string method;  // one of kMethods
+  Tensor index, score, tally;
 };
 
 // A checked call of fold or fold_backward. Tensors are contiguous. `rows` and `columns` are the grid of index,

@@ -10,6 +10,8 @@ from torch import Tensor
 
 PATCH_SIZES = (1, 3, 5)
 MAX_TOPK = 8
+PRECISIONS = ("exact", "fast")
+METHODS = ("auto", "dense", "pruned", "direct", "mma", "wgmma")
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -85,7 +87,14 @@ def check_patch_mask(operator: str, name: str, mask: Tensor, features_name: str,
 
 
 def check_match(
-    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str,
+    method: str,
 ) -> None:
     """Raise ValueError or TypeError where the arguments of `match` break its contract."""
     check_features("match", "query", query)
@@ -95,6 +104,13 @@ def check_match(
     check_patch_size("match", patch_size)
     if not 1 <= topk <= MAX_TOPK:
         raise ValueError(f"patchswap.match: topk must be from 1 to {MAX_TOPK}; got {topk}")
+    if precision not in PRECISIONS:
+        raise ValueError(f'patchswap.match: precision must be "exact" or "fast"; got "{precision}"')
+    if method not in METHODS:
+        raise ValueError(
+            'patchswap.match: method must be "auto", "dense" or "pruned" (CPU), "direct", "mma" or "wgmma" (CUDA); '
+            f'got "{method}"'
+        )
     if query_mask is not None:
         check_patch_mask("match", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:

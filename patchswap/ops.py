@@ -20,8 +20,8 @@ from torch import Tensor
 from patchswap import contract, reference
 
 SCHEMAS = {
-    "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk) "
-    "-> (Tensor index, Tensor score)",
+    "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
+    'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
     "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
     "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
 }
@@ -63,10 +63,21 @@ for _name, _schema in SCHEMAS.items():
 
 
 def match(
-    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
-) -> tuple[Tensor, Tensor]:
-    """torch.ops.patchswap.match: index int64 and score, both (B, topk, H-p+1, W-p+1)."""
-    return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk)
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.ops.patchswap.match: index int64 and score, both (B, topk, H-p+1, W-p+1), and tally int64 (2,).
+
+    tally says how the choice was made: key patches scored in full precision after a coarse score had let them through,
+    and queries for which the coarse scores could not decide, which were searched in full.
+    """
+    return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
 
 
 def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
@@ -81,13 +92,21 @@ def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width
 
 @torch.library.register_fake("patchswap::match")
 def _match_fake(
-    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
-) -> tuple[Tensor, Tensor]:
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk)
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     shape = (query.shape[0], topk, *contract.patch_grid(query.shape[2], query.shape[3], patch_size))
     return (
         query.new_empty(shape, dtype=torch.int64),
         query.new_empty(shape, dtype=contract.accumulation_dtype(query.dtype)),
+        query.new_empty(2, dtype=torch.int64),
     )
 
 
@@ -103,12 +122,12 @@ def _fold_backward_fake(grad_output: Tensor, index: Tensor, key_height: int, key
     return grad_output.new_empty(grad_output.shape[0], grad_output.shape[1], key_height, key_width)
 
 
-def _match_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _match_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(*output)
 
 
-def _match_gradient(ctx: Any, grad_index: Tensor, grad_score: Tensor) -> tuple[None, ...]:
-    return None, None, None, None, None, None
+def _match_gradient(ctx: Any, grad_index: Tensor, grad_score: Tensor, grad_tally: Tensor) -> tuple[None, ...]:
+    return (None,) * 8
 
 
 def _fold_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -20,13 +20,22 @@ SCORES_PER_CHUNK = 1 << 22
 
 
 def match(
-    query: Tensor, key: Tensor, query_mask: Tensor | None, key_mask: Tensor | None, patch_size: int, topk: int
-) -> tuple[Tensor, Tensor]:
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
     """Best keys of every query patch by normalised cross-correlation; see csrc/ops.h for the contract.
 
-    Returns index int64 and score, both (B, topk, H-p+1, W-p+1).
+    There is one way here, an exact one, whatever precision and method say.
+
+    Returns index int64 and score, both (B, topk, H-p+1, W-p+1), and tally, two zeros.
     """
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk)
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     accumulate = contract.accumulation_dtype(query.dtype)
     query, key = query.to(accumulate), key.to(accumulate)
     _require_finite("query", query, patch_size)
@@ -54,7 +63,8 @@ def match(
                 index[sample, rank, chunk] = key_positions[best[:, 0]]
                 score[sample, rank, chunk] = ranking.gather(1, best)[:, 0] * _inverse_norm(patches)
                 ranking.scatter_(1, best, -torch.inf)
-    return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid)
+    tally = torch.zeros(2, dtype=torch.int64, device=query.device)
+    return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
 
 
 def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:

@@ -33,6 +33,7 @@ def match(
     key_mask: Tensor | None = None,
     topk: int = 1,
     precision: str = "exact",
+    method: str = "auto",
 ) -> Match:
     """Find, for every patch of `query`, the patches of `key` with the highest normalised cross-correlation.
 
@@ -49,7 +50,11 @@ def match(
         query_mask: (B, H-p+1, W-p+1) bool on the patch grid, True = take part. All take part by default.
         key_mask: (B, H'-p+1, W'-p+1) bool on the patch grid, True = may be chosen. All may by default.
         topk: how many keys to return for each query, from 1 to 8, best first.
-        precision: "exact", the only mode there is.
+        precision: "exact", or "fast": on a GPU with tensor cores keys are ranked in half precision only, so a key whose
+            score is within rounding of the best may be chosen. Elsewhere, and for topk > 1 or a patch_size other than
+            3, "fast" is the same as "exact".
+        method: "auto", or the kernel to use, for tests and benchmarks: "dense" or "pruned" on the CPU; "direct", "mma"
+            or "wgmma" on a GPU. All give the same match, up to rounding of the score.
 
     Returns:
         Match(index, score) on the query's patch grid; with topk = k > 1 a dimension of k follows the batch.
@@ -59,10 +64,8 @@ def match(
             the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
             query index -1 and score NaN and never chooses such a key.
     """
-    if precision != "exact":
-        raise ValueError(f'patchswap.match: precision must be "exact"; got {precision!r}')
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk)
-    index, score = ops.match(query, key, query_mask, key_mask, patch_size, topk)
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    index, score, _ = ops.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     return Match(index[:, 0], score[:, 0]) if topk == 1 else Match(index, score)
 
 

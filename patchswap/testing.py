@@ -37,7 +37,7 @@ def assert_match_close(
     if tolerance is None:
         terms = query.shape[1] * patch_size**2
         tolerance = 8 * torch.finfo(contract.accumulation_dtype(query.dtype)).eps * max(terms, 1) ** 0.5
-    best_index, best_score = reference.match(query.double(), key.double(), query_mask, key_mask, patch_size, topk)
+    best_index, best_score, _ = reference.match(query.double(), key.double(), query_mask, key_mask, patch_size, topk)
     missing = best_index < 0
     assert torch.equal(index < 0, missing), "index is -1 in other places than where nothing can be matched"
     assert bool(torch.isneginf(score[missing]).all()), "score is not -inf where index is -1"

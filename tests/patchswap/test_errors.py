@@ -13,29 +13,43 @@ hole = torch.zeros(2, 8, 9, dtype=torch.bool)
 
 # name: arguments of torch.ops.patchswap.<operator>, words that the error must hold
 MATCH = {
-    "rank": ((features[0], features, None, None, 3, 1), "query must have shape (B, C, H, W); got (3, 8, 9)"),
+    "rank": (
+        (features[0], features, None, None, 3, 1, "exact", "auto"),
+        "query must have shape (B, C, H, W); got (3, 8, 9)",
+    ),
     "dtype": (
-        (features.int(), features, None, None, 3, 1),
+        (features.int(), features, None, None, 3, 1, "exact", "auto"),
         "query must be float32, float64, bfloat16 or float16; got int32",
     ),
-    "two dtypes": ((features, features.half(), None, None, 3, 1), "must have the same dtype; got float32 and float16"),
+    "two dtypes": (
+        (features, features.half(), None, None, 3, 1, "exact", "auto"),
+        "must have the same dtype; got float32 and float16",
+    ),
     "batch": (
-        (features, features[:1], None, None, 3, 1),
+        (features, features[:1], None, None, 3, 1, "exact", "auto"),
         "must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
     ),
-    "channels": ((features, features[:, :1], None, None, 3, 1), "must agree in batch and channels"),
-    "patch_size": ((features, features, None, None, 2, 1), "patch_size must be 1, 3 or 5; got 2"),
-    "topk 0": ((features, features, None, None, 3, 0), "topk must be from 1 to 8; got 0"),
-    "topk 9": ((features, features, None, None, 3, 9), "topk must be from 1 to 8; got 9"),
+    "channels": ((features, features[:, :1], None, None, 3, 1, "exact", "auto"), "must agree in batch and channels"),
+    "patch_size": ((features, features, None, None, 2, 1, "exact", "auto"), "patch_size must be 1, 3 or 5; got 2"),
+    "topk 0": ((features, features, None, None, 3, 0, "exact", "auto"), "topk must be from 1 to 8; got 0"),
+    "topk 9": ((features, features, None, None, 3, 9, "exact", "auto"), "topk must be from 1 to 8; got 9"),
     "mask dtype": (
-        (features, features, grid.int(), None, 3, 1),
+        (features, features, grid.int(), None, 3, 1, "exact", "auto"),
         "query_mask must be bool; got int32; compare it first",
     ),
     "mask shape": (
-        (features, features, None, hole, 3, 1),
+        (features, features, None, hole, 3, 1, "exact", "auto"),
         "key_mask must have the shape of key's patch grid (2, 6, 7)",
     ),
-    "mask batch": ((features, features, grid[:1], None, 3, 1), "patch grid (2, 6, 7) at patch_size 3; got (1, 6, 7)"),
+    "mask batch": (
+        (features, features, grid[:1], None, 3, 1, "exact", "auto"),
+        "patch grid (2, 6, 7) at patch_size 3; got (1, 6, 7)",
+    ),
+    "precision": (
+        (features, features, None, None, 3, 1, "half", "auto"),
+        'precision must be "exact" or "fast"; got "half"',
+    ),
+    "method": ((features, features, None, None, 3, 1, "exact", "best"), 'method must be "auto", "dense" or "pruned"'),
 }
 FOLD = {
     "rank": ((index, features[0], None, 8, 9, 3), "key must have shape (B, C, H, W); got (3, 8, 9)"),
@@ -99,8 +113,8 @@ def test_public_functions_raise_python_errors():
         patchswap.match(features, features[:1])
     with pytest.raises(TypeError, match="same dtype"):
         patchswap.match(features, features.half())
-    with pytest.raises(ValueError, match="precision must be \"exact\"; got 'fast'"):
-        patchswap.match(features, features, precision="fast")
+    with pytest.raises(ValueError, match='precision must be "exact" or "fast"; got "half"'):
+        patchswap.match(features, features, precision="half")
     with pytest.raises(ValueError, match="index must have shape"):
         patchswap.fold(index, features, output_size=(9, 9))
     with pytest.raises(ValueError, match="query_mask must have the shape of index"):
@@ -135,3 +149,9 @@ def test_non_finite_features_on_the_gpu():
     match = patchswap.match(query.cuda(), key.cuda())
     assert int(match.index[0, 0, 0]) == -1 and bool(match.score[0, 0, 0].isnan())
     assert bool((match.index.flatten()[1:] >= 0).all()) and not bool((match.index == 15).any())
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the reference has one method")
+def test_method_of_another_device():
+    with pytest.raises(RuntimeError, match='method "mma" is not there on cpu; use "auto"'):
+        patchswap.match(features, features, method="mma")

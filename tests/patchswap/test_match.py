@@ -80,7 +80,7 @@ def test_ties_go_to_the_lowest_index(sizes, patch_size, topk, seed):
     key = torch.zeros(1, 4, *sizes[2:])
     key.scatter_(1, torch.randint(0, 2, (1, 1, *sizes[2:])), 1.0)  # one-hot cells: every key patch has the same norm
     query = torch.cat([query, torch.zeros_like(query)], 1)
-    index, _ = reference.match(query.double(), key.double(), None, None, patch_size, topk)
+    index, *_ = reference.match(query.double(), key.double(), None, None, patch_size, topk)
     match = patchswap.match(query, key, patch_size=patch_size, topk=topk)
     assert torch.equal(match.index.view_as(index), index)
 

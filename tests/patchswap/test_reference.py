@@ -36,7 +36,7 @@ def test_match(patch_size, topk, monkeypatch):
     key[0, :, :5, :5] = 0
     query_mask = torch.rand(2, 8 - patch_size, 7 - patch_size) < 0.7
     key_mask = torch.rand(2, 7 - patch_size, 9 - patch_size) < 0.5
-    index, score = reference.match(query, key, query_mask, key_mask, patch_size, topk)
+    index, score, _ = reference.match(query, key, query_mask, key_mask, patch_size, topk)
     expected_index, expected_score = slow_match(query, key, query_mask, key_mask, patch_size, topk)
     assert torch.equal(index, expected_index)
     torch.testing.assert_close(score, expected_score)

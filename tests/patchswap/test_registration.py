@@ -16,7 +16,7 @@ def test_opcheck(device, dtype, requires_grad):
     query = torch.randn(2, 3, 7, 8, device=device).to(dtype).requires_grad_(requires_grad)
     key = torch.randn(2, 3, 6, 9, device=device).to(dtype).requires_grad_(requires_grad)
     query_mask = torch.rand(2, 5, 6, device=device) < 0.5
-    torch.library.opcheck(MATCH, (query, key, query_mask, None, 3, 2))
+    torch.library.opcheck(MATCH, (query, key, query_mask, None, 3, 2, "exact", "auto"))
     index = patchswap.match(query, key, query_mask=query_mask).index
     base = torch.randn(2, 3, 7, 8, device=device).to(dtype).requires_grad_(requires_grad)
     torch.library.opcheck(FOLD, (index, key, base, 7, 8, 3))
@@ -58,9 +58,9 @@ def test_compile_with_dynamic_shapes(device):
 def test_autocast(device, dtype):
     """match casts to float32, which also lets it take two dtypes; fold keeps the dtype of its key."""
     query, key = torch.randn(1, 5, 8, 8, device=device), torch.randn(1, 5, 8, 8, device=device).to(dtype)
-    index, score = MATCH(query, key.float(), None, None, 3, 1)
+    index, score, _ = MATCH(query, key.float(), None, None, 3, 1)
     with torch.autocast(device, dtype=torch.bfloat16):
-        mixed_index, mixed_score = MATCH(query, key, None, None, 3, 1)
+        mixed_index, mixed_score, _ = MATCH(query, key, None, None, 3, 1)
         assert patchswap.fold(index[:, 0], key, output_size=(8, 8)).dtype == dtype
         assert patchswap.swap(key, key.flip(2)).dtype == dtype
     assert torch.equal(mixed_index, index) and torch.equal(mixed_score, score)
