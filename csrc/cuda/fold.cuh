@@ -3,10 +3,10 @@
 // Both are gathers: one thread per output number, which looks up and adds all that belongs there in a fixed order. The
 // gradient needs, for each key patch, the queries that chose it: index sorted stably, and where each key's run begins.
 //
-// Torch-free, and runs on the host too; see match.cuh.
+// Torch-free, and runs on the host too; see match_direct.cuh.
 #pragma once
 
-#include "match.cuh"
+#include "match_direct.cuh"
 
 namespace patchswap {
 

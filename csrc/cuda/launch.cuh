@@ -1,4 +1,5 @@
-// Running the work of one thread (a struct with operator()(thread)) over any number of them, on torch's current stream.
+// Launching kernels on torch's current stream: a kernel as it is, or the work of one thread (a struct with
+// operator()(thread)) over any number of threads.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,23 +24,30 @@ inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
+inline void check_cuda(cudaError_t error) {
+  STD_TORCH_CHECK(error == cudaSuccess, "patchswap: CUDA failed: ", cudaGetErrorString(error));
+}
+
+// All blocks lie in grid.x, whose limit of 2^31 - 1 blocks is beyond any memory; the other dimensions end at 65535.
+template <class... Arguments>
+void start(void (*kernel)(Arguments...), int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+           const Arguments&... arguments) {
+  if (blocks == 0) return;
+  STD_TORCH_CHECK(blocks < (int64_t(1) << 31), "patchswap: ", blocks, " blocks exceed one launch; use a smaller batch");
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
+  check_cuda(cudaGetLastError());
+}
+
 template <class Work>
-__global__ void __launch_bounds__(kThreadsPerBlock) run(Work work, int64_t threads) {
+__global__ void __launch_bounds__(kThreadsPerBlock, 1) run(Work work, int64_t threads) {
   const int64_t thread = blockIdx.x * kThreadsPerBlock + threadIdx.x;
   if (thread < threads) work(thread);
 }
 
-// work(i) for i in [0, threads). All blocks lie in grid.x, whose limit of 2^31 - 1 blocks of 128 is beyond any memory;
-// the other grid dimensions end at 65535.
+// work(i) for i in [0, threads).
 template <class Work>
 void launch(cudaStream_t stream, int64_t threads, Work work) {
-  if (threads == 0) return;
-  const int64_t blocks = (threads + kThreadsPerBlock - 1) / kThreadsPerBlock;
-  STD_TORCH_CHECK(blocks < (int64_t(1) << 31), "patchswap: ", threads,
-                  " threads exceed one launch; use a smaller batch");
-  run<<<static_cast<unsigned>(blocks), kThreadsPerBlock, 0, stream>>>(work, threads);
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "patchswap: kernel launch failed: ", cudaGetErrorString(error));
+  start(run<Work>, (threads + kThreadsPerBlock - 1) / kThreadsPerBlock, kThreadsPerBlock, 0, stream, work, threads);
 }
 
 }  // namespace patchswap

@@ -1,21 +1,36 @@
-// Host side of match on the GPU: workspace and launches.
+// Host side of match on the GPU: which kernels run, their workspace, and the launches.
 //
-// Workspace: 1 / norm of every patch, and slices x topk candidates (score and index) for each query.
+// Two ways. The tensor-core search (problem.cuh) is three launches: prepare, a search, rescore. It takes 3x3 patches,
+// one key per query, and up to 32-bit features on compute capability 8.0 or later. Everything else takes the direct way
+// (match_direct.cuh): four launches of plain loops.
+//
+// Nothing here waits for the device, and all memory is torch's, so a call can be captured in a CUDA graph.
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
+#include <mutex>
+#include <string>
 
 #include "../dtype.h"
 #include "../ops.h"
 #include "launch.cuh"
-#include "match.cuh"
+#include "match_direct.cuh"
+#include "match_mma.cuh"
+#include "prepare.cuh"
+#include "rescore.cuh"
+#ifdef PATCHSWAP_WGMMA
+#include "match_wgmma.cuh"
+#endif
 
 namespace patchswap {
 namespace {
 
 using torch::headeronly::ScalarType;
+
+// ---- the direct way
 
 static_assert(kMostRanks == kMaxTopk);
 
@@ -34,10 +49,10 @@ MapView<Element> view(const Tensor& features, const std::optional<Tensor>& mask,
           .columns = columns};
 }
 
+// Workspace: 1 / norm of every patch, and slices x topk candidates (score and index) for each query.
 template <int P, class Element>
-void match_typed(const MatchCall& call) {
+void match_direct(const MatchCall& call, cudaStream_t stream) {
   using Sum = Accumulate<Element>;
-  const cudaStream_t stream = current_stream(call.query);
   const int64_t queries = call.query_rows * call.query_columns, keys = call.key_rows * call.key_columns;
   const int64_t slices = std::clamp<int64_t>(kWantedThreads / (call.batch * queries), 1, kMostSlices);
   const int64_t slice_shape[] = {call.batch, slices, call.topk, queries};
@@ -65,15 +80,228 @@ void match_typed(const MatchCall& call) {
   launch(stream, call.batch * queries, MergeSlices<Element, Sum>{p});
 }
 
+// ---- the tensor-core way
+
+// What one device can run. Asked for once per device, as the answers take longer than a small match.
+struct Device {
+  int processors = 0;  // 0: not asked yet
+  bool mma = false, wgmma = false;
+};
+
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, name, device));
+  return value;
+}
+
+// Allows the kernel as much dynamic shared memory as it takes, where the device has that much and the library holds
+// code for it that is not empty: code made for less than `least` has none (device.cuh).
+template <class Kernel>
+bool prepare_kernel(Kernel kernel, int shared_bytes, int least, int device) {
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // no code for this device: not an error of ours
+    return false;
+  }
+  if (attributes.ptxVersion < least) return false;
+  if (shared_bytes > attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return false;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  return true;
+}
+
+const Device& device_of(const Tensor& tensor) {
+  static std::mutex asking;
+  static std::array<Device, 64> devices;  // torch numbers its devices with 8 bits, and no machine has as many
+  const int number = tensor.get_device_index();
+  const std::lock_guard<std::mutex> lock(asking);
+  Device& device = devices.at(number);
+  if (device.processors == 0) {
+    device.mma = prepare_kernel(match_mma, mma::kSharedBytes, 80, number);
+#ifdef PATCHSWAP_WGMMA
+    device.wgmma = attribute(cudaDevAttrComputeCapabilityMajor, number) == 9 &&
+                   attribute(cudaDevAttrComputeCapabilityMinor, number) == 0 &&
+                   prepare_kernel(match_wgmma, wgmma::kSharedBytes, 90, number);
+#endif
+    device.processors = attribute(cudaDevAttrMultiProcessorCount, number);
+  }
+  return device;
+}
+
+// One allocation for all of a call's arrays, laid out in two passes over the same code: the first counts.
+class Workspace {
+ public:
+  template <class Number>
+  void take(Number*& array, int64_t count) {
+    if (memory_) array = reinterpret_cast<Number*>(memory_ + used_);
+    used_ += (count * static_cast<int64_t>(sizeof(Number)) + 255) / 256 * 256;
+  }
+  int64_t used() const { return used_; }
+  void place(Tensor& bytes) {
+    memory_ = static_cast<unsigned char*>(bytes.mutable_data_ptr());
+    used_ = 0;
+  }
+
+ private:
+  unsigned char* memory_ = nullptr;
+  int64_t used_ = 0;
+};
+
+// Runs listed for one query: more make a search in full rarer; all lists together stay below this many bytes.
+constexpr int64_t kMostListBytes = int64_t(128) << 20;
+constexpr int64_t kLongestList = 128, kShortestList = 16;
+
+void take_map(Workspace& space, PackedMap& map, int64_t batch) {
+  space.take(map.cells, batch * map.units * map.cell_pitch * kUnit);
+  space.take(map.exact, batch * map.cell_count() * map.units * kUnit);
+  space.take(map.square, batch * map.cell_count());
+  space.take(map.error, batch * map.cell_count());
+}
+
+// Workspace for C channels (rounded up to kChunk): 6 C + 24 bytes for every cell of each map (once, where query and key
+// are one tensor), 17 bytes more for every query cell, and for every query 20 + 8 list_length bytes, where list_length
+// is 128 or as many as fit into kMostListBytes, at least 16.
+template <class Element>
+void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
+  Problem& p = work.problem;
+  const int64_t batch = p.batch, queries = batch * p.query.patches(), keys = batch * p.key.cell_count();
+  // First what starts as zero, in one piece that begins at worst_error, then what does not.
+  space.take(p.worst_error, batch);
+  space.take(work.query_arrivals, batch * p.query.rows());
+  space.take(work.key_arrivals, batch * p.key.rows());
+  space.take(p.first_key, batch);
+  take_map(space, p.query, batch);
+  if (work.one_map) {
+    p.key = p.query;
+    work.key_arrivals = nullptr;
+  } else {
+    take_map(space, p.key, batch);
+  }
+  space.take(p.key_factor, keys);
+  space.take(p.key_shift, batch);
+  space.take(p.query_norm, queries);
+  space.take(p.query_margin, queries);
+  space.take(p.query_scaled, queries);
+  space.take(p.threshold, queries);
+  space.take(p.list_count, queries);
+  if (fast) {
+    space.take(p.best, queries);
+  } else {
+    space.take(p.list, queries * p.list_length);
+  }
+  space.take(p.plan, batch);
+  space.take(p.slots, batch * p.group_pitch * kSlots);
+  space.take(work.workspace, plan_workspace(batch, p.query.rows(), p.query.width));
+}
+
+PackedMap packed_map(const Tensor& features) {
+  PackedMap map{};
+  map.height = features.size(2);
+  map.width = features.size(3);
+  map.units = (features.size(1) + kChunk - 1) / kChunk * (kChunk / kUnit);
+  map.cell_pitch = (map.cell_count() + kUnit - 1) / kUnit * kUnit;
+  return map;
+}
+
+// The kernels count cells, patches and 16-byte words of a packed map in 32 bits.
+bool fits_32_bits(const MatchCall& call) {
+  constexpr int64_t kMost = int64_t(1) << 30;
+  const int64_t units = (call.channels + kChunk - 1) / kChunk * (kChunk / kUnit);
+  const auto fits = [&](int64_t height, int64_t width) {
+    return call.batch * units * (height * width + kUnit) < kMost &&
+           (height + kMostRows) * width + 2 * call.batch < kMost && call.batch * height * width < kMost;
+  };
+  return fits(call.query_height, call.query_width) && fits(call.key_height, call.key_width);
+}
+
+template <class Element>
+void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& device, bool use_wgmma) {
+  Preparation<Element> work{};
+  Problem& p = work.problem;
+  p.query = packed_map(call.query);
+  p.key = packed_map(call.key);
+  p.batch = call.batch;
+  p.channels = call.channels;
+  p.query_mask = call.query_mask ? call.query_mask->const_data_ptr<bool>() : nullptr;
+  p.key_mask = call.key_mask ? call.key_mask->const_data_ptr<bool>() : nullptr;
+  p.list_length = std::clamp<int64_t>(kMostListBytes / 8 / (p.batch * p.query.patches()), kShortestList, kLongestList);
+  p.group_pitch = plan_group_pitch(p.query.rows(), p.query.width);
+  p.index = call.index.mutable_data_ptr<int64_t>();
+  p.score = call.score.mutable_data_ptr<float>();
+  p.tally = call.tally.mutable_data_ptr<int64_t>();
+  work.query = static_cast<const Element*>(call.query.const_data_ptr());
+  work.key = static_cast<const Element*>(call.key.const_data_ptr());
+  work.one_map = static_cast<const void*>(work.query) == static_cast<const void*>(work.key) &&
+                 call.query_height == call.key_height && call.query_width == call.key_width;
+  work.cost = {.key_stride = mma::kStretch, .match_blocks = device.processors};
+#ifdef PATCHSWAP_WGMMA
+  if (use_wgmma) work.cost.key_stride = wgmma::kStretch;
+#endif
+
+  Workspace space;
+  take_all(space, work, call.fast);
+  const int64_t bytes[] = {space.used()};
+  Tensor memory = torch::stable::new_empty(call.index, {bytes, 1}, ScalarType::Byte);
+  space.place(memory);
+  take_all(space, work, call.fast);
+
+  const auto byte = [](const void* address) { return static_cast<const unsigned char*>(address); };
+  check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.first_key) - byte(p.worst_error), stream));
+  check_cuda(cudaMemsetAsync(p.first_key, 0x7f, p.batch * sizeof(int), stream));
+  start(prepare<Element>, prepare_blocks(p, work.one_map), kPrepareThreads, kPrepareShared, stream, work);
+  if (use_wgmma) {
+#ifdef PATCHSWAP_WGMMA
+    start(match_wgmma, device.processors, wgmma::kThreads, wgmma::kSharedBytes, stream, p);
+#endif
+  } else {
+    start(match_mma, device.processors, mma::kThreads, mma::kSharedBytes, stream, p);
+  }
+  start(rescore, rescore_blocks(p), kRescoreThreads, kRescoreShared, stream, p);
+}
+
+// Which way to go. Explicit wishes that cannot be met are errors.
+enum class Way { kDirect, kMma, kWgmma };
+
+Way choose_way(const MatchCall& call, const Device& device) {
+  const std::string& method = call.method;
+  const bool fits = call.patch_size == kPatch && call.topk == 1 && call.query.scalar_type() != ScalarType::Double &&
+                    call.channels > 0 && call.key_rows > 0 && fits_32_bits(call);
+  if (method == "direct") return Way::kDirect;
+  if (method == "auto") return !fits || !device.mma ? Way::kDirect : device.wgmma ? Way::kWgmma : Way::kMma;
+  STD_TORCH_CHECK(fits, "patchswap.match: method \"", method,
+                  "\" takes patch_size 3, topk 1, float32, bfloat16 or float16 features with at least one channel and "
+                  "one key patch, and fewer than 2^30 16-byte words of packed features; use \"auto\"");
+  STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,
+                  "\" is not there on this GPU or in this build; use \"auto\"");
+  return method == "mma" ? Way::kMma : Way::kWgmma;
+}
+
 }  // namespace
 
 void match_cuda(const MatchCall& call) {
-  if (call.index.numel() == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(call.query.get_device_index());
-  with_element_type(call.query.scalar_type(), [&](auto element) {
-    with_patch_size(call.patch_size,
-                    [&](auto patch_size) { match_typed<decltype(patch_size)::value, decltype(element)>(call); });
-  });
+  const cudaStream_t stream = current_stream(call.query);
+  const Way way = call.index.numel() == 0 ? Way::kDirect : choose_way(call, device_of(call.query));
+  if (way == Way::kDirect) {
+    check_cuda(cudaMemsetAsync(call.tally.mutable_data_ptr(), 0, 2 * sizeof(int64_t), stream));
+    if (call.index.numel() == 0) return;
+    with_element_type(call.query.scalar_type(), [&](auto element) {
+      with_patch_size(call.patch_size, [&](auto patch_size) {
+        match_direct<decltype(patch_size)::value, decltype(element)>(call, stream);
+      });
+    });
+    return;
+  }
+  const auto search = [&](auto element) {
+    match_by_search<decltype(element)>(call, stream, device_of(call.query), way == Way::kWgmma);
+  };
+  switch (call.query.scalar_type()) {
+    case ScalarType::Half:
+      return search(Half{});
+    case ScalarType::BFloat16:
+      return search(BFloat16{});
+    default:
+      return search(float{});
+  }
 }
 
 #define PATCHSWAP_TEXT_OF(...) #__VA_ARGS__

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cuda/fold.cuh"
-#include "cuda/match.cuh"
+#include "cuda/match_direct.cuh"
 
 namespace {
 

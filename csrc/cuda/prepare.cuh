@@ -1,0 +1,311 @@
+// The first launch of the tensor-core match: everything that its search wants to know of the maps.
+//
+//   packing   both maps in half precision, scaled and in the order of the tensor cores, and in float32, channels last
+//   norms     of cells and patches, with what rounding to half took from them
+//   plan      which query cells are worked on; see plan.cuh
+//
+// Blocks of kPrepareThreads threads have two roles. The first B blocks plan, one sample each. Every other block owns
+// one row of cells of one map of one sample (of the query only, where query and key are one tensor) and packs it. A row
+// of patches needs three rows of cells: the block that finishes the last of the three computes it, as counters tell. No
+// block waits for another.
+//
+// Packing goes in tiles of kWarp cells: a lane has a cell, a warp every eighth unit of channels. Sums over channels are
+// made in the same order for every cell, and those over the cells of a patch for every patch, so equal patches have
+// equal norms wherever they lie, bit for bit.
+#pragma once
+
+#include <cstdint>
+
+#include "device.cuh"
+#include "plan.cuh"
+#include "problem.cuh"
+#include "search.cuh"
+
+namespace patchswap {
+
+constexpr int kPrepareThreads = 256;
+constexpr int kPrepareWarps = kPrepareThreads / kWarp;
+static_assert(kPrepareThreads == kPlanThreads);
+
+// The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers.
+constexpr int kPiece = 8;
+constexpr int kPieces = 512;
+constexpr int kScaledExponent = 8;  // the largest number seen comes to lie in [2^8, 2^9); half ends near 2^16
+constexpr int kMostShift = 100;     // no map whose patches have a norm in float32's range needs more
+
+constexpr float kSmallestNormal = 1.17549435e-38f;
+constexpr float kLargestHalf = 65504.0f;
+
+// Dynamic shared memory of a packing block, in bytes; a planning block has its own use for it.
+constexpr int kSumsCount = 2 * 2 * kPrepareWarps * kWarp;  // two tiles, two sums, per warp and lane
+constexpr int kLargestAt = kSumsCount * 4;                 // one int per warp
+constexpr int kFinishedAt = kLargestAt + kPrepareWarps * 4;
+constexpr int kPackShared = kFinishedAt + kPatch * 4;
+constexpr int kPrepareShared = kPackShared > kPlanShared * 4 ? kPackShared : kPlanShared * 4;
+
+// bfloat16 as it lies in memory: the upper half of a float. float16 is Half.
+struct BFloat16 {
+  uint16_t bits;
+};
+PATCHSWAP_DEVICE float to_float(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
+PATCHSWAP_DEVICE float to_float(float value) { return value; }
+
+template <class Element>
+struct Preparation {
+  Problem problem;
+  const Element* query;  // [B][C][query height][query width]
+  const Element* key;    // [B][C][key height][key width]; not read where one_map
+  bool one_map;          // query and key are one tensor, packed once
+  int* query_arrivals;   // [B][query rows] rows of cells finished of the three below a row of patches; starts at 0
+  int* key_arrivals;     // [B][key rows] likewise; null where one_map
+  uint32_t* workspace;   // of plan_queries, plan_workspace(...) words
+  PlanCost cost;
+};
+
+inline int64_t prepare_blocks(const Problem& p, bool one_map) {
+  return p.batch * (1 + p.query.height + (one_map ? 0 : p.key.height));
+}
+
+struct alignas(16) HalfUnit {
+  Half channel[kUnit];
+};
+struct alignas(16) FloatQuad {
+  float value[4];
+};
+
+// The exponent by which a map of one sample is scaled, the same in all blocks that ask. `count` numbers; `scratch` one
+// int per warp. Choosing it badly costs precision and thereby time, never correctness.
+template <class Element>
+PATCHSWAP_DEVICE int scale_exponent(const Element* features, int64_t count, Shared<int> scratch) {
+  const int thread = thread_index();
+  const int64_t stretch = count / kPieces;
+  // A piece lies somewhere in its stretch, so that no period of the map, a row or a plane, decides what is seen.
+  const uint64_t room = stretch > kPiece ? static_cast<uint64_t>(stretch - kPiece) + 1 : 1;
+  int largest = 0;  // as bits, which for positive floats have their order
+#pragma unroll
+  for (int piece = thread / kPiece; piece < kPieces; piece += kPrepareThreads / kPiece) {
+    const uint32_t golden_ratio = 0x9e3779b9u;  // times 2^32: spreads evenly whatever the number of pieces
+    const int64_t begin = piece * (stretch > kPiece ? stretch : kPiece);
+    const int64_t place =
+        begin + static_cast<int64_t>((static_cast<uint32_t>(piece) * golden_ratio) * room >> 32) + thread % kPiece;
+    const uint32_t bits = place < count ? bits_of(to_float(features[place])) & ~(1u << 31) : 0;
+    if (bits < bits_of(infinity()) && static_cast<int>(bits) > largest) largest = static_cast<int>(bits);
+  }
+  largest = largest_of_warp(largest);
+  if (thread % kWarp == 0) scratch.store(thread / kWarp, largest);
+  block_barrier();
+  for (int i = 0; i < kPrepareWarps; i++) {
+    const int other = scratch.load(i);
+    largest = other > largest ? other : largest;
+  }
+  if (largest == 0) return 0;
+  const int shift = kScaledExponent - ((largest >> 23) - 127);
+  return shift < -kMostShift ? -kMostShift : shift > kMostShift ? kMostShift : shift;
+}
+
+// One row of cells, `row`, of the map of `sample`; features are those of the sample.
+template <class Element>
+PATCHSWAP_DEVICE void pack_row(const PackedMap& map, const Element* features, int64_t channels, int sample, int row,
+                               float scale, Shared<float> sums) {
+  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
+  const int64_t width = map.width, plane = map.cell_count(), first_cell = row * width;
+  const int units = static_cast<int>(map.units);
+  HalfUnit* cells = reinterpret_cast<HalfUnit*>(map.cells) + sample * map.units * map.cell_pitch;
+  FloatQuad* exact = reinterpret_cast<FloatQuad*>(map.exact + sample * plane * map.units * kUnit);
+
+  for (int64_t tile = 0; tile * kWarp < width; tile++) {
+    const int64_t column = tile * kWarp + lane, cell = first_cell + column;
+    const bool in_row = column < width;
+    float square = 0.0f, error = 0.0f;
+#pragma unroll 2
+    for (int unit = warp; unit < units; unit += kPrepareWarps) {
+      HalfUnit packed;
+      float given[kUnit];
+#pragma unroll
+      for (int i = 0; i < kUnit; i++) {
+        const int64_t channel = static_cast<int64_t>(unit) * kUnit + i;
+        given[i] = in_row && channel < channels ? to_float(features[channel * plane + cell]) : 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kUnit; i++) {
+        const float scaled = given[i] * scale;
+        // NaN passes both comparisons.
+        const float within = scaled > kLargestHalf ? kLargestHalf : scaled < -kLargestHalf ? -kLargestHalf : scaled;
+        packed.channel[i] = to_half(within);
+        const float lost = scaled - to_float(packed.channel[i]);
+        square = fused_multiply_add(given[i], given[i], square);
+        error = fused_multiply_add(lost, lost, error);
+      }
+      if (in_row) {
+        cells[unit * map.cell_pitch + cell] = packed;
+        FloatQuad* target = exact + (cell * map.units + unit) * (kUnit / 4);
+        target[0] = FloatQuad{{given[0], given[1], given[2], given[3]}};
+        target[1] = FloatQuad{{given[4], given[5], given[6], given[7]}};
+      }
+    }
+    // Two halves in turn: who writes the half of the tile before last has passed the barrier of the last one, and so
+    // have those who read it.
+    const int half = static_cast<int>(tile % 2) * 2 * kPrepareWarps * kWarp, errors = kPrepareWarps * kWarp;
+    sums.store(half + thread, square);
+    sums.store(half + errors + thread, error);
+    block_barrier();
+    if (warp == tile % kPrepareWarps && in_row) {
+      square = error = 0.0f;
+      for (int i = 0; i < kPrepareWarps; i++) {
+        square += sums.load(half + i * kWarp + lane);
+        error += sums.load(half + errors + i * kWarp + lane);
+      }
+      map.square[sample * plane + cell] = square;
+      map.error[sample * plane + cell] = error;
+    }
+  }
+
+  if (row == map.height - 1) {
+    const int behind = static_cast<int>(map.cell_pitch - plane);
+    for (int i = thread; i < units * behind; i += kPrepareThreads) {
+      HalfUnit zero;
+      for (int j = 0; j < kUnit; j++) zero.channel[j] = to_half(0.0f);
+      cells[i / behind * map.cell_pitch + plane + i % behind] = zero;
+    }
+  }
+}
+
+// What is known of one patch.
+struct PatchNorm {
+  float norm;    // as given; 0 for a zero patch, NaN where not finite
+  float scaled;  // in the map's units
+  float error;   // at least the norm of the rounding error, in the map's units
+};
+
+// The patch whose top-left cell is `cell`, counted from the sample's first. Other blocks of this launch wrote the sums.
+// up: a factor a little above 1, more than what rounding can take from sums.
+PATCHSWAP_DEVICE PatchNorm patch_norm(const PackedMap& map, int sample, int64_t cell, float scale, float up) {
+  const int64_t first = sample * map.cell_count() + cell;
+  float square = 0.0f, error = 0.0f;
+  for (int tap = 0; tap < kTaps; tap++) {
+    const int64_t place = first + tap / kPatch * map.width + tap % kPatch;
+    square += load_fresh(map.square + place);
+    error += load_fresh(map.error + place);
+  }
+  if (!(square <= kLargestFloat)) return {not_a_number(), 0.0f, 0.0f};
+  if (square < kSmallestNormal) return {0.0f, 0.0f, 0.0f};
+  const float norm = square_root(square), scaled = norm * scale;
+  // Squares of the errors of very small numbers may have vanished. Rounding takes at most the number itself there.
+  const float smallest = power_of_two(-20);
+  return {norm, scaled, (scaled < smallest ? scaled : square_root(error)) * up};
+}
+
+PATCHSWAP_DEVICE void finish_query_row(const Problem& p, int sample, int row, float scale, float up) {
+  const int columns = static_cast<int>(p.query.columns());
+  for (int column = thread_index(); column < columns; column += kPrepareThreads) {
+    const int64_t query = sample * p.query.patches() + static_cast<int64_t>(row) * columns + column;
+    const bool takes_part = p.query_mask == nullptr || p.query_mask[query];
+    const PatchNorm patch = patch_norm(p.query, sample, row * p.query.width + column, scale, up);
+    p.query_norm[query] = takes_part ? patch.norm : -1.0f;
+    p.query_scaled[query] = patch.scaled;
+    p.query_margin[query] = patch.error;
+    // Nothing is ever offered to a query that is not searched for.
+    p.threshold[query] = ordered(takes_part && patch.norm > 0.0f ? -kLargestFloat : infinity());
+    p.list_count[query] = 0;
+    if (p.best != nullptr) p.best[query] = 0;
+  }
+}
+
+PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, float scale, float up) {
+  const int columns = static_cast<int>(p.key.columns()), width = static_cast<int>(p.key.width);
+  float* factor = p.key_factor + (sample * p.key.height + row) * p.key.width;
+  int worst = 0, lowest_negated = -INT32_MAX;
+  for (int column = thread_index(); column < width; column += kPrepareThreads) {
+    float key_factor = not_a_number();
+    const int key = row * columns + column;
+    if (column < columns && (p.key_mask == nullptr || p.key_mask[sample * p.key.patches() + key])) {
+      const PatchNorm patch = patch_norm(p.key, sample, row * p.key.width + column, scale, up);
+      if (patch.norm >= 0.0f) {  // not NaN
+        key_factor = patch.norm > 0.0f ? 1.0f / patch.norm : 0.0f;
+        lowest_negated = -key > lowest_negated ? -key : lowest_negated;
+      }
+      if (patch.norm > 0.0f) {
+        // Infinity, which makes every query be searched in full, where the scaled norm or its inverse leaves float32.
+        const float error = patch.error / patch.scaled * up;
+        const bool is_usable = patch.scaled >= kSmallestNormal && error <= kLargestFloat;
+        const int bits = static_cast<int>(bits_of(is_usable ? error : infinity()));
+        worst = bits > worst ? bits : worst;
+      }
+    }
+    factor[column] = key_factor;
+  }
+  worst = largest_of_warp(worst);
+  lowest_negated = largest_of_warp(lowest_negated);
+  if (thread_index() % kWarp == 0) {
+    if (worst > 0) atomic_max(p.worst_error + sample, worst);
+    if (lowest_negated > -INT32_MAX) atomic_min(p.first_key + sample, -lowest_negated);
+  }
+}
+
+// No patch begins in the last rows of cells.
+PATCHSWAP_DEVICE void close_key_row(const Problem& p, int sample, int row) {
+  float* factor = p.key_factor + (sample * p.key.height + row) * p.key.width;
+  for (int column = thread_index(); column < static_cast<int>(p.key.width); column += kPrepareThreads) {
+    factor[column] = not_a_number();
+  }
+}
+
+// All that one packing block does: row `block % height` of sample `block / height` of a map that serves as query, key
+// or both. arrivals: [B][rows] of this map.
+template <class Element>
+PATCHSWAP_DEVICE void prepare_row(const Problem& p, const PackedMap& map, const Element* map_features, int* arrivals,
+                                  int64_t block, bool is_query, bool is_key) {
+  const int thread = thread_index();
+  const int sample = static_cast<int>(block / map.height), row = static_cast<int>(block % map.height);
+  const int rows = static_cast<int>(map.rows());
+  const Shared<int> finished = shared_memory<int>(kFinishedAt, kPatch);
+  const int64_t count = p.channels * map.cell_count();
+  const Element* features = map_features + sample * count;
+
+  const int shift = scale_exponent(features, count, shared_memory<int>(kLargestAt, kPrepareWarps));
+  const float scale = power_of_two(shift);
+  pack_row(map, features, p.channels, sample, row, scale, shared_memory<float>(0, kSumsCount));
+  if (is_key && row >= rows) close_key_row(p, sample, row);
+  if (is_key && row == 0 && thread == 0) p.key_shift[sample] = shift;
+
+  block_barrier();
+  if (thread == 0) {
+    device_fence();  // the whole block's writes, as the barrier orders them before this
+    for (int i = 0; i < kPatch; i++) {
+      const int patch_row = row - i;
+      const bool exists = patch_row >= 0 && patch_row < rows;
+      finished.store(i, exists && atomic_add(arrivals + sample * rows + patch_row, 1) == kPatch - 1);
+    }
+    device_fence();
+  }
+  block_barrier();
+  // A sum of n terms in float32 is off by less than n 2^-24 of itself. C / 8 terms are added by one warp.
+  const float up = 1.0f + static_cast<float>(p.channels / kPrepareWarps + 64) * 1.1920929e-7f;
+  for (int i = 0; i < kPatch; i++) {
+    if (finished.load(i) == 0) continue;
+    if (is_query) finish_query_row(p, sample, row - i, scale, up);
+    if (is_key) finish_key_row(p, sample, row - i, scale, up);
+  }
+}
+
+// Grid: prepare_blocks(problem, one_map). Shared memory: kPrepareShared bytes.
+template <class Element>
+PATCHSWAP_KERNEL(kPrepareThreads)
+prepare(const Preparation<Element> work) {
+  const Problem& p = work.problem;
+  int64_t block = block_index();
+  if (block < p.batch) {
+    if (block == 0 && thread_index() < 2) p.tally[thread_index()] = 0;
+    plan_queries(p, work.cost, static_cast<int>(block), work.workspace, shared_memory<int>(0, kPlanShared));
+    return;
+  }
+  block -= p.batch;
+  const int64_t query_blocks = p.batch * p.query.height;
+  if (block < query_blocks) {
+    prepare_row(p, p.query, work.query, work.query_arrivals, block, true, work.one_map);
+  } else {
+    prepare_row(p, p.key, work.key, work.key_arrivals, block - query_blocks, false, true);
+  }
+}
+
+}  // namespace patchswap

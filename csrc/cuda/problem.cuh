@@ -1,0 +1,106 @@
+// The data that the kernels of the tensor-core match share: what each kernel writes and the next ones read.
+//
+//   prepare   packs both maps to half precision in the order of the tensor cores, takes norms, plans the query tiles
+//   match     scores all pairs in half precision and keeps, for each query, the runs of keys that may hold its best key
+//   rescore   scores those runs in float32 and writes index and score
+//
+// Letters: B samples, C channels, query map (B, C, height, width) and likewise the key map. Patches are 3 x 3. A cell
+// is numbered row * width + column, a patch in the tensors of the caller row * (width - 2) + column.
+//
+// Units. Half precision has a narrow range, so each map of each sample is scaled by a power of two, 2^shift, chosen so
+// that typical values are near 2^8. "Scaled" below means: in these units. The choice of keys does not depend on it.
+#pragma once
+
+#include <cstdint>
+
+#include "device.cuh"
+
+namespace patchswap {
+
+constexpr int kPatch = 3;
+constexpr int kTaps = kPatch * kPatch;
+constexpr int kHalo = kPatch - 1;
+
+constexpr int kUnit = 8;            // channels in 16 bytes, the unit of packing
+constexpr int kChunk = 32;          // channels are padded with zeros to a multiple of this
+constexpr int kSlots = 64;          // query cells in a group
+constexpr int kGroupsInTile = 2;    // groups in a query tile
+constexpr int kMostRows = 32;       // rows of queries below one slot, a bit each
+constexpr int kRun = 8;             // keys in a run of candidates
+constexpr int kNoKey = 0x7f7f7f7f;  // first_key where no key may be chosen: what filling with bytes 0x7f leaves
+
+// One packed map. Cells of one unit of channels lie one behind the other, so that any stretch of cells, across the ends
+// of rows too, is a contiguous piece.
+struct PackedMap {
+  Half* cells;    // [B][units][cell_pitch][kUnit] scaled, rounded to half; the cells behind the last one are zero
+  float* exact;   // [B][cells][channels_padded] the features as given, in float32, channels last
+  float* square;  // [B][cells] squared norm of each cell, as given
+  float* error;   // [B][cells] squared norm of what rounding to half took from the scaled cell
+  int64_t height, width, units, cell_pitch;  // cell_pitch >= height * width, a multiple of kUnit
+
+  PATCHSWAP_HOST_DEVICE int64_t cell_count() const { return height * width; }
+  PATCHSWAP_HOST_DEVICE int64_t rows() const { return height - kHalo; }
+  PATCHSWAP_HOST_DEVICE int64_t columns() const { return width - kHalo; }
+  PATCHSWAP_HOST_DEVICE int64_t patches() const { return rows() * columns(); }
+};
+
+// What one slot of a query group stands for: a cell and those `rows()` below it in turn.
+struct Slot {
+  int32_t cell;   // number of its topmost cell; any valid cell where the slot is unused
+  int32_t patch;  // number of the patch whose top-left cell that is; 0 where there is none
+  uint32_t rows;  // bit t: the patch t rows below takes part as a query; 0 for halo and unused slots
+  int32_t unused;
+};
+
+// The query tiles of one sample. Slots s, s + 1, s + 2 of a group hold neighbouring cells of one row wherever slot s
+// has any query, which is all that the kernels rely on: so slots kSlots - 2 and kSlots - 1 of a group never have one.
+struct Plan {
+  int32_t groups;  // groups in use; tiles are pairs of groups
+  int32_t depth;   // query rows below each slot, 1 to kMostRows; slot.cell + (depth + 1) * width is inside the map
+};
+
+struct Problem {
+  PackedMap query, key;  // the same pointers where both are one tensor
+  int64_t batch, channels;
+  const bool* query_mask;  // [B][query patches] or null
+  const bool* key_mask;    // [B][key patches] or null
+
+  // Of keys, by cell number of the top-left cell, so that a stretch of key cells has its factors in one piece:
+  float* key_factor;  // [B][key cells] 1 / norm of the patch, as given; NaN where there is no patch that may be chosen
+  int* key_shift;     // [B] binary exponent of the key map's scale
+  int* worst_error;   // [B] bits of the largest error / norm of any key that may be chosen; starts at 0
+  int* first_key;     // [B] lowest patch number that may be chosen; starts at kNoKey
+  // Of queries, by patch number:
+  float* query_norm;  // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite, -1 where masked out
+  float* query_margin;  // [B][query patches] scaled: norm of the rounding error
+  float* query_scaled;  // [B][query patches] scaled norm
+  int* threshold;       // [B][query patches] ordered bits: a run below this holds no best key; see match
+  int* list_count;      // [B][query patches] runs offered, also those beyond list_length; starts at 0
+  uint64_t* list;       // [B][query patches][list_length] runs offered, as list_entry packs them
+  uint64_t* best;       // [B][query patches] "fast" only, null otherwise: the best run so far; starts at 0
+  int64_t list_length;  // runs kept for one query before it is searched in full
+
+  Plan* plan;   // [B]
+  Slot* slots;  // [B][group_pitch][kSlots]
+  int64_t group_pitch;
+
+  int64_t* index;  // [B][query patches] results, written whole by rescore
+  float* score;    // [B][query patches]
+  int64_t* tally;  // [2] key patches scored in float32 after a coarse score; queries searched in full
+};
+
+constexpr float kLargestFloat = 3.402823466e38f;
+PATCHSWAP_DEVICE float infinity() { return float_of(0x7f800000u); }
+PATCHSWAP_DEVICE float not_a_number() { return float_of(0x7fc00000u); }
+PATCHSWAP_DEVICE float power_of_two(int exponent) { return float_of(static_cast<uint32_t>(127 + exponent) << 23); }
+
+// Float bits as an int of the same order (NaN aside).
+PATCHSWAP_DEVICE int ordered(float value) {
+  const int bits = static_cast<int>(bits_of(value));
+  return bits >= 0 ? bits : bits ^ 0x7fffffff;
+}
+PATCHSWAP_DEVICE float from_ordered(int bits) {
+  return float_of(static_cast<uint32_t>(bits >= 0 ? bits : bits ^ 0x7fffffff));
+}
+
+}  // namespace patchswap

@@ -1,0 +1,105 @@
+// What every tensor-core search has in common: how the work is cut up, the rounding bound, and what becomes of a run of
+// keys that may hold a query's best. The searches themselves, match_mma and match_wgmma, differ in the instructions
+// that form the block of cell scores.
+//
+// Work. A query tile (plan.cuh) is 2 x 64 slots; slot s stands for a query cell and the `depth` cells below it. Keys
+// are taken by flat cell number, so a stretch of keys may run over the ends of rows; patches that do are marked by NaN
+// in key_factor. One item is one tile and one diagonal: at step t the cells t rows below the slots meet the stretch of
+// key cells that begins at start + t * key width. Every pair of a query and a key lies on exactly one diagonal of its
+// tile: for each t the stretches of all diagonals lie end to end.
+//
+// At step t the block c_t of cell scores is one matrix product over the channels. Then
+//   v_t = c_{t-2} + c_{t-1} + c_t               sums over the rows of a patch, the last two blocks being kept
+//   v_t(s, u) + v_t(s+1, u+1) + v_t(s+2, u+2)   sums over its columns: <query patch, key patch>
+// so each cell score is computed once and used nine times. Queries x keys scores are never stored: a thread takes the
+// largest of kRun neighbouring keys for a query and compares it with the query's threshold.
+//
+// Exactness. With q~, k~ the scaled features rounded to half and e(.) the norm of what rounding took away, the computed
+// score s~ of a pair differs from s = <q, k> / |k| by at most
+//   bound(q) = e(q) + (|q| + e(q)) * (w + g (1 + w)),   w = the largest e(k) / |k|,   g = (C / 16 + 16) 2^-20
+// by Cauchy-Schwarz on <q, k> - <q~, k~> = <q - q~, k> + <q~, k - k~>; g covers the additions in float32, which the
+// tensor cores round down to within 2^-22 of the largest term: C / 16 products and 8 sums in a row. So the best key has
+// s~ >= max s~ - 2 bound(q). `threshold` holds that right side, which only rises; a run that reaches it is listed, and
+// all that `rescore` has to look at are listed runs that reach the final value. If a list is too short, the query is
+// searched in full.
+#pragma once
+
+#include <cstdint>
+
+#include "candidate.cuh"
+#include "device.cuh"
+#include "problem.cuh"
+
+namespace patchswap {
+
+// Diagonals of a tile where stretches are `stretch` keys long.
+PATCHSWAP_DEVICE int diagonal_count(const Problem& p, int depth, int stretch) {
+  const int64_t positions = (p.key.rows() + depth - 1) * p.key.width;
+  return static_cast<int>((positions + stretch - 1) / stretch);
+}
+
+// One item of work: a tile of a sample and a diagonal.
+struct Item {
+  int sample, tile, depth;
+  int start;  // flat key cell that meets the topmost cell of the slots; may be negative
+};
+
+// Finds item `number` of all samples' items in a row; false behind the last one. A block takes every block_count()-th.
+PATCHSWAP_DEVICE bool find_item(const Problem& p, int number, int stretch, Item& item) {
+  for (int sample = 0; sample < p.batch; sample++) {
+    const Plan plan = p.plan[sample];
+    const int diagonals = diagonal_count(p, plan.depth, stretch);
+    const int items = (plan.groups + kGroupsInTile - 1) / kGroupsInTile * diagonals;
+    if (number < items) {
+      const int start = number % diagonals * stretch - (plan.depth - 1) * static_cast<int>(p.key.width);
+      item = {sample, number / diagonals, plan.depth, start};
+      return true;
+    }
+    number -= items;
+  }
+  return false;
+}
+
+// First and last query row below the slots at which an item has both queries and keys; none where first > last.
+struct RowRange {
+  int first, last;
+};
+
+// `rows`: union of the slots' rows.
+PATCHSWAP_DEVICE RowRange row_range(const Problem& p, const Item& item, uint32_t rows, int stretch) {
+  RowRange range{0, item.depth - 1};
+  const int width = static_cast<int>(p.key.width);
+  const int key_end = static_cast<int>(p.key.rows()) * width;
+  while (range.first <= range.last &&
+         (!(rows >> range.first & 1u) || item.start + range.first * width + stretch <= 0)) {
+    range.first++;
+  }
+  while (range.first <= range.last && (!(rows >> range.last & 1u) || item.start + range.last * width >= key_end)) {
+    range.last--;
+  }
+  return range;
+}
+
+// The factor w + g (1 + w) of the bound above.
+PATCHSWAP_DEVICE float relative_bound(const Problem& p, int sample) {
+  const float worst = float_of(static_cast<uint32_t>(p.worst_error[sample]));
+  const float additions = static_cast<float>(p.query.units * kUnit / 16 + 16) * power_of_two(-20);
+  return worst + additions * (1.0f + worst);
+}
+
+// A run of keys whose best coarse score reached the threshold of query `query` (numbered over all samples).
+PATCHSWAP_DEVICE void offer_run(const Problem& p, int64_t query, float score, int first_cell, float relative) {
+  if (p.best != nullptr) {
+    atomic_max(p.threshold + query, ordered(score));
+    atomic_max(p.best + query, list_entry(score, first_cell));
+    return;
+  }
+  const float error = p.query_margin[query];
+  const float margin = 2.0f * (error + (p.query_scaled[query] + error) * relative);
+  const int before = atomic_max(p.threshold + query, ordered(score - margin));
+  if (score < from_ordered(before)) return;
+  const int place = atomic_add(p.list_count + query, 1);
+  if (place < p.list_length) p.list[query * p.list_length + place] = list_entry(score, first_cell);
+}
+
+}  // namespace patchswap

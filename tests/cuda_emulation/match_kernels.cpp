@@ -1,0 +1,88 @@
+// The kernels of the tensor-core match as functions that Python calls, for test_match_emulated.py and test_mutants.py.
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/match_mma.cuh"
+#include "cuda/prepare.cuh"
+#include "cuda/rescore.cuh"
+
+namespace {
+
+using namespace patchswap;
+
+// What prepare wants besides the problem. The layout is that of the ctypes class of the same name.
+struct Maps {
+  const void* query;
+  const void* key;
+  int* query_arrivals;
+  int* key_arrivals;
+  uint32_t* workspace;
+  int32_t match_blocks;  // of the model that chooses the plan
+  int32_t dtype;         // 0 float32, 1 float16, 2 bfloat16
+  int32_t one_map;
+};
+
+template <class Element>
+void run_prepare_on(const emulation::Schedule& schedule, const Problem& problem, const Maps& maps) {
+  Preparation<Element> work = {};
+  work.problem = problem;
+  work.query = static_cast<const Element*>(maps.query);
+  work.key = static_cast<const Element*>(maps.key);
+  work.one_map = maps.one_map != 0;
+  work.query_arrivals = maps.query_arrivals;
+  work.key_arrivals = maps.key_arrivals;
+  work.workspace = maps.workspace;
+  work.cost = PlanCost{mma::kStretch, maps.match_blocks};
+  const int blocks = static_cast<int>(prepare_blocks(problem, work.one_map));
+  emulation::emulate(schedule, blocks, kPrepareThreads, kPrepareShared, [&] { prepare<Element>(work); });
+}
+
+// Null, or what went wrong; the text lives until the next call.
+template <class Work>
+const char* message_of(const Work& work) {
+  static thread_local std::string message;
+  try {
+    work();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* run_prepare(const emulation::Schedule* schedule, const Problem* problem, const Maps* maps) {
+  return message_of([&] {
+    if (maps->dtype == 0) run_prepare_on<float>(*schedule, *problem, *maps);
+    if (maps->dtype == 1) run_prepare_on<Half>(*schedule, *problem, *maps);
+    if (maps->dtype == 2) run_prepare_on<BFloat16>(*schedule, *problem, *maps);
+  });
+}
+
+const char* run_match_mma(const emulation::Schedule* schedule, int blocks, const Problem* problem) {
+  return message_of(
+      [&] { emulation::emulate(*schedule, blocks, mma::kThreads, mma::kSharedBytes, [&] { match_mma(*problem); }); });
+}
+
+const char* run_rescore(const emulation::Schedule* schedule, const Problem* problem) {
+  return message_of([&] {
+    const int64_t queries = problem->batch * problem->query.patches();
+    const int blocks = static_cast<int>((queries + kRescoreWarps - 1) / kRescoreWarps);
+    emulation::emulate(*schedule, blocks, kRescoreThreads, kRescoreShared, [&] { rescore(*problem); });
+  });
+}
+
+int64_t problem_size() { return sizeof(Problem); }
+int64_t maps_size() { return sizeof(Maps); }
+int64_t group_pitch(int64_t rows, int64_t width) { return plan_group_pitch(rows, width); }
+int64_t workspace_words(int64_t batch, int64_t rows, int64_t width) { return plan_workspace(batch, rows, width); }
+int32_t no_key() { return kNoKey; }
+int64_t slots_in_group() { return kSlots; }
+int64_t channels_in_chunk() { return kChunk; }
+
+}  // extern "C"

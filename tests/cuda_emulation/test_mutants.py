@@ -1,0 +1,140 @@
+"""Proof that the emulation finds faults: kernels with one mistake put in must fail where the real ones pass."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from patchswap.swap import Match
+from patchswap.testing import assert_match_close
+
+FLAGS = ["-Og", "-Wno-error"]  # quick to compile
+
+
+class Mutant(NamedTuple):
+    file: str
+    text: str  # must occur once
+    replacement: str
+
+
+MUTANTS = {
+    # barriers and copies
+    "stages filled while they are read": Mutant("match_mma.cuh", "block_barrier();  // the chunk is there", "//"),
+    "next item begun too early": Mutant("match_mma.cuh", "block_barrier();  // the item before is done", "//"),
+    "thresholds read without barrier": Mutant("match_mma.cuh", "if (chunks() == 1) block_barrier();", ""),
+    "copies not waited for": Mutant("match_mma.cuh", "copy_wait<kStages - 2>();", ""),
+    "copies not all waited for": Mutant("match_mma.cuh", "copy_wait<kStages - 2>();", "copy_wait<kStages - 1>();"),
+    "sums read without barrier": Mutant(
+        "prepare.cuh", "errors + thread, error);\n    block_barrier();", "errors + thread, error);"
+    ),
+    "slots counted without barrier": Mutant(
+        "plan.cuh", "scratch.store(warp, place);\n      block_barrier();", "scratch.store(warp, place);"
+    ),
+    "results of warps read without barrier": Mutant(
+        "rescore.cuh", "best_patch.store(warp, choice.patch);\n    }\n    block_barrier();", "}"
+    ),
+    "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch - 1);", "== kPatch - 2);"),
+    # indices
+    "wrong lane for the row below": Mutant("match_mma.cuh", "v.number(0, n), 4)", "v.number(0, n), 3)"),
+    "wrong lane for the corner": Mutant("match_mma.cuh", "i % 2), 5)", "i % 2), 4)"),
+    "key of the next warp": Mutant("match_mma.cuh", "key >= kWarpKeys ||", "key > kWarpKeys ||"),
+    "copy beyond the map": Mutant("match_mma.cuh", "key_cell < static_cast<int>(p.key.cell_count());", "true;"),
+    "copy before the map": Mutant("match_mma.cuh", "in_map = key_cell >= 0 &&", "in_map ="),
+    "last step left out": Mutant(
+        "match_mma.cuh", "last_step = range.last + kHalo;", "last_step = range.last + kHalo - 1;"
+    ),
+    "diagonals above the first row left out": Mutant("search.cuh", "width + stretch <= 0", "width < 0"),
+    "list one too long": Mutant("search.cuh", "if (place < p.list_length)", "if (place <= p.list_length)"),
+    "last rows not searched in full": Mutant("rescore.cuh", "p.key.rows() * p.key.width", "p.key.rows()"),
+    "halo of a query too narrow": Mutant("plan.cuh", "| (column >= 2 ? bits.own[i - 2] : 0)", ""),
+    "groups overlap by too little": Mutant("plan.cuh", "in_group < kHalo)", "in_group < kHalo - 1)"),
+    # what is computed
+    "key mask dropped": Mutant("prepare.cuh", "p.key_mask == nullptr ||", "true ||"),
+    "query mask dropped": Mutant("prepare.cuh", "p.query_mask == nullptr ||", "true ||"),
+    "key factor forgotten": Mutant("match_mma.cuh", "n + 2)) * factor)", "n + 2)) * (factor * 0.0f + 1.0f))"),
+    "no margin for rounding": Mutant("search.cuh", "ordered(score - margin)", "ordered(score)"),
+    "full lists taken for complete": Mutant(
+        "rescore.cuh", "query)) {\n        count = 0;", "query)) {\n        count = p.list_length;"
+    ),
+    "coarse ties dropped": Mutant("match_mma.cuh", "if (score < thresholds", "if (score <= thresholds"),
+    "highest index on ties": Mutant("rescore.cuh", "other_patch < patch)", "other_patch > patch)"),
+}
+
+
+def cases() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None, str]]:
+    """query, key, their masks, precision: few, but of all kinds that the mutants are about."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def mask(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator) < 0.6
+
+    yield randn(2, 8, 9, 30), randn(2, 8, 7, 29), mask(2, 7, 28), mask(2, 5, 27), "exact"
+    yield randn(1, 70, 12, 16), randn(1, 70, 6, 23), mask(1, 10, 14), None, "exact"
+    # Few keys, closer to each other than half precision tells.
+    key_mask = torch.zeros(1, 7, 19, dtype=torch.bool)
+    key_mask[:, ::3, ::3] = True
+    near = randn(1, 1, 3, 3).repeat(1, 1, 3, 7) + 3e-4 * randn(1, 1, 9, 21)
+    yield randn(1, 1, 9, 14), near, None, key_mask, "exact"
+    # More such keys than a list holds, the best of them last.
+    near = randn(1, 3, 1, 1) + 1e-4 * randn(1, 3, 22, 26)
+    query = randn(1, 3, 6, 5)
+    near[:, :, -3:, -3:] += 1e-3 * query[:, :, :3, :3]
+    yield query, near, None, None, "exact"
+    # Equal keys.
+    for precision in ("exact", "fast"):
+        yield randn(1, 8, 6, 7), randn(1, 8, 3, 3).repeat(1, 1, 4, 9), None, None, precision
+
+
+def run_cases(emulation, kernels) -> None:
+    for number, (query, key, query_mask, key_mask, precision) in enumerate(cases()):
+        results = []
+        for schedule in (emulation.SCHEDULES[1], emulation.SCHEDULES[2]):
+            grid = {"blocks": 2, "modelled_blocks": 1 + number % 2 * 131, "precision": precision}
+            results.append(kernels.match(query, key, query_mask, key_mask, schedule=schedule, **grid))
+            match = Match(results[-1]["index"], results[-1]["score"])
+            assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask)
+            in_full = (query.shape[2] - 2) * (query.shape[3] - 2)
+            assert int(results[-1]["tally"][1]) == (in_full if number == 3 else 0), "searched in full needlessly"
+            if precision == "fast" or number == 4:
+                columns = key.shape[3] - 2
+                assert bool((match.index // columns < 3).all() and (match.index % columns < 3).all()), "not the lowest"
+
+
+@pytest.fixture(scope="module")
+def libraries(builder, emulation, tmp_path_factory) -> Iterator[dict[str, Future]]:
+    """Every mutant, and under "none" the kernels as they are; compiled two at a time while tests run."""
+
+    def build(mutant: Mutant | None):
+        if mutant is None:
+            return builder.build("match_kernels.cpp", flags=FLAGS)
+        sources = tmp_path_factory.mktemp("mutant")
+        shutil.copytree(emulation.SOURCES / "cuda", sources / "cuda")
+        path = sources / "cuda" / mutant.file
+        text = path.read_text()
+        assert text.count(mutant.text) == 1, f"{mutant.file} does not have {mutant.text!r} once; update the mutant"
+        path.write_text(text.replace(mutant.text, mutant.replacement))
+        return builder.build("match_kernels.cpp", sources, flags=FLAGS)
+
+    with ThreadPoolExecutor(max_workers=2) as executor:
+        yield {name: executor.submit(build, mutant) for name, mutant in {"none": None, **MUTANTS}.items()}
+        executor.shutdown(cancel_futures=True)
+
+
+def test_unchanged_kernels_pass(libraries, emulation):
+    run_cases(emulation, emulation.MatchKernels(libraries["none"].result()))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_fails(libraries, emulation, name):
+    library = libraries[name].result()  # a mutant that does not compile is an error of this test
+    with pytest.raises(AssertionError) as raised:
+        run_cases(emulation, emulation.MatchKernels(library))
+    print(f"{name}: {raised.value}")
