@@ -75,7 +75,8 @@ class BuildLibrary(build_ext):
         common = ["-O3", "-std=c++20", "-MMD", "-c", *MACROS, *include, *(["-DPATCHSWAP_CUDA"] if cuda else [])]
         compilers = {".cpp": [*compiler, *common, "-Wall", "-fPIC", "-fvisibility=hidden"]}
         if cuda:
-            compilers[".cu"] = [*cuda, *common, "-Xcompiler=-fPIC,-fvisibility=hidden"]
+            hopper = ["-DPATCHSWAP_WGMMA"] if any("compute_90a" in flag for flag in cuda) else []
+            compilers[".cu"] = [*cuda, *common, *hopper, "-Xcompiler=-fPIC,-fvisibility=hidden"]
         # libtorch.so stays linked, used or not: where torch has CUDA it leads to the weak stream getter at run time.
         options = ["-Xlinker", "--no-as-needed", "-Xlinker", "--exclude-libs=ALL", f"-L{torch}/lib"]
 

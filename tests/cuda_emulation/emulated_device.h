@@ -56,7 +56,7 @@ class Shared {
   void store_words(int index, Words value, Where where = Where::current()) const {
     std::memcpy(write(index, sizeof(Words), where), &value, sizeof(Words));
   }
-  uint32_t address(int index, Where where = Where::current()) const { return byte(index, 0, 1, where); }
+  uint32_t address(int index, Where where = Where::current()) const { return byte(index, sizeof(T), 1, where); }
 
  private:
   uint32_t byte(int index, uint32_t bytes, uint32_t alignment, Where where) const {

@@ -79,9 +79,8 @@ struct Thread {
 struct Product {
   int columns;
   float* sum[kLanes];
-  uint32_t left_words[kLanes][4];
-  uint64_t left, right;  // matrix descriptors; left only where it is in shared memory
-  bool left_is_shared, accumulate, done;
+  uint64_t left, right;  // matrix descriptors
+  bool accumulate, done;
   Where where;
 };
 
@@ -112,6 +111,8 @@ struct Barrier {
 
 // An mbarrier. Its phase ends when `expected` arrivals came and no announced byte of bulk copies is missing.
 struct CopyBarrier {
+  const Thread* starter;
+  bool visible;  // to others than the starter
   int expected, missing_arrivals;
   int64_t missing_bytes;
   uint32_t phase;                             // phases that have ended
@@ -164,6 +165,7 @@ void wait_for_copies(int pending);
 void fresh_load(Where where);
 
 void start_copy_barrier(uint32_t byte, int arrivals, Where where);
+void fence_for_started_barriers();
 void announce_bytes(uint32_t byte, int bytes, Where where);
 void arrive_at_copy_barrier(uint32_t byte, Where where);
 void wait_at_copy_barrier(uint32_t byte, int parity, Where where);
@@ -171,8 +173,7 @@ void issue_bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32
 void fence_for_asynchronous_reads();
 
 void fence_products(Where where);
-void issue_product(float* sum, int columns, const uint32_t* left_words, uint64_t left, uint64_t right, bool accumulate,
-                   Where where);
+void issue_product(float* sum, int columns, uint64_t left, uint64_t right, bool accumulate, Where where);
 void commit_products(Where where);
 void wait_for_products(int pending, Where where);
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cuda/match_mma.cuh"
+#include "cuda/match_wgmma.cuh"
 #include "cuda/prepare.cuh"
 #include "cuda/rescore.cuh"
 
@@ -19,8 +20,8 @@ struct Maps {
   int* query_arrivals;
   int* key_arrivals;
   uint32_t* workspace;
-  int32_t match_blocks;  // of the model that chooses the plan
-  int32_t dtype;         // 0 float32, 1 float16, 2 bfloat16
+  int32_t match_blocks, key_stride;  // of the model that chooses the plan
+  int32_t dtype;                     // 0 float32, 1 float16, 2 bfloat16
   int32_t one_map;
 };
 
@@ -34,7 +35,7 @@ void run_prepare_on(const emulation::Schedule& schedule, const Problem& problem,
   work.query_arrivals = maps.query_arrivals;
   work.key_arrivals = maps.key_arrivals;
   work.workspace = maps.workspace;
-  work.cost = PlanCost{mma::kStretch, maps.match_blocks};
+  work.cost = {.key_stride = maps.key_stride, .match_blocks = maps.match_blocks};
   const int blocks = static_cast<int>(prepare_blocks(problem, work.one_map));
   emulation::emulate(schedule, blocks, kPrepareThreads, kPrepareShared, [&] { prepare<Element>(work); });
 }
@@ -64,15 +65,19 @@ const char* run_prepare(const emulation::Schedule* schedule, const Problem* prob
   });
 }
 
-const char* run_match_mma(const emulation::Schedule* schedule, int blocks, const Problem* problem) {
-  return message_of(
-      [&] { emulation::emulate(*schedule, blocks, mma::kThreads, mma::kSharedBytes, [&] { match_mma(*problem); }); });
+const char* run_search(const emulation::Schedule* schedule, int blocks, const Problem* problem, bool use_wgmma) {
+  return message_of([&] {
+    if (use_wgmma) {
+      emulation::emulate(*schedule, blocks, wgmma::kThreads, wgmma::kSharedBytes, [&] { match_wgmma(*problem); });
+    } else {
+      emulation::emulate(*schedule, blocks, mma::kThreads, mma::kSharedBytes, [&] { match_mma(*problem); });
+    }
+  });
 }
 
 const char* run_rescore(const emulation::Schedule* schedule, const Problem* problem) {
   return message_of([&] {
-    const int64_t queries = problem->batch * problem->query.patches();
-    const int blocks = static_cast<int>((queries + kRescoreWarps - 1) / kRescoreWarps);
+    const int blocks = static_cast<int>(rescore_blocks(*problem));
     emulation::emulate(*schedule, blocks, kRescoreThreads, kRescoreShared, [&] { rescore(*problem); });
   });
 }
@@ -81,6 +86,7 @@ int64_t problem_size() { return sizeof(Problem); }
 int64_t maps_size() { return sizeof(Maps); }
 int64_t group_pitch(int64_t rows, int64_t width) { return plan_group_pitch(rows, width); }
 int64_t workspace_words(int64_t batch, int64_t rows, int64_t width) { return plan_workspace(batch, rows, width); }
+int32_t key_stride(bool use_wgmma) { return use_wgmma ? wgmma::kStretch : mma::kStretch; }
 int32_t no_key() { return kNoKey; }
 int64_t slots_in_group() { return kSlots; }
 int64_t channels_in_chunk() { return kChunk; }

@@ -40,10 +40,15 @@ def schedule(request, emulation):
     return emulation.Schedule(("forward", "reverse", "random").index(order), 1 + len(seed) * 2, int(seed or 0))
 
 
-def run(library, schedule, name, blocks=1, shared_bytes=4096, count=0, **tensors):
+def run(library, schedule, name, blocks=1, threads=THREADS, shared_bytes=4096, count=0, **tensors):
     addresses = {key: tensor.data_ptr() for key, tensor in tensors.items()}
     message = library.run_toy(
-        name.encode(), ctypes.byref(schedule), blocks, shared_bytes, ctypes.byref(Toy(count=count, **addresses))
+        name.encode(),
+        ctypes.byref(schedule),
+        blocks,
+        threads,
+        shared_bytes,
+        ctypes.byref(Toy(count=count, **addresses)),
     )
     return None if message is None else message.decode()
 
@@ -175,6 +180,52 @@ def test_words_and_halves(library, schedule, memory):
     assert torch.equal(output, halves[:, torch.arange(THREADS) ^ 1].T.contiguous().view(torch.int32))
 
 
+@pytest.mark.parametrize("rounds", [1, 2, 5, 8])
+def test_bulk_copies(library, schedule, memory, rounds):
+    values, output = numbers(memory, rounds * 64), zeros(memory, 96)
+    message = run(library, schedule, "bulk_copies", threads=128, count=rounds, input=values, output=output)
+    assert message is None
+    assert torch.equal(output, values.view(rounds, 64).sum(0, dtype=torch.int32)[torch.arange(96) % 64])
+
+
+WARPGROUP = {"threads": 128, "shared_bytes": (64 + 128) * 64}
+
+
+def operands(memory):
+    left, right = torch.randn(64, 32).half(), torch.randn(128, 32).half()
+    sums = memory.empty("sums", (64, 128), torch.float32)
+    return {"left": memory.read_only("left", left), "right": memory.read_only("right", right), "sums": sums}
+
+
+def test_product_of_a_warpgroup(library, schedule, memory):
+    tensors = operands(memory)
+    assert run(library, schedule, "warpgroup_product", **WARPGROUP, **tensors) is None
+    expected = tensors["left"].double() @ tensors["right"].double().T
+    torch.testing.assert_close(tensors["sums"].double(), expected, rtol=0, atol=1e-5)
+
+
+PRODUCT_FAULTS = {
+    "product_without_proxy_fence": r"no fence makes byte \d+ of shared memory, which thread \d+ wrote, visible",
+    "product_without_fence": r"no fence between an access to the registers of a product and this product",
+    "product_overwritten": r"write of byte 0 of shared memory while a matrix product of warp \d reads it",
+}
+
+
+@pytest.mark.parametrize("name", PRODUCT_FAULTS)
+def test_fault_in_a_product_is_found(library, schedule, memory, name):
+    message = run(library, schedule, name, **WARPGROUP, **operands(memory))
+    assert message is not None and re.search(PRODUCT_FAULTS[name], message), message
+
+
+def test_product_that_is_not_waited_for_is_not_there(library, emulation):
+    memory = emulation.Memory(library)
+    tensors = operands(memory)
+    schedule = emulation.Schedule(emulation.REVERSE, 1, 0)
+    assert run(library, schedule, "product_without_wait", **WARPGROUP, **tensors) is None
+    assert bool(tensors["sums"].isnan().all())
+    memory.release()
+
+
 def test_half_precision(library):
     halves = np.arange(1 << 16, dtype=np.uint16)
     values = np.empty(1 << 16, dtype=np.float32)
@@ -192,6 +243,7 @@ def test_half_precision(library):
         np.testing.assert_array_equal(result.view(np.float16), given.astype(np.float16))
 
 
+UNFINISHED = r"that a bulk copy wrote|bulk copy that writes it is under way|nothing has written"
 FAULTS = {
     "race_read_after_write": r"race: read of byte \d+ of shared memory that thread \d+ wrote",
     "race_within_warp": r"race: read|which nothing has written",
@@ -220,6 +272,16 @@ FAULTS = {
     "copy_without_barrier": r"race: read|under way|which nothing has written",
     "copy_over_unread": r"race: (write of byte \d+ of shared memory that thread|read)|read .* under way",
     "copy_beyond_end": r"access out of bounds: byte \d+ of the 1024 bytes of input",
+    "bulk_copy_without_wait": UNFINISHED,
+    "bulk_copy_waits_for_wrong_phase": UNFINISHED + "|no thread can go on",
+    "bulk_copy_one_lane_waits": UNFINISHED,
+    "bulk_copy_more_announced": r"no thread can go on: .* wait at a copy barrier",
+    "bulk_copy_beyond_target": r"index 16 is outside the 16 elements",
+    "bulk_copy_barrier_not_started": r"no copy barrier was started at byte 256",
+    "bulk_copy_barrier_not_fenced": r"a bulk copy to a copy barrier that was started without a fence",
+    "bulk_copy_over_unread": r"race: write of byte \d+ of shared memory that thread|a bulk copy|race: read",
+    "bulk_copy_beyond_source": r"thread 0: access out of bounds: byte 1024 of the 1024 bytes of input",
+    "too_many_arrivals": r"more arrivals than the 3 of this copy barrier",
     "stack_overflow": r"guard page of a fibre's stack",
 }
 
@@ -227,7 +289,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_found(library, schedule, memory, name):
     counts = {"shared_beyond_end": 1, "shared_too_large": 257, "global_beyond_end": 4, "undefined_shift": 32}
-    counts |= {"global_beyond_end_read": 256 - 40, "copy_beyond_end": 256}
+    counts |= {"global_beyond_end_read": 256 - 40, "copy_beyond_end": 256, "bulk_copy_beyond_source": 256 - 28}
     values, output = numbers(memory, 256), memory.empty("output", (THREADS,), torch.int32)
     output.zero_()
     message = run(library, schedule, name, count=counts.get(name, 0), input=values, output=output)

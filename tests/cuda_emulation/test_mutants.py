@@ -39,7 +39,23 @@ MUTANTS = {
         "rescore.cuh", "best_patch.store(warp, choice.patch);\n    }\n    block_barrier();", "}"
     ),
     "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch - 1);", "== kPatch - 2);"),
+    "zeros not shown to products": Mutant("match_wgmma.cuh", "  fence_for_async_proxy();\n", ""),
+    "full stages not waited for": Mutant("match_wgmma.cuh", "wait_at_copy_barrier(barriers(), full(", "(void)(full("),
+    "empty stages not waited for": Mutant(
+        "match_wgmma.cuh", "wait_at_copy_barrier(barriers(), empty(", "(void)(empty("
+    ),
+    "stages released while they are read": Mutant("match_wgmma.cuh", "wait_for_products<1>();", ""),
+    "products not waited for": Mutant("match_wgmma.cuh", "wait_for_products(c.numbers);", ""),
+    "products not fenced": Mutant("match_wgmma.cuh", "fence_products();", ""),
+    "rows handed round without barrier": Mutant("match_wgmma.cuh", "named_barrier(1 + group, kWarpgroup);", ""),
+    "halves not used in turn": Mutant("match_wgmma.cuh", "half ^= 1;", ""),
     # indices
+    "wrong bytes announced": Mutant("match_wgmma.cuh", "(runs.slots + end - begin)", "(runs.slots + kCells)"),
+    "wrong parity": Mutant("match_wgmma.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
+    "edge of the same warp": Mutant("match_wgmma.cuh", "(warp_in_group() + 1) %", "warp_in_group() %"),
+    "first two rows taken for one": Mutant("match_wgmma.cuh", "is_first_two_rows = g < 2", "is_first_two_rows = g < 1"),
+    "halo of slots not copied": Mutant("match_wgmma.cuh", "used | used << 1 | used << 2", "used | used << 1"),
+    "key of the next item": Mutant("match_wgmma.cuh", "key < kStretch &&", "key <= kStretch &&"),
     "wrong lane for the row below": Mutant("match_mma.cuh", "v.number(0, n), 4)", "v.number(0, n), 3)"),
     "wrong lane for the corner": Mutant("match_mma.cuh", "i % 2), 5)", "i % 2), 4)"),
     "key of the next warp": Mutant("match_mma.cuh", "key >= kWarpKeys ||", "key > kWarpKeys ||"),
@@ -128,13 +144,15 @@ def libraries(builder, emulation, tmp_path_factory) -> Iterator[dict[str, Future
         executor.shutdown(cancel_futures=True)
 
 
-def test_unchanged_kernels_pass(libraries, emulation):
-    run_cases(emulation, emulation.MatchKernels(libraries["none"].result()))
+@pytest.mark.parametrize("search", ["mma", "wgmma"])
+def test_unchanged_kernels_pass(libraries, emulation, search):
+    run_cases(emulation, emulation.MatchKernels(libraries["none"].result(), search))
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_fails(libraries, emulation, name):
     library = libraries[name].result()  # a mutant that does not compile is an error of this test
+    search = "wgmma" if "wgmma" in MUTANTS[name].file else "mma"
     with pytest.raises(AssertionError) as raised:
-        run_cases(emulation, emulation.MatchKernels(library))
+        run_cases(emulation, emulation.MatchKernels(library, search))
     print(f"{name}: {raised.value}")

@@ -1,11 +1,12 @@
 // Small kernels for test_emulator.py: one for each name of device.cuh, and one for each kind of fault.
 
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <stdexcept>
 #include <string>
 
-#include "cuda/device.cuh"
+#include "cuda/hopper.cuh"
 
 namespace {
 
@@ -309,6 +310,167 @@ PATCHSWAP_KERNEL(kThreads) stack_overflow(const Toy toy) {
   toy.output[0] = large[0];
 }
 
+// ---- Hopper: what works
+
+constexpr int kStages = 2, kStageWords = 16;
+
+// The last warp brings in stages of words by bulk copies, the others add them up.
+PATCHSWAP_KERNEL(kWarpgroup) bulk_copies(const Toy toy) {
+  const Shared<Words> stages = shared_memory<Words>(0, kStages * kStageWords);
+  const Shared<int> numbers = shared_memory<int>(0, kStages * kStageWords * 4);
+  const Shared<uint64_t> full = shared_memory<uint64_t>(kStages * kStageWords * 16, kStages);
+  const Shared<uint64_t> empty = shared_memory<uint64_t>(kStages * kStageWords * 16 + kStages * 8, kStages);
+  const int thread = thread_index(), readers = kWarpgroup - kWarp, rounds = static_cast<int>(toy.count);
+  if (thread == 0) {
+    for (int stage = 0; stage < kStages; stage++) {
+      start_copy_barrier(full, stage, 1);
+      start_copy_barrier(empty, stage, readers / kWarp);
+    }
+    fence_for_started_barriers();
+  }
+  block_barrier();
+  if (thread >= readers) {
+    give_up_registers<24>();
+    if (thread > readers) return;
+    for (int round = 0; round < rounds; round++) {
+      const int stage = round % kStages;
+      wait_at_copy_barrier(empty, stage, (round / kStages + 1) % 2);
+      arrive_and_announce(full, stage, kStageWords * 16);
+      for (int part = 0; part < 2; part++) {
+        bulk_copy_async(stages, stage * kStageWords + part * kStageWords / 2,
+                        toy.input + (round * 2 + part) * kStageWords * 2, kStageWords * 8, full, stage);
+      }
+    }
+    return;
+  }
+  take_registers<240>();
+  int sum = 0;
+  for (int round = 0; round < rounds; round++) {
+    const int stage = round % kStages;
+    wait_at_copy_barrier(full, stage, round / kStages % 2);
+    sum += numbers.load(stage * kStageWords * 4 + thread % (kStageWords * 4));
+    warp_barrier();
+    if (thread % kWarp == 0) arrive_at_copy_barrier(empty, stage);
+  }
+  toy.output[thread] = sum;
+}
+
+constexpr int kTerms = 32, kRows = 64, kColumns = 128;
+
+// Which mistake a product has; the order of the Python test.
+enum Mistake { kNone, kNoFenceForProxy, kNoFenceOfProducts, kNoWait, kOverwritten };
+
+// sums (64 x 128) = left (64 x 32) * right (128 x 32) transposed, both row by row.
+void product_of_warpgroup(const Toy& toy, Mistake mistake) {
+  const Shared<Words> words = shared_memory<Words>(0, (kRows + kColumns) * kTerms / 8);
+  const int thread = thread_index();
+  const auto four = [](const Half* halves) {
+    Words result;
+    std::memcpy(&result, halves, sizeof result);
+    return result;
+  };
+  // Eight terms of all rows lie one behind the other, then the next eight terms.
+  for (int piece = 0; piece < kTerms / 8; piece++) {
+    for (int row = thread; row < kRows + kColumns; row += kWarpgroup) {
+      const Half* source = row < kRows ? toy.left + row * kTerms : toy.right + (row - kRows) * kTerms;
+      const int place = row < kRows ? piece * kRows + row : kTerms / 8 * kRows + piece * kColumns + row - kRows;
+      words.store(place, four(source + piece * 8));
+    }
+  }
+  if (mistake != kNoFenceForProxy) fence_for_async_proxy();
+  block_barrier();
+  const uint64_t left = matrix_descriptor(words.address(0), kRows * 16, 128);
+  const uint64_t right = matrix_descriptor(words.address(kTerms / 8 * kRows), kColumns * 16, 128);
+  float d[64];
+  if (mistake != kNoFenceOfProducts) fence_products();
+  for (int step = 0; step < kTerms / 16; step++) {
+    const uint32_t to_step = static_cast<uint32_t>(step) * 2 * 16;
+    multiply_add_async(d, moved(left, to_step * kRows), moved(right, to_step * kColumns), step > 0);
+  }
+  commit_products();
+  if (mistake == kOverwritten) words.store(0, Words{});
+  if (mistake != kNoWait) wait_for_products(d);
+  for (int i = 0; i < 64; i++) {
+    const int row = thread / kWarp * 16 + thread % kWarp / 4 + i / 2 % 2 * 8;
+    toy.sums[row * kColumns + i / 4 * 8 + thread % 4 * 2 + i % 2] = d[i];
+  }
+  wait_for_products<0>();
+}
+PATCHSWAP_KERNEL(kWarpgroup) warpgroup_product(const Toy toy) { product_of_warpgroup(toy, kNone); }
+
+// ---- Hopper: faults
+
+PATCHSWAP_KERNEL(kWarpgroup) product_without_proxy_fence(const Toy toy) { product_of_warpgroup(toy, kNoFenceForProxy); }
+PATCHSWAP_KERNEL(kWarpgroup) product_without_fence(const Toy toy) { product_of_warpgroup(toy, kNoFenceOfProducts); }
+PATCHSWAP_KERNEL(kWarpgroup) product_without_wait(const Toy toy) { product_of_warpgroup(toy, kNoWait); }
+PATCHSWAP_KERNEL(kWarpgroup) product_overwritten(const Toy toy) { product_of_warpgroup(toy, kOverwritten); }
+
+// One barrier at byte 256, and eight words that are copied to the begin of shared memory.
+struct OneBulkCopy {
+  Shared<Words> words = shared_memory<Words>(0, 16);
+  Shared<uint64_t> barrier = shared_memory<uint64_t>(256, 1);
+
+  explicit OneBulkCopy(const Toy& toy, bool starts = true, bool fences = true, int announced = 128, int copied = 128) {
+    if (thread_index() == 0) {
+      if (starts) start_copy_barrier(barrier, 0, 1);
+      if (fences) fence_for_started_barriers();
+    }
+    block_barrier();
+    if (thread_index() == 0) {
+      arrive_and_announce(barrier, 0, announced);
+      bulk_copy_async(words, 0, toy.input, copied, barrier, 0);
+    }
+  }
+};
+PATCHSWAP_KERNEL(kThreads) bulk_copy_without_wait(const Toy toy) {
+  const OneBulkCopy copy(toy);
+  toy.output[thread_index()] = static_cast<int>(copy.words.load(thread_index() % 8).word[0]);
+  wait_at_copy_barrier(copy.barrier, 0, 0);
+}
+PATCHSWAP_KERNEL(kThreads) bulk_copy_waits_for_wrong_phase(const Toy toy) {
+  const OneBulkCopy copy(toy);
+  wait_at_copy_barrier(copy.barrier, 0, 1);
+  toy.output[thread_index()] = static_cast<int>(copy.words.load(thread_index() % 8).word[0]);
+  wait_at_copy_barrier(copy.barrier, 0, 0);
+}
+PATCHSWAP_KERNEL(kThreads) bulk_copy_one_lane_waits(const Toy toy) {
+  const OneBulkCopy copy(toy);
+  if (thread_index() == 0) wait_at_copy_barrier(copy.barrier, 0, 0);
+  toy.output[thread_index()] = static_cast<int>(copy.words.load(thread_index() % 8).word[0]);
+}
+PATCHSWAP_KERNEL(kThreads) bulk_copy_more_announced(const Toy toy) {
+  const OneBulkCopy copy(toy, true, true, 144);
+  wait_at_copy_barrier(copy.barrier, 0, 0);
+}
+PATCHSWAP_KERNEL(kThreads) bulk_copy_beyond_target(const Toy toy) { OneBulkCopy(toy, true, true, 272, 272); }
+PATCHSWAP_KERNEL(kThreads) bulk_copy_barrier_not_started(const Toy toy) { OneBulkCopy(toy, false); }
+PATCHSWAP_KERNEL(kThreads) bulk_copy_barrier_not_fenced(const Toy toy) { OneBulkCopy(toy, true, false); }
+PATCHSWAP_KERNEL(kThreads) bulk_copy_over_unread(const Toy toy) {
+  const OneBulkCopy copy(toy);
+  wait_at_copy_barrier(copy.barrier, 0, 0);
+  toy.output[thread_index()] = static_cast<int>(copy.words.load(thread_index() % 8).word[0]);
+  if (thread_index() == 0) {
+    arrive_and_announce(copy.barrier, 0, 128);
+    bulk_copy_async(copy.words, 0, toy.input, 128, copy.barrier, 0);
+  }
+  wait_at_copy_barrier(copy.barrier, 0, 1);
+}
+PATCHSWAP_KERNEL(kThreads) bulk_copy_beyond_source(const Toy toy) {
+  Toy moved_toy = toy;
+  moved_toy.input += toy.count;
+  const OneBulkCopy copy(moved_toy);
+  wait_at_copy_barrier(copy.barrier, 0, 0);
+}
+PATCHSWAP_KERNEL(kThreads) too_many_arrivals(const Toy) {
+  const Shared<uint64_t> barrier = shared_memory<uint64_t>(256, 1);
+  if (thread_index() == 0) start_copy_barrier(barrier, 0, 3);
+  if (thread_index() == 0) fence_for_started_barriers();
+  block_barrier();
+  if (thread_index() < 2) arrive_and_announce(barrier, 0, 16);
+  block_barrier();
+  if (thread_index() < 2) arrive_at_copy_barrier(barrier, 0);
+}
+
 #define PATCHSWAP_TOY(name) {#name, name}
 const std::map<std::string, void (*)(const Toy)> kToys = {
     PATCHSWAP_TOY(indices),
@@ -349,16 +511,32 @@ const std::map<std::string, void (*)(const Toy)> kToys = {
     PATCHSWAP_TOY(copy_over_unread),
     PATCHSWAP_TOY(copy_beyond_end),
     PATCHSWAP_TOY(stack_overflow),
+    PATCHSWAP_TOY(bulk_copies),
+    PATCHSWAP_TOY(warpgroup_product),
+    PATCHSWAP_TOY(product_without_proxy_fence),
+    PATCHSWAP_TOY(product_without_fence),
+    PATCHSWAP_TOY(product_without_wait),
+    PATCHSWAP_TOY(product_overwritten),
+    PATCHSWAP_TOY(bulk_copy_without_wait),
+    PATCHSWAP_TOY(bulk_copy_waits_for_wrong_phase),
+    PATCHSWAP_TOY(bulk_copy_one_lane_waits),
+    PATCHSWAP_TOY(bulk_copy_more_announced),
+    PATCHSWAP_TOY(bulk_copy_beyond_target),
+    PATCHSWAP_TOY(bulk_copy_barrier_not_started),
+    PATCHSWAP_TOY(bulk_copy_barrier_not_fenced),
+    PATCHSWAP_TOY(bulk_copy_over_unread),
+    PATCHSWAP_TOY(bulk_copy_beyond_source),
+    PATCHSWAP_TOY(too_many_arrivals),
 };
 
 }  // namespace
 
 // Null, or what went wrong; the text lives until the next call.
-extern "C" const char* run_toy(const char* name, const emulation::Schedule* schedule, int blocks, int shared_bytes,
-                               const Toy* toy) {
+extern "C" const char* run_toy(const char* name, const emulation::Schedule* schedule, int blocks, int threads,
+                               int shared_bytes, const Toy* toy) {
   static thread_local std::string message;
   try {
-    emulation::emulate(*schedule, blocks, kThreads, shared_bytes, [&] { kToys.at(name)(*toy); });
+    emulation::emulate(*schedule, blocks, threads, shared_bytes, [&] { kToys.at(name)(*toy); });
     return nullptr;
   } catch (const std::exception& error) {
     message = error.what();

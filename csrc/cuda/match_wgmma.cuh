@@ -1,0 +1,473 @@
+// The search for Hopper: products of warpgroups on tiles that bulk copies bring in. See search.cuh and hopper.cuh
+// first.
+//
+// A block has three warpgroups. The first one copies: one warp of it brings the operands into a ring of stages in
+// shared memory. The other two multiply and compare: each has one of the tile's groups of 64 query slots and all 128
+// key cells of the stretch, of which 126 begin a patch of their own. All three go through the same items, steps and
+// chunks of channels, and meet only at the stages:
+//
+//   full[stage]   the stage's copies have arrived: the copying warp announces their bytes, the copies count them down
+//   empty[stage]  nobody reads the stage any more: every multiplying warp arrives once its products have been waited
+//   for
+//
+// Stages are written and read by the asynchronous proxy only, so these barriers are all that they need, except for the
+// first filling with zeros (slots that nobody needs and cells beyond the map are not copied; what stands there does not
+// count, but is to be defined).
+//
+// A stage holds 32 channels as [unit][cell][8 channels], the order of the packed maps, so what is contiguous there is
+// one copy: the stretch of key cells, and every run of slots whose cells follow each other. A core matrix of the
+// products is 8 cells of one unit.
+//
+// Three blocks of 64 x 128 numbers live in the registers of a warpgroup in turn as c_t, c_{t-1} and c_{t-2} + c_{t-1}.
+// For the sums along the diagonal, lanes exchange numbers by shuffles; what a warp needs of the first two rows of the
+// next one goes through shared memory, together with thresholds and factors. These are held twice and used in turn, so
+// one barrier of the warpgroup for each row of queries orders everything: who writes one half has passed the barrier of
+// the other half, and so has everybody who read the half before.
+#pragma once
+
+#include "hopper.cuh"
+#include "search.cuh"
+
+namespace patchswap {
+namespace wgmma {
+
+constexpr int kThreads = (1 + kGroupsInTile) * kWarpgroup;
+constexpr int kCells = 128;               // key cells of an item at one step
+constexpr int kStretch = kCells - kHalo;  // keys
+constexpr int kUnitsInChunk = kChunk / kUnit;
+constexpr int kStages = 8;                                  // a power of two
+constexpr int kWarps = kGroupsInTile * kWarpgroup / kWarp;  // that multiply
+constexpr int kWarpSlots = kSlots * kGroupsInTile / kWarps;
+static_assert(kSlots == 64 && kWarpSlots == 16 && kUnitsInChunk % 2 == 0);
+
+// Registers per thread: 64512 in all, which is what the block begins with.
+constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;
+
+// Places in a stage, in 16-byte words. A word is one unit of channels of one cell.
+constexpr int kGroupWords = kUnitsInChunk * kSlots;
+constexpr int kKeysInStage = kGroupsInTile * kGroupWords;
+constexpr int kStageWords = kKeysInStage + kUnitsInChunk * kCells;
+
+// A run of slots whose cells follow each other.
+struct alignas(16) Run {
+  int32_t place;  // of its first slot in a stage
+  int32_t cell, count, unused;
+};
+constexpr int kMostRuns = kGroupsInTile * kSlots;
+
+struct alignas(8) Pair {
+  float number[2];
+};
+constexpr int kPairs = kCells / 2;           // in a row of numbers
+constexpr int kEdgePairs = kHalo * kPairs;   // that a warp hands to the one before it
+constexpr int kKeyRuns = kCells / kRun;      // 8 columns each, as many as four neighbouring lanes hold of a row
+constexpr int kBests = kWarpSlots * kPairs;  // of one warp
+
+// What a warp knows of its item, and has no registers for: its number, sample and start, and the first row.
+constexpr int kNumberNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kNotes = 4;
+
+// Dynamic shared memory, in bytes.
+constexpr int kStagesAt = 0;                                              // Words [kStages][kStageWords]
+constexpr int kBestAt = kStagesAt + kStages * kStageWords * 16;           // float [kWarps][kBests]
+constexpr int kEdgesAt = kBestAt + kWarps * kBests * 4;                   // Pair [2][kWarps][kEdgePairs]
+constexpr int kFactorAt = kEdgesAt + 2 * kWarps * kEdgePairs * 8;         // Pair [2][kGroupsInTile][kPairs]
+constexpr int kThresholdAt = kFactorAt + 2 * kGroupsInTile * kCells * 4;  // float [2][kGroupsInTile][kSlots]
+constexpr int kQueryAt = kThresholdAt + 2 * kGroupsInTile * kSlots * 4;   // int [2][kGroupsInTile][kSlots]
+constexpr int kRunsAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;        // Run [kMostRuns]
+constexpr int kPatchAt = kRunsAt + kMostRuns * 16;                        // int [kGroupsInTile * kSlots]
+constexpr int kRowsAt = kPatchAt + kGroupsInTile * kSlots * 4;            // int [kGroupsInTile * kSlots]
+constexpr int kNotesAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kNotes]
+constexpr int kBarriersAt = kNotesAt + kWarps * kNotes * 4;               // uint64_t [2][kStages]: full, empty
+constexpr int kSharedBytes = kBarriersAt + 2 * kStages * 8;
+static_assert(kSharedBytes <= 227 * 1024 && 2 * kKeyRuns == 32);
+
+PATCHSWAP_DEVICE Shared<Words> stages() { return shared_memory<Words>(kStagesAt, kStages * kStageWords); }
+PATCHSWAP_DEVICE Shared<uint64_t> barriers() { return shared_memory<uint64_t>(kBarriersAt, 2 * kStages); }
+
+// Chunks are numbered over all items of a block. Where chunk n is, and for how many chunks the stage was used before.
+PATCHSWAP_DEVICE int stage_of(unsigned n) { return static_cast<int>(n % kStages); }
+PATCHSWAP_DEVICE int round_of(unsigned n) { return static_cast<int>(n / kStages); }
+PATCHSWAP_DEVICE int full(int stage) { return stage; }
+PATCHSWAP_DEVICE int empty(int stage) { return kStages + stage; }
+
+// Starts the barriers and fills the stages with zeros. All threads of the block.
+PATCHSWAP_DEVICE void start() {
+  for (int i = thread_index(); i < kStages * kStageWords; i += kThreads) stages().store_words(i, Words{{0, 0, 0, 0}});
+  if (thread_index() == 0) {
+    for (int stage = 0; stage < kStages; stage++) {
+      start_copy_barrier(barriers(), full(stage), 1);
+      start_copy_barrier(barriers(), empty(stage), kWarps);
+    }
+    fence_for_started_barriers();
+  }
+  fence_for_async_proxy();
+  block_barrier();
+}
+
+PATCHSWAP_DEVICE Slot slot_of(const Problem& p, const Item& item, int group, int slot) {
+  const int number = item.tile * kGroupsInTile + group;
+  if (number >= p.plan[item.sample].groups) return Slot{0, 0, 0, 0};
+  return p.slots[(item.sample * p.group_pitch + number) * kSlots + slot];
+}
+
+// Over the lanes of a warp.
+PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    bits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(bits), mask));
+  }
+  return bits;
+}
+
+// ---- the warp that copies
+
+// Bits of 64 slots, of which a lane has one in each half.
+PATCHSWAP_DEVICE uint64_t ballot_of_slots(bool low, bool high) {
+  const uint32_t bits = ballot(low);
+  return static_cast<uint64_t>(ballot(high)) << kWarp | bits;
+}
+PATCHSWAP_DEVICE int count_slots(uint64_t bits) {
+  return count_bits(static_cast<uint32_t>(bits)) + count_bits(static_cast<uint32_t>(bits >> kWarp));
+}
+PATCHSWAP_DEVICE uint64_t bits_below(int bit) { return (uint64_t(1) << bit) - 1; }
+
+// What to copy for an item's queries at every step.
+struct Runs {
+  int count, slots;  // slots in all of them
+  uint32_t rows;     // in which any slot of the tile has a query
+};
+
+// Fills the table of runs with those of the slots that a query needs.
+PATCHSWAP_DEVICE Runs find_runs(const Problem& p, const Item& item, Shared<Run> table) {
+  const int lane = thread_index() % kWarp;
+  Runs runs{0, 0, 0};
+  warp_barrier();  // the table of the item before has been read
+#pragma unroll 1
+  for (int group = 0; group < kGroupsInTile; group++) {
+    const Slot low = slot_of(p, item, group, lane), high = slot_of(p, item, group, lane + kWarp);
+    runs.rows |= low.rows | high.rows;
+    const uint64_t used = ballot_of_slots(low.rows != 0, high.rows != 0), needed = used | used << 1 | used << 2;
+    const int before_low = shuffle(low.cell, lane - 1), before_high = shuffle(high.cell, lane - 1);
+    const uint64_t follows =
+        ballot_of_slots(lane > 0 && low.cell == before_low + 1, high.cell == (lane > 0 ? before_high : before_low) + 1);
+    const uint64_t begins = needed & ~(follows & needed << 1), ends = begins | ~needed;
+    for (int half = 0; half < 2; half++) {
+      const int slot = half * kWarp + lane;
+      if (!(begins >> slot & 1)) continue;
+      const uint64_t ends_above = ends & ~bits_below(slot) & ~(uint64_t(1) << slot);
+      const int end = count_slots((ends_above & (0 - ends_above)) - 1);  // 64 where there is none
+      table.store(runs.count + count_slots(begins & bits_below(slot)),
+                  Run{group * kGroupWords + slot, half == 0 ? low.cell : high.cell, end - slot, 0});
+    }
+    runs.count += count_slots(begins);
+    runs.slots += count_slots(needed);
+  }
+  warp_barrier();
+  runs.rows = union_of_warp(runs.rows);
+  return runs;
+}
+
+PATCHSWAP_DEVICE void copy_all(const Problem& p) {
+  const int lane = thread_index() % kWarp;
+  const Shared<Run> table = shared_memory<Run>(kRunsAt, kMostRuns);
+  const int query_width = static_cast<int>(p.query.width), key_width = static_cast<int>(p.key.width);
+  const int key_cells = static_cast<int>(p.key.cell_count()), units = static_cast<int>(p.query.units);
+  unsigned n = 0;  // chunk to be copied next
+  Item item;
+  for (int number = block_index(); find_item(p, number, kStretch, item); number += block_count()) {
+    const Runs runs = find_runs(p, item, table);
+    const RowRange range = row_range(p, item, runs.rows, kStretch);
+    if (range.first > range.last) continue;
+    for (int step = range.first; step <= range.last + kHalo; step++) {
+      // Cells of the stretch that are in the map. There are some at every step of an item.
+      const int start = item.start + step * key_width;
+      const int begin = start > 0 ? start : 0, end = start + kCells < key_cells ? start + kCells : key_cells;
+      for (int unit = item.sample * units; unit < (item.sample + 1) * units; unit += kUnitsInChunk, n++) {
+        const int stage = stage_of(n);
+        wait_at_copy_barrier(barriers(), empty(stage), (round_of(n) + 1) % 2);  // passes at once in the first round
+        if (lane == 0) {
+          arrive_and_announce(barriers(), full(stage), (runs.slots + end - begin) * kUnitsInChunk * 16);
+        }
+        warp_barrier();  // no copy before its bytes are announced
+#pragma unroll 1
+        for (int i = lane; i < (runs.count + 1) * kUnitsInChunk; i += kWarp) {
+          const int own_unit = i % kUnitsInChunk, plane = unit + own_unit;
+          if (i / kUnitsInChunk < runs.count) {
+            const Run run = table.load(i / kUnitsInChunk);
+            const int64_t word = plane * p.query.cell_pitch + run.cell + step * query_width;
+            bulk_copy_async(stages(), stage * kStageWords + run.place + own_unit * kSlots, p.query.cells + word * kUnit,
+                            run.count * 16, barriers(), full(stage));
+          } else {
+            const int64_t word = plane * p.key.cell_pitch + begin;
+            bulk_copy_async(stages(), stage * kStageWords + kKeysInStage + own_unit * kCells + begin - start,
+                            p.key.cells + word * kUnit, (end - begin) * 16, barriers(), full(stage));
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- the warpgroups that multiply and compare
+
+// A thread's 64 numbers of its warpgroup's 64 x 128 block. Lane 4 g + t of warp w has slots 16 w + g and, half 1,
+// 16 w + g + 8, and cells 8 j + 2 t + e of both.
+struct Block {
+  float numbers[kSlots];
+
+  PATCHSWAP_DEVICE float number(int half, int j, int e) const { return numbers[4 * j + 2 * half + e]; }
+};
+
+class Search {
+ public:
+  PATCHSWAP_DEVICE explicit Search(const Problem& problem)
+      : p(problem),
+        group(shuffle(thread_index() / kWarpgroup, 0) - 1),
+        thresholds(shared_memory<float>(kThresholdAt, 2 * kGroupsInTile * kSlots)),
+        bests(shared_memory<float>(kBestAt, kWarps * kBests)),
+        factors(shared_memory<Pair>(kFactorAt, 2 * kGroupsInTile * kPairs)),
+        edges(shared_memory<Pair>(kEdgesAt, 2 * kWarps * kEdgePairs)),
+        queries(shared_memory<int>(kQueryAt, 2 * kGroupsInTile * kSlots)),
+        patches(shared_memory<int>(kPatchAt, kGroupsInTile * kSlots)),
+        slot_rows(shared_memory<int>(kRowsAt, kGroupsInTile * kSlots)),
+        notes(shared_memory<int>(kNotesAt, kWarps * kNotes)) {}
+
+  PATCHSWAP_DEVICE void work() {
+    Item item;
+    for (int number = block_index(); find_item(p, number, kStretch, item); number = note(kNumberNote) + block_count()) {
+      work_on(number, item);
+    }
+  }
+
+ private:
+  PATCHSWAP_DEVICE void work_on(int number, const Item& item) {
+    uint32_t rows = 0;
+    for (int slot = lane(); slot < kGroupsInTile * kSlots; slot += kWarp) {
+      rows |= slot_of(p, item, slot / kSlots, slot % kSlots).rows;
+    }
+    const RowRange range = row_range(p, item, union_of_warp(rows), kStretch);
+    warp_barrier();  // the notes of the item before have been read
+    if (lane() == 0) {
+      notes.store(warp() * kNotes + kNumberNote, number);
+      notes.store(warp() * kNotes + kSampleNote, item.sample);
+      notes.store(warp() * kNotes + kStartNote, item.start);
+      notes.store(warp() * kNotes + kFirstNote, range.first);
+    }
+    warp_barrier();
+    if (range.first > range.last) return;
+    if (thread_index() % kWarpgroup < kSlots) {
+      const Slot slot = slot_of(p, item, group, thread_index() % kSlots);
+      patches.store(own_slot(), item.sample * static_cast<int>(p.query.patches()) + slot.patch);
+      slot_rows.store(own_slot(), static_cast<int>(slot.rows));
+    }
+
+    Block x, y, z;
+#pragma unroll
+    for (int i = 0; i < kSlots; i++) y.numbers[i] = z.numbers[i] = 0.0f;
+    for (int step = range.first, last_step = range.last + kHalo;;) {
+      do_step(step, x, y, z);
+      if (++step > last_step) break;
+      do_step(step, z, x, y);
+      if (++step > last_step) break;
+      do_step(step, y, z, x);
+      if (++step > last_step) break;
+    }
+  }
+
+  PATCHSWAP_DEVICE int lane() const { return thread_index() % kWarp; }
+  PATCHSWAP_DEVICE int warp() const { return thread_index() / kWarp - kWarpgroup / kWarp; }  // of those that multiply
+  PATCHSWAP_DEVICE int warp_in_group() const { return thread_index() % kWarpgroup / kWarp; }
+
+  PATCHSWAP_DEVICE int note(int which) const { return notes.load(warp() * kNotes + which); }
+  // Of the thread, among patches and slot_rows, which only the thread itself uses.
+  PATCHSWAP_DEVICE int own_slot() const { return group * kSlots + thread_index() % kSlots; }
+
+  // One step: c_t into c; then v = c_{t-2} + c_{t-1} + c_t takes the place of their sum, and c_{t-1} + c_t that of
+  // c_{t-1}.
+  PATCHSWAP_DEVICE void do_step(int step, Block& c, Block& before, Block& sum) {
+    const int row = step - kHalo;  // of the queries whose patches end at this step
+    const bool complete = row >= note(kFirstNote);
+    Fetched fetched{0.0f, 0.0f};
+    if (complete) fetched = fetch(row);
+    multiply(c);
+#pragma unroll
+    for (int i = 0; i < kSlots; i++) {
+      sum.numbers[i] += c.numbers[i];
+      before.numbers[i] += c.numbers[i];
+    }
+    if (!complete) return;
+    half ^= 1;
+    hand_round(fetched, row, sum);
+    compare(row, sum);
+  }
+
+  // The product over all channels. One chunk's products are under way while the next one is waited for.
+  PATCHSWAP_DEVICE void multiply(Block& c) {
+    const uint64_t slots = matrix_descriptor(stages().address(group * kGroupWords), kSlots * 16, 8 * 16);
+    const uint64_t cells = matrix_descriptor(stages().address(kKeysInStage), kCells * 16, 8 * 16);
+    const int chunks = static_cast<int>(p.query.units) / kUnitsInChunk;
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; chunk++, n++) {
+      wait_at_copy_barrier(barriers(), full(stage_of(n)), round_of(n) % 2);
+      fence_products();
+#pragma unroll
+      for (int unit = 0; unit < kUnitsInChunk; unit += 2) {
+        const uint32_t stage = static_cast<uint32_t>(stage_of(n) * kStageWords * 16);
+        multiply_add_async(c.numbers, moved(slots, stage + unit * kSlots * 16),
+                           moved(cells, stage + unit * kCells * 16), chunk > 0 || unit > 0);
+      }
+      commit_products();
+      wait_for_products<1>();
+      if (chunk > 0) release(n - 1);
+    }
+    wait_for_products(c.numbers);
+    release(n - 1);
+  }
+
+  // The warp's products no longer read chunk `number`.
+  PATCHSWAP_DEVICE void release(unsigned number) const {
+    if (lane() == 0) arrive_at_copy_barrier(barriers(), empty(stage_of(number)));
+  }
+
+  // What a thread brings for the comparison of one row: the factor of a key and the threshold of a slot's query.
+  struct Fetched {
+    float factor, threshold;
+  };
+
+  PATCHSWAP_DEVICE Fetched fetch(int row) const {
+    Fetched result{not_a_number(), infinity()};
+    const int key = thread_index() % kWarpgroup, sample = note(kSampleNote);
+    const int cell = note(kStartNote) + key + row * static_cast<int>(p.key.width);
+    // The last cells of the stretch begin patches that are the next item's.
+    if (key < kStretch && cell >= 0 && cell < p.key.cell_count()) {
+      result.factor = p.key_factor[sample * p.key.cell_count() + cell] * power_of_two(-p.key_shift[sample]);
+    }
+    if (key < kSlots && (slot_rows.load(own_slot()) >> row & 1)) {
+      result.threshold = from_ordered(load_fresh(p.threshold + own_query(row)));
+    }
+    return result;
+  }
+  PATCHSWAP_DEVICE int own_query(int row) const {
+    return patches.load(own_slot()) + row * static_cast<int>(p.query.columns());
+  }
+
+  PATCHSWAP_DEVICE int slots_at() const { return (half * kGroupsInTile + group) * kSlots; }
+
+  // Puts into shared memory what the threads of the warpgroup have to know of each other.
+  PATCHSWAP_DEVICE void hand_round(const Fetched& fetched, int row, const Block& v) const {
+    const int key = thread_index() % kWarpgroup;
+    shared_memory<float>(kFactorAt, 2 * kGroupsInTile * kCells)
+        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor);
+    if (key < kSlots) {
+      thresholds.store(slots_at() + key, fetched.threshold);
+      queries.store(slots_at() + key, own_query(row));
+    }
+    if (lane() < 4 * kHalo) {  // the lanes that have the first rows
+#pragma unroll
+      for (int j = 0; j < kKeyRuns; j++) {
+        edges.store((half * kWarps + warp()) * kEdgePairs + j * 4 * kHalo + lane(),
+                    Pair{{v.number(0, j, 0), v.number(0, j, 1)}});
+      }
+    }
+    named_barrier(1 + group, kWarpgroup);
+  }
+
+  // Sums v over the columns of the patches, and compares each query's best of the lane's pair in a run of keys.
+  PATCHSWAP_DEVICE void compare(int row, const Block& v) const {
+    const int first_slot = slots_at() + warp_in_group() * kWarpSlots;
+    uint32_t hits = score(v, thresholds.load(first_slot + lane() / 4), thresholds.load(first_slot + 8 + lane() / 4));
+    if (!any_lane(hits != 0)) return;
+
+    // Four lanes have the eight keys of a run. One of them offers it, with the best score that they have.
+    uint32_t any_hits = hits | static_cast<uint32_t>(shuffle_xor(static_cast<int>(hits), 1));
+    any_hits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(any_hits), 2));
+    for (uint32_t left = any_hits & ~hits; left != 0; left &= left - 1) {
+      bests.store(warp() * kBests + count_bits((left & (0 - left)) - 1) * kWarp + lane(), -infinity());
+    }
+    warp_barrier();
+    for (uint32_t left = any_hits & 0x11111111u << lane() % 4; left != 0; left &= left - 1) {
+      const int bit = count_bits((left & (0 - left)) - 1);
+      const Words four = bests.load_words(warp() * kBests + bit * kWarp + lane() / 4 * 4);
+      const float best = larger(larger(float_of(four.word[0]), float_of(four.word[1])),
+                                larger(float_of(four.word[2]), float_of(four.word[3])));
+      const int query = queries.load(first_slot + bit / kKeyRuns * 8 + lane() / 4);
+      const int first_cell = note(kStartNote) + row * static_cast<int>(p.key.width) + bit % kKeyRuns * kRun;
+      offer_run(p, query, best, first_cell, relative_bound(p, note(kSampleNote)));
+    }
+  }
+
+  // The scores of the lane's queries, one in each half, with its 32 keys. Of those that reach the query's threshold the
+  // better one of each pair goes to `bests`, [half][run][lane], and a bit of the result tells of it, 16 half + run.
+  //
+  // A score needs the numbers one row down and one cell on, and two rows down and two cells on. They are with other
+  // lanes; where the row is beyond the half, in their other half or in the next warp; where the cell is beyond a run's
+  // eight, in their next run. As a lane's number goes to one lane only, it is the sender that knows what to send.
+  PATCHSWAP_DEVICE uint32_t score(const Block& v, float threshold_0, float threshold_1) const {
+    const int g = lane() / 4, t = lane() % 4, next_t = (t + 1) % 4;
+    const int one_down = (g + 1) % 8 * 4 + t, one_across = (g + 1) % 8 * 4 + next_t;
+    const int two_across = (g + 2) % 8 * 4 + next_t;
+    const bool is_first_row = g < 1, is_first_two_rows = g < 2, is_first_pair = t == 0;
+    // The last warp has none after it: slots that would need one have no queries.
+    const int next_warp = warp() - warp_in_group() + (warp_in_group() + 1) % (kWarpgroup / kWarp);
+    const int edge = (half * kWarps + next_warp) * kEdgePairs + lane() % (4 * kHalo);
+    const int pairs = (half * kGroupsInTile + group) * kPairs + t;
+    const int own_bests = warp() * kBests + lane();
+
+    uint32_t hits = 0;
+    Pair edge_here = edges.load(edge);
+#pragma unroll
+    for (int j = 0; j < kKeyRuns; j++) {
+      // Beyond the last run there is none: keys that would need it do not count.
+      const int next_j = j + 1 < kKeyRuns ? j + 1 : j;
+      const Pair edge_next = edges.load(edge + next_j * 4 * kHalo);
+      const Pair factor = factors.load(pairs + j * 4);
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const auto beyond = [&](int e) { return h == 0 ? v.number(1, j, e) : edge_here.number[e]; };
+        const auto beyond_next = [&](int e) { return h == 0 ? v.number(1, next_j, e) : edge_next.number[e]; };
+        const auto sent = [&](bool is_beyond, int e) { return is_beyond ? beyond(e) : v.number(h, j, e); };
+        const auto sent_across = [&](bool is_beyond, int e) {
+          const float next = is_beyond ? beyond_next(e) : v.number(h, next_j, e);
+          return is_first_pair ? next : sent(is_beyond, e);
+        };
+        const float down_1 = shuffle(sent(is_first_row, 1), one_down);
+        const float across_0 = shuffle(sent_across(is_first_row, 0), one_across);
+        const float far_0 = shuffle(sent_across(is_first_two_rows, 0), two_across);
+        const float far_1 = shuffle(sent_across(is_first_two_rows, 1), two_across);
+        const float best = larger((v.number(h, j, 0) + down_1 + far_0) * factor.number[0],
+                                  (v.number(h, j, 1) + across_0 + far_1) * factor.number[1]);
+        if (best >= (h == 0 ? threshold_0 : threshold_1)) {
+          bests.store(own_bests + (h * kKeyRuns + j) * kWarp, best);
+          hits |= 1u << (h * kKeyRuns + j);
+        }
+      }
+      edge_here = edge_next;
+    }
+    return hits;
+  }
+
+  const Problem& p;
+  const int group;  // of the tile
+  const Shared<float> thresholds, bests;
+  const Shared<Pair> factors, edges;
+  const Shared<int> queries, patches, slot_rows, notes;
+  int half = 0;    // of the shared memory that is held twice
+  unsigned n = 0;  // chunk to be multiplied next
+};
+
+}  // namespace wgmma
+
+// Dynamic shared memory: wgmma::kSharedBytes. Any number of blocks. Empty in code for anything but sm_90a.
+PATCHSWAP_KERNEL(wgmma::kThreads) match_wgmma(const Problem p) {
+#if defined(PATCHSWAP_HOPPER)
+  wgmma::start();
+  if (thread_index() < kWarpgroup) {
+    give_up_registers<wgmma::kCopyRegisters>();
+    if (thread_index() < kWarp) wgmma::copy_all(p);
+  } else {
+    take_registers<wgmma::kMultiplyRegisters>();
+    wgmma::Search(p).work();
+  }
+#endif
+}
+
+}  // namespace patchswap

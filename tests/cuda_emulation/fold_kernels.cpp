@@ -1,0 +1,99 @@
+// The kernels of fold and its gradient as functions that Python calls, for test_fold_emulated.py.
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "cuda/fold.cuh"
+
+namespace {
+
+using namespace patchswap;
+
+// The layout is that of the ctypes class of the same name.
+struct Call {
+  const int64_t* index;
+  const void* source;
+  const void* base;
+  void* result;
+  int64_t batch, channels, height, width, key_height, key_width;
+  int32_t patch_size, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
+};
+
+template <class Kernel>
+void run(const emulation::Schedule& schedule, int64_t blocks, int threads, int shared_bytes, const Kernel& kernel) {
+  if (blocks > 0) emulation::emulate(schedule, static_cast<int>(blocks), threads, shared_bytes, kernel);
+}
+
+int patches_along(int64_t size, int patch_size) { return size < patch_size ? 0 : static_cast<int>(size) - patch_size + 1; }
+
+template <int P, class Element>
+void run_call(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
+  using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+  FoldShape shape = {};
+  shape.index = call.index;
+  shape.batch = call.batch;
+  shape.height = static_cast<int>(call.height);
+  shape.width = static_cast<int>(call.width);
+  shape.key_height = static_cast<int>(call.key_height);
+  shape.key_width = static_cast<int>(call.key_width);
+  shape.rows = patches_along(call.height, P);
+  shape.columns = patches_along(call.width, P);
+  shape.key_rows = patches_along(call.key_height, P);
+  shape.key_columns = patches_along(call.key_width, P);
+  const int64_t cells = call.height * call.width, key_cells = call.key_height * call.key_width;
+  FoldWork<Element> work = {};
+  work.shape = shape;
+  work.tiles = fold_tiles(runs == nullptr ? cells : key_cells, call.channels);
+  work.source = static_cast<const Element*>(call.source);
+  work.base = static_cast<const Element*>(call.base);
+  work.result = static_cast<Element*>(call.result);
+  const int64_t blocks = work.tiles.blocks(call.batch);
+  if (runs == nullptr) {
+    run(schedule, blocks, work.tiles.threads, 0, [&] { fold<P, Sum>(work); });
+    return;
+  }
+  const int64_t queries = call.batch * shape.queries(), keys = call.batch * shape.keys();
+  run(schedule, run_blocks(call.batch * cells), kRunThreads, 0, [&] { count_runs<P>(shape, *runs); });
+  run(schedule, run_blocks(keys), kRunThreads, kRunShared, [&] { place_runs(shape, *runs); });
+  run(schedule, run_blocks(queries), kRunThreads, 0, [&] { list_runs(shape, *runs); });
+  run(schedule, run_blocks(queries), kRunThreads, 0, [&] { order_runs(shape, *runs); });
+  run(schedule, blocks, work.tiles.threads, 0, [&] { fold_backward<P, Sum>(work, *runs); });
+}
+
+template <class Element>
+void run_patch_size(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
+  if (call.patch_size == 1) run_call<1, Element>(schedule, call, runs);
+  if (call.patch_size == 3) run_call<3, Element>(schedule, call, runs);
+  if (call.patch_size == 5) run_call<5, Element>(schedule, call, runs);
+}
+
+}  // namespace
+
+extern "C" {
+
+// fold, or with runs its gradient. Null, or what went wrong; the text lives until the next call.
+const char* run_fold(const emulation::Schedule* schedule, const Call* call, const Runs* runs) {
+  static thread_local std::string message;
+  try {
+    if (call->dtype == 0) run_patch_size<float>(*schedule, *call, runs);
+#if !defined(PATCHSWAP_FLOAT_ONLY)
+    if (call->dtype == 1) run_patch_size<torch::headeronly::Half>(*schedule, *call, runs);
+    if (call->dtype == 2) run_patch_size<torch::headeronly::BFloat16>(*schedule, *call, runs);
+    if (call->dtype == 3) run_patch_size<double>(*schedule, *call, runs);
+#endif
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+int64_t call_size() { return sizeof(Call); }
+int64_t runs_size() { return sizeof(Runs); }
+
+}  // extern "C"
