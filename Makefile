@@ -1,15 +1,16 @@
 # make demo       fills the example photographs: pictures into demo/, the times of each stage on the screen
 # make test       runs the tests
 # make lint       ruff, mypy, clang-format
-# make bench      runs the benchmarks
+# make bench      measures every CPU number of the documents, in about 15 minutes: benchmarks/results/, tables, plot
 # make wheel      builds one wheel into dist/
-# make gpu-check  all tests on a machine with an NVIDIA GPU, then the benchmarks
+# make gpu-check  all tests on a machine with an NVIDIA GPU, compute-sanitizer, then the benchmark, in ten minutes
 # make clean      removes .venv and everything built
 #
 # Each target sets up what it needs in .venv and does that again only when the sources have changed. Variables:
 #   PYTHON      interpreter to make .venv with                        VENV  another environment, used as it is if it exists
 #   TORCH       the torch to install where there is none yet          PIP_FLAGS   options for every pip install
 #   TEST_FLAGS  options for pytest                                    DEMO_FLAGS  options for examples/demo.py
+#   BENCH_SECONDS, GPU_CHECK_SECONDS  time limits                     GPU_CHECK_FLAGS, WHEEL  see gpu-check
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,6 +19,9 @@ TORCH ?= $(if $(strip $(DRIVER)),torch>=2.10,torch==2.13.0)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
 SOURCES := setup.py pyproject.toml $(shell find build_backend csrc patchswap inpaint -type f ! -name '*.pyc' ! -name '*.so')
+BENCH_SECONDS ?= 600
+GPU_CHECK_SECONDS ?= 570
+START := $(shell date +%s)
 HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("torch").split(".")[:2])) >= (2, 10)
 
 # From here on neither the tools nor what they start import the checkout's packages, which have no compiled library.
@@ -37,20 +41,20 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy patchswap inpaint
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/pytest benchmarks --benchmark-only
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench_match.py --device cpu --budget-seconds $(BENCH_SECONDS) \
+		--out benchmarks/results/match-cpu.json --plot docs/images/match-cpu.png
+	$(BIN)/pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json
+	$(BIN)/python benchmarks/tables.py
 
 wheel: $(VENV)/.torch
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
 
-gpu-check: $(VENV)/.installed-dev
-	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" \
-		|| { echo "gpu-check: torch finds no NVIDIA GPU on this machine, nothing was checked"; exit 1; }
-	@$(BIN)/python -I -c "import patchswap; raise SystemExit(not patchswap.build_info()['cuda_kernel'])" \
-		|| { echo "gpu-check: patchswap was built without CUDA kernels: install nvcc, then make clean gpu-check"; exit 1; }
-	$(BIN)/pytest -m gpu $(TEST_FLAGS)
-	$(BIN)/pytest -m "not gpu" $(TEST_FLAGS)
-	$(BIN)/pytest benchmarks --benchmark-only
+# Within ten minutes, the build included. WHEEL: install this wheel instead of building one.
+gpu-check: $(if $(WHEEL),$(VENV)/.torch,$(VENV)/.installed-dev)
+	$(if $(WHEEL),$(PIP) --no-deps --force-reinstall $(WHEEL))
+	$(BIN)/python benchmarks/gpu_check.py --budget-seconds $$(($(GPU_CHECK_SECONDS) - $$(date +%s) + $(START))) \
+		$(GPU_CHECK_FLAGS)
 
 clean:
 	rm -rf .venv build dist demo *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -73,3 +77,7 @@ $(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
 	@$(PIP) ".[dev,train,eval]"
 	@$(BIN)/python -I -c 'import patchswap; print(patchswap.build_info())'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@$(PIP) faiss-cpu || echo "==> faiss-cpu could not be installed: its row will say so"
+	@touch $@

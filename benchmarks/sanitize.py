@@ -1,0 +1,49 @@
+"""A few small calls of every CUDA kernel, to be run under compute-sanitizer.
+
+    compute-sanitizer --tool racecheck python benchmarks/sanitize.py
+
+Small and odd shapes, masks, batches, each dtype; results are compared with the reference, so that a run without the
+tool is a test as well.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import patchswap
+from patchswap.testing import assert_match_close
+
+SHAPES = ((1, 24, 9, 13), (2, 40, 20, 37))
+
+
+def main() -> int:
+    torch.manual_seed(0)
+    for method in ("auto", "direct", "mma", "wgmma"):
+        try:
+            for batch, channels, height, width in SHAPES:
+                for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                    query = torch.randn(batch, channels, height, width, device="cuda").to(dtype)
+                    key = torch.randn(batch, channels, height + 4, width - 3, device="cuda").to(dtype)
+                    masks = {"key_mask": torch.rand(batch, height + 2, width - 5, device="cuda") < 0.7}
+                    for precision in ("exact", "fast"):
+                        match = patchswap.match(query, key, **masks, method=method, precision=precision)
+                    exact = patchswap.match(query, key, **masks, method=method)
+                    assert_match_close(exact, query, key, **masks)
+                    patchswap.fold(match.index, key, output_size=(height, width))
+        except (RuntimeError, ValueError) as error:
+            if "is not there" not in str(error):
+                raise
+            print(str(error).splitlines()[0])
+    features = torch.randn(2, 24, 20, 21, device="cuda", requires_grad=True)
+    hole = torch.zeros(2, 20, 21, dtype=torch.bool, device="cuda")
+    hole[:, 5:11, 4:12] = True
+    patchswap.swap(features, hole=hole).square().sum().backward()
+    torch.cuda.synchronize()
+    print("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

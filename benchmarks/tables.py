@@ -1,0 +1,216 @@
+"""Tables of the documents, rendered from benchmarks/results, so that text and measurements cannot drift apart.
+
+    python benchmarks/tables.py           # writes every table between its markers
+    python benchmarks/tables.py --check   # exit status 1 and the names of the tables that are out of date
+
+A document holds `<!-- table: NAME -->`, the table, `<!-- end -->`. NAME is one of TABLES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/kernels.md")
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- end -->)", re.DOTALL)
+FORMS = {
+    "ours": "`patchswap.swap`",
+    "matrix_form": "unfold + matrix product",
+    "convolution_form": "convolution form (style-swap)",
+}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *rows])
+
+
+def match_times(results: list[dict[str, Any]], kind: str) -> str:
+    """Rivals by sizes: median, and how many times that of ours it is."""
+    rows = [row for row in results if row["features"] == kind]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    names = {row["rival"]: row["label"] for row in rows}
+    found = {(row["rival"], row["size"]): row for row in rows if "median_ms" in row}
+
+    def place(name: str) -> tuple[float, ...]:
+        return tuple(
+            found[name, size]["median_ms"] if (name, size) in found else 1e12 for size in sizes[1:] + sizes[:1]
+        )
+
+    measured = sorted({name for name, _ in found}, key=place)
+    body = [[names[name], *(time_and_ratio(found.get((name, size))) for size in sizes)] for name in measured]
+    return table(["median (times ours)", *sizes], body)
+
+
+def match_details(results: list[dict[str, Any]], size: str) -> str:
+    """One size: speed, share of the peak, memory and choices."""
+    header = [
+        "photographs, " + size,
+        "TFLOP/s, direct",
+        "executed",
+        "of the GEMM peak",
+        "GB/s",
+        "memory",
+        "same choice",
+    ]
+    rows = [row for row in results if row["size"] == size and row["features"] == "photo" and "median_ms" in row]
+    body = []
+    for row in sorted(rows, key=lambda row: row["median_ms"]):
+        peak, same = row["percent_of_gemm_peak"], row.get("same_picks")
+        body.append(
+            [
+                row["label"],
+                number(row["direct_tflops"]),
+                number(row["executed_tflops"]),
+                "" if peak is None else f"{peak:.0f} %",
+                number(row["gigabytes_per_second"]),
+                f"{row['peak_memory_mib']:,.0f} MiB",
+                "" if same is None else f"{100 * same:.4g} %",
+            ]
+        )
+    return table(header, body)
+
+
+def match_pairs(results: list[dict[str, Any]]) -> str:
+    """Ours at every size: does the time follow the number of pairs, and of hole cells?"""
+    rows = [row for row in results if row["rival"] == "ours" and "median_ms" in row]
+    header = ["size, features", "hole cells", "queries", "keys", "time", "per pair", "per hole cell and key"]
+    body = []
+    for row in rows:
+        counts = [f"{row[name]:,}" for name in ("hole_cells", "queries", "keys")]
+        per_cell = 1e6 * row["median_ms"] / row["hole_cells"] / row["keys"]
+        pace = [f"{number(row['picoseconds_per_pair'] / 1e3)} ns", f"{number(per_cell)} ns"]
+        body.append([f"{row['size']}, {row['features']}", *counts, f"{number(row['median_ms'])} ms", *pace])
+    return table(header, body)
+
+
+def match_summary(results: list[dict[str, Any]]) -> str:
+    """Ours and the fastest exact form of each other idea."""
+    families = ("ours", "gemm-direct", "product", "faiss", "style-swap")
+    sizes = ["512/224", "1024/512"]
+    rows = [row for row in results if row["features"] == "photo" and "median_ms" in row]
+    rows = [row for row in rows if not row["rival"].endswith(("bf16", "fast"))]
+    body = []
+    for family in families:
+        members = [row for row in rows if row["rival"] == family or (family != "ours" and family in row["rival"])]
+        best = [fastest(members, size) for size in sizes]
+        if any(best):
+            label = next(row["label"] for row in best if row)
+            body.append([f"**`{label}`**" if family == "ours" else label, *map(time_and_ratio, best)])
+    return table(["image / hole", *sizes], body)
+
+
+def fastest(rows: list[dict[str, Any]], size: str) -> dict[str, Any] | None:
+    return min((row for row in rows if row["size"] == size), key=lambda row: row["median_ms"], default=None)
+
+
+def swap_times(results: list[dict[str, Any]]) -> str:
+    sizes = list(dict.fromkeys(row["size"] for row in results))
+    times = {(row["form"], row["size"]): row["median_ms"] for row in results}
+    body = []
+    for size in sizes:
+        ours = times["ours", size]
+        others = [
+            f"{number(times[form, size])} ms ({times[form, size] / ours:.1f} x)" for form in FORMS if form != "ours"
+        ]
+        body.append([size, f"**{number(ours)} ms**", *others])
+    return table(["image / hole", *FORMS.values()], body)
+
+
+def swap_summary(results: list[dict[str, Any]]) -> str:
+    times = {row["form"]: row["median_ms"] for row in results if row["size"] == "512/224"}
+    other = min((form for form in times if form != "ours"), key=lambda form: times[form])
+    rows = [[f"{FORMS[other]} (the fastest other form measured)", f"{number(times[other])} ms"]]
+    rows.append([FORMS["ours"], f"**{number(times['ours'])} ms**"])
+    return table(["patch-swap, 128x128x256 features, 56x56 hole", "time"], rows)
+
+
+# name: (file of results, what makes the table of its "results")
+TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
+    "swap-cpu": ("swap-cpu.json", swap_times),
+    "swap-cpu-summary": ("swap-cpu.json", swap_summary),
+}
+for _device in ("cpu", "cuda"):
+    _file = f"match-{_device}.json"
+    TABLES |= {
+        f"match-{_device}-photo": (_file, partial(match_times, kind="photo")),
+        f"match-{_device}-random": (_file, partial(match_times, kind="random")),
+        f"match-{_device}-512": (_file, partial(match_details, size="512/224")),
+        f"match-{_device}-1024": (_file, partial(match_details, size="1024/512")),
+        f"match-{_device}-pairs": (_file, match_pairs),
+        f"match-{_device}-summary": (_file, match_summary),
+    }
+
+
+def render(name: str, results: Path = RESULTS) -> str:
+    """The table of this name, or a line that says that it has not been measured."""
+    file, make = TABLES[name]
+    if not (results / file).exists():
+        return f"Not measured yet: `make {'gpu-check' if 'cuda' in file else 'bench'}` does it.\n"
+    text = make(json.loads((results / file).read_text())["results"])
+    return text if text.count("\n") > 2 else "Not measured: it did not fit into the time budget.\n"
+
+
+def replace_blocks(text: str, content_of: Callable[[str], str | None]) -> tuple[str, list[str]]:
+    """The text with every block whose content_of(name) is not None brought up to date, and the names that changed."""
+    changed = []
+
+    def replaced(match: re.Match[str]) -> str:
+        content = content_of(match["name"])
+        if content is None or content == match["content"]:
+            return match[0]
+        changed.append(match["name"])
+        return match[1] + content + match[4]
+
+    return BLOCK.sub(replaced, text), changed
+
+
+def update(document: Path, content_of: Callable[[str], str | None], check: bool) -> list[str]:
+    """Bring the document up to date, or with `check` only say which tables are not."""
+    text, changed = replace_blocks(document.read_text(), content_of)
+    if changed and not check:
+        temporary = document.with_name(document.name + ".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, document)
+    return changed
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, 1,234 from a thousand on."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def time_and_ratio(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    ratio = "" if row["rival"] == "ours" or not row["times_ours"] else f" ({row['times_ours']:.3g} x)"
+    return f"{number(row['median_ms'])} ms{ratio}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 where a table is out of date"
+    )
+    check = parser.parse_args().check
+    outdated = []
+    for name in DOCUMENTS:
+        changed = update(ROOT / name, lambda name: render(name) if name in TABLES else None, check)
+        outdated += [f"{name}: {table}" for table in changed]
+    for entry in outdated:
+        print("out of date:" if check else "written:", entry)
+    return 1 if check and outdated else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

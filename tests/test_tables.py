@@ -1,0 +1,91 @@
+"""The documents' tables are those of the measurements in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import tables  # noqa: E402
+
+
+def row(rival: str, size: str, milliseconds: float, **more: object) -> dict[str, object]:
+    base = {"rival": rival, "label": rival, "group": "rival", "features": "photo", "size": size}
+    base |= {"queries": 10, "keys": 100, "hole_cells": 5, "median_ms": milliseconds, "times_ours": milliseconds / 10}
+    base |= {"direct_tflops": 0.5, "executed_tflops": None, "percent_of_gemm_peak": None, "gigabytes_per_second": None}
+    return base | {"peak_memory_mib": 12.0, "same_picks": 0.9999, "picoseconds_per_pair": 1234.0} | more
+
+
+RESULTS = [
+    row("ours", "256/112", 10.0),
+    row("product-whole-fp32", "256/112", 170.0),
+    row("ours", "512/224", 10.0),
+    row("product-whole-fp32", "512/224", 1234.5),
+    row("product-blocks-fp32", "512/224", 2000.0),
+    row("product-blocks-bf16", "512/224", 20.0),
+    {**row("faiss-flat", "512/224", 1.0), "skipped": "does not fit"},
+]
+del RESULTS[-1]["median_ms"]
+
+
+@pytest.mark.skipif(not tables.RESULTS.exists(), reason="a source distribution without results")
+def test_documents_are_up_to_date() -> None:
+    command = [sys.executable, str(BENCHMARKS / "tables.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + "run: python benchmarks/tables.py"
+
+
+def test_times() -> None:
+    lines = tables.match_times(RESULTS, "photo").splitlines()
+    assert lines[0] == "| median (times ours) | 256/112 | 512/224 |"
+    assert lines[2:4] == ["| ours | 10.0 ms | 10.0 ms |", "| product-blocks-bf16 | - | 20.0 ms (2 x) |"]
+    assert "| product-whole-fp32 | 170 ms (17 x) | 1,234 ms (123 x) |" in lines
+    assert not any("faiss" in line for line in lines)
+
+
+def test_summary_takes_the_fastest_exact_form() -> None:
+    lines = tables.match_summary(RESULTS).splitlines()
+    assert lines[2:] == ["| **`ours`** | 10.0 ms | - |", "| product-whole-fp32 | 1,234 ms (123 x) | - |"]
+
+
+def test_every_table_renders(tmp_path: Path) -> None:
+    for name, (file, _) in tables.TABLES.items():
+        assert tables.render(name, tmp_path).startswith("Not measured yet")
+        if file.startswith("match"):
+            (tmp_path / file).write_text(json.dumps({"results": RESULTS}))
+            lines = tables.render(name, tmp_path).splitlines()
+            (tmp_path / file).unlink()
+            if name.endswith(("random", "1024")):  # RESULTS holds no such case
+                assert lines == ["Not measured: it did not fit into the time budget."]
+            else:
+                assert len({line.count("|") for line in lines}) == 1, "every row has as many cells as the header"
+
+
+def test_blocks_are_replaced_and_nothing_else() -> None:
+    text = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: two -->\nkept\n<!-- end -->\n"
+    replaced, changed = tables.replace_blocks(text, {"one": "new\n"}.get)
+    assert replaced == text.replace("old", "new") and changed == ["one"]
+    assert tables.replace_blocks(replaced, {"one": "new\n"}.get) == (replaced, [])
+
+
+def test_check_finds_an_edited_number(tmp_path: Path) -> None:
+    document = tmp_path / "document.md"
+    document.write_text("<!-- table: x -->\n| 97 ms |\n<!-- end -->\n")
+    assert tables.update(document, lambda name: "| 96 ms |\n", check=True) == ["x"]
+    assert "97" in document.read_text()
+    assert tables.update(document, lambda name: "| 96 ms |\n", check=False) == ["x"]
+    assert document.read_text() == "<!-- table: x -->\n| 96 ms |\n<!-- end -->\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (0.01234, "0.0123"), (9.876, "9.88"), (14.32, "14.3"), (99.96, "100"), (1234.4, "1,234")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert tables.number(value) == text
