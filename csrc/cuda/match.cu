@@ -94,16 +94,17 @@ int attribute(cudaDeviceAttr name, int device) {
   return value;
 }
 
-// Allows the kernel as much dynamic shared memory as it takes, where the device has that much and the library holds
-// code for it that is not empty: code made for less than `least` has none (device.cuh).
+// Allows a search as much dynamic shared memory as it takes, where the device has that much and the library holds code
+// for it that is not empty. For architectures without the search's instructions it is, and needs next to no registers.
 template <class Kernel>
-bool prepare_kernel(Kernel kernel, int shared_bytes, int least, int device) {
+bool prepare_kernel(Kernel kernel, int shared_bytes, int device) {
+  constexpr int kMostRegistersOfNothing = 32;
   cudaFuncAttributes attributes;
   if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
     cudaGetLastError();  // no code for this device: not an error of ours
     return false;
   }
-  if (attributes.ptxVersion < least) return false;
+  if (attributes.numRegs <= kMostRegistersOfNothing) return false;
   if (shared_bytes > attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return false;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   return true;
@@ -116,11 +117,11 @@ const Device& device_of(const Tensor& tensor) {
   const std::lock_guard<std::mutex> lock(asking);
   Device& device = devices.at(number);
   if (device.processors == 0) {
-    device.mma = prepare_kernel(match_mma, mma::kSharedBytes, 80, number);
+    device.mma = prepare_kernel(match_mma, mma::kSharedBytes, number);
 #ifdef PATCHSWAP_WGMMA
     device.wgmma = attribute(cudaDevAttrComputeCapabilityMajor, number) == 9 &&
                    attribute(cudaDevAttrComputeCapabilityMinor, number) == 0 &&
-                   prepare_kernel(match_wgmma, wgmma::kSharedBytes, 90, number);
+                   prepare_kernel(match_wgmma, wgmma::kSharedBytes, number);
 #endif
     device.processors = attribute(cudaDevAttrMultiProcessorCount, number);
   }

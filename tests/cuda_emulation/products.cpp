@@ -13,12 +13,13 @@ namespace patchswap::emulation {
 
 namespace {
 
-// Tensor cores add exact products, eight at a time, to the accumulator: all terms are cut off, not rounded, at a common
-// place some bits below the largest one, and so is the sum at 24 bits (Fasi, Higham, Mikaitis, Pranesh: "Numerical
-// behavior of NVIDIA tensor cores", 2021). Two bits below the 24 of the largest term are kept here, the fewest that
-// was measured.
-constexpr int kTermsAtOnce = 8, kColumns = 8, kKeptBits = 26;
+// Tensor cores add exact products, a few at a time, to the accumulator: all terms are cut off, not rounded, at a common
+// place some bits below the first one of the largest, and the sum is cut off at 24 bits (Fasi, Higham, Mikaitis,
+// Pranesh: "Numerical behavior of NVIDIA tensor cores", 2021; Khattak, Mikaitis: "Accurate models of NVIDIA tensor
+// cores", 2025). By the latter, Ampere and Ada add 8 products and keep 25 bits of the largest term, Hopper 16 and 26.
+constexpr int kColumns = 8;
 
+template <int kTermsAtOnce, int kKeptBits>
 void add_products(const float* left, const float (*right)[kColumns], float* sum) {
   float product[kTermsAtOnce][kColumns], scale[kColumns], inverse_scale[kColumns];
   int32_t total[kColumns];
@@ -76,7 +77,7 @@ void combine_products(Warp& warp) {
     }
   }
   for (int row = 0; row < 16; row++) {
-    for (int term = 0; term < 16; term += kTermsAtOnce) add_products(&left[row][term], &right[term], sum[row]);
+    for (int term = 0; term < 16; term += 8) add_products<8, 25>(&left[row][term], &right[term], sum[row]);
   }
   for (int lane = 0; lane < kLanes; lane++) {
     const int group = lane / 4, pair = lane % 4 * 2;
@@ -134,7 +135,7 @@ void compute(Product& product, const Block& block, int warp) {
         const int lane = row % 8 * 4 + column / 2, place = first / 2 + row / 8 * 2 + column % 2;
         sum[row][column] = product.accumulate ? product.sum[lane][place] : 0.0f;
       }
-      for (int term = 0; term < 16; term += kTermsAtOnce) add_products(&left[row][term], &right[term], sum[row]);
+      add_products<16, 26>(left[row], right, sum[row]);
       for (int column = 0; column < kColumns; column++) {
         product.sum[row % 8 * 4 + column / 2][first / 2 + row / 8 * 2 + column % 2] = sum[row][column];
       }

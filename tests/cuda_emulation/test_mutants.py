@@ -55,6 +55,17 @@ MUTANTS = {
     "edge of the same warp": Mutant("match_wgmma.cuh", "(warp_in_group() + 1) %", "warp_in_group() %"),
     "first two rows taken for one": Mutant("match_wgmma.cuh", "is_first_two_rows = g < 2", "is_first_two_rows = g < 1"),
     "halo of slots not copied": Mutant("match_wgmma.cuh", "used | used << 1 | used << 2", "used | used << 1"),
+    "distances of an operand swapped": Mutant("match_wgmma.cuh", "kCells * 16, 8 * 16)", "8 * 16, kCells * 16)"),
+    "stage empty one warp early": Mutant("match_wgmma.cuh", "empty(stage), kWarps)", "empty(stage), kWarps - 1)"),
+    "stretch begins before the map": Mutant("match_wgmma.cuh", "begin = start > 0 ? start : 0", "begin = start"),
+    "stretch ends behind the map": Mutant(
+        "match_wgmma.cuh", "start + kCells < key_cells ? start + kCells : key_cells", "start + kCells"
+    ),
+    "runs across a gap": Mutant("match_wgmma.cuh", "needed & ~(follows & needed << 1)", "needed & ~(needed << 1)"),
+    "wrong lane two rows down": Mutant("match_wgmma.cuh", "(g + 2) % 8 * 4 + next_t", "(g + 2) % 8 * 4 + t"),
+    "cells of the next run not sent": Mutant("match_wgmma.cuh", "return is_first_pair ?", "return false ?"),
+    "stale scores in a run": Mutant("match_wgmma.cuh", "left = any_hits & ~hits;", "left = 0;"),
+    "coarse ties dropped by warpgroups": Mutant("match_wgmma.cuh", "if (best >= (h == 0", "if (best > (h == 0"),
     "key of the next item": Mutant("match_wgmma.cuh", "key < kStretch &&", "key <= kStretch &&"),
     "wrong lane for the row below": Mutant("match_mma.cuh", "v.number(0, n), 4)", "v.number(0, n), 3)"),
     "wrong lane for the corner": Mutant("match_mma.cuh", "i % 2), 5)", "i % 2), 4)"),
