@@ -35,6 +35,7 @@
 //   - index: int64 (B, height-p+1, width-p+1) into the key's patch grid, -1 = no patch. Beyond the last key patch: an
 //     error on the CPU, taken as -1 by the CUDA kernel.
 //   - key, base: dtypes as query above, the same for both; the result has their dtype.
+//   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
 // fold_backward(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor
 //

@@ -3,9 +3,6 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <array>
-#include <utility>
-
 #include "../dtype.h"
 #include "../ops.h"
 #include "fold.cuh"
@@ -14,37 +11,35 @@
 namespace patchswap {
 namespace {
 
-using torch::headeronly::ScalarType;
-
-template <class Element>
-FoldParameters<Element> parameters(const FoldCall& call) {
+FoldShape shape_of(const FoldCall& call) {
+  const auto narrow = [](int64_t size) { return static_cast<int>(size); };
+  STD_TORCH_CHECK(call.height * call.width < kMostCells && call.key_height * call.key_width < kMostCells,
+                  "patchswap.fold: a map must have fewer than 2^30 cells in each channel; got ", call.height, " x ",
+                  call.width, " and ", call.key_height, " x ", call.key_width);
   return {.index = call.index.const_data_ptr<int64_t>(),
-          .source = call.source.const_data_ptr<Element>(),
-          .base = call.base ? call.base->const_data_ptr<Element>() : nullptr,
-          .result = call.result.mutable_data_ptr<Element>(),
           .batch = call.batch,
-          .channels = call.channels,
-          .height = call.height,
-          .width = call.width,
-          .key_height = call.key_height,
-          .key_width = call.key_width,
-          .rows = call.rows,
-          .columns = call.columns,
-          .key_rows = call.key_rows,
-          .key_columns = call.key_columns,
-          .sorted_index = nullptr,
-          .order = nullptr,
-          .run_begin = nullptr,
-          .cover_count = nullptr};
+          .height = narrow(call.height),
+          .width = narrow(call.width),
+          .key_height = narrow(call.key_height),
+          .key_width = narrow(call.key_width),
+          .rows = narrow(call.rows),
+          .columns = narrow(call.columns),
+          .key_rows = narrow(call.key_rows),
+          .key_columns = narrow(call.key_columns)};
 }
 
-// torch.sort(tensor, dim=1, stable=True): values and positions. Stable, so that sums keep the order of the queries.
-std::pair<Tensor, Tensor> stable_sort(const Tensor& tensor) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  std::array<StableIValue, 4> stack{from(tensor), from(std::optional<bool>(true)), from(int64_t{1}), from(false)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+template <class Element>
+FoldWork<Element> work_of(const FoldCall& call) {
+  return {.shape = shape_of(call),
+          .tiles = fold_tiles(call.result.size(2) * call.result.size(3), call.channels),
+          .source = call.source.const_data_ptr<Element>(),
+          .base = call.base ? call.base->const_data_ptr<Element>() : nullptr,
+          .result = call.result.mutable_data_ptr<Element>()};
+}
+
+Tensor new_array(const Tensor& like, int64_t count, torch::headeronly::ScalarType dtype) {
+  const int64_t shape[] = {count};
+  return torch::stable::new_empty(like, {shape, 1}, dtype);
 }
 
 }  // namespace
@@ -56,36 +51,46 @@ void fold_cuda(const FoldCall& call) {
   with_element_type(call.source.scalar_type(), [&](auto element) {
     using Element = decltype(element);
     with_patch_size(call.patch_size, [&](auto patch_size) {
-      constexpr int kPatch = decltype(patch_size)::value;
-      const FoldParameters<Element> p = parameters<Element>(call);
-      launch(stream, call.result.numel(), Fold<kPatch, Accumulate<Element>, Element>{p});
+      constexpr int kPatchSize = decltype(patch_size)::value;
+      const FoldWork<Element> work = work_of<Element>(call);
+      start(fold<kPatchSize, Accumulate<Element>, Element>, work.tiles.blocks(call.batch), work.tiles.threads, 0,
+            stream, work);
     });
   });
 }
 
+// Workspace: 12 bytes for every key patch, 12 for every query, 4 for every cell of the output.
 void fold_backward_cuda(const FoldCall& call) {
+  using torch::headeronly::ScalarType;
   if (call.result.numel() == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(call.result.get_device_index());
   const cudaStream_t stream = current_stream(call.result);
-  const int64_t keys = call.key_rows * call.key_columns;
-  const int64_t run_shape[] = {call.batch, keys + 1}, cover_shape[] = {call.batch, call.height, call.width};
-  const int64_t flat_shape[] = {call.batch, call.rows * call.columns};
-  const auto [sorted_index, order] = stable_sort(torch::stable::view(call.index, {flat_shape, 2}));
-  Tensor run_begin = torch::stable::new_empty(call.index, {run_shape, 2});
-  Tensor cover_count = torch::stable::new_empty(call.index, {cover_shape, 3}, ScalarType::Int);
-  const int64_t *sorted_data = sorted_index.const_data_ptr<int64_t>(), *order_data = order.const_data_ptr<int64_t>();
-  with_element_type(call.source.scalar_type(), [&](auto element) {
-    using Element = decltype(element);
-    with_patch_size(call.patch_size, [&](auto patch_size) {
-      constexpr int kPatch = decltype(patch_size)::value;
-      FoldParameters<Element> p = parameters<Element>(call);
-      p.sorted_index = sorted_data;
-      p.order = order_data;
-      p.run_begin = run_begin.mutable_data_ptr<int64_t>();
-      p.cover_count = cover_count.mutable_data_ptr<int32_t>();
-      launch(stream, run_begin.numel(), RunBegin<Element>{p});
-      launch(stream, cover_count.numel(), CoverCount<kPatch, Element>{p});
-      launch(stream, call.result.numel(), FoldBackward<kPatch, Accumulate<Element>, Element>{p});
+  const FoldShape shape = shape_of(call);
+  const int64_t keys = call.batch * call.key_rows * call.key_columns, queries = call.index.numel();
+  const int64_t cells = call.batch * call.height * call.width;
+  Tensor longs = new_array(call.index, 1 + keys, ScalarType::Long);
+  Tensor ints = new_array(call.index, keys + 3 * queries + cells, ScalarType::Int);
+  int32_t* const ints_data = ints.mutable_data_ptr<int32_t>();
+  const Runs runs{.used = longs.mutable_data_ptr<int64_t>(),
+                  .begin = longs.mutable_data_ptr<int64_t>() + 1,
+                  .length = ints_data,
+                  .arrival = ints_data + keys,
+                  .arrived = ints_data + keys + queries,
+                  .ordered = ints_data + keys + 2 * queries,
+                  .cover_count = ints_data + keys + 3 * queries};
+  check_cuda(cudaMemsetAsync(runs.used, 0, sizeof(int64_t), stream));
+  check_cuda(cudaMemsetAsync(runs.length, 0, keys * sizeof(int32_t), stream));
+  with_patch_size(call.patch_size, [&](auto patch_size) {
+    constexpr int kPatchSize = decltype(patch_size)::value;
+    start(count_runs<kPatchSize>, run_blocks(cells), kRunThreads, 0, stream, shape, runs);
+    start(place_runs, run_blocks(keys), kRunThreads, kRunShared, stream, shape, runs);
+    start(list_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
+    start(order_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
+    with_element_type(call.source.scalar_type(), [&](auto element) {
+      using Element = decltype(element);
+      const FoldWork<Element> work = work_of<Element>(call);
+      start(fold_backward<kPatchSize, Accumulate<Element>, Element>, work.tiles.blocks(call.batch), work.tiles.threads,
+            0, stream, work, runs);
     });
   });
 }

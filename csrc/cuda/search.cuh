@@ -17,13 +17,12 @@
 // Exactness. With q~, k~ the scaled features rounded to half and e(.) the norm of what rounding took away, the computed
 // score s~ of a pair differs from s = <q, k> / |k| by at most
 //   bound(q) = e(q) + (|q| + e(q)) * (w + g (1 + w)),   w = the largest e(k) / |k|,   g = (C / 8 + 16) 2^-20
-// by Cauchy-Schwarz on <q, k> - <q~, k~> = <q - q~, k> + <q~, k - k~>; g covers the additions in float32. Tensor cores add
-// 8 exact products and the sum so far, each cut off at 2^-24 of the largest of the nine, and cut the result off at 2^-23
-// of itself (compute capability 8.x; later ones add 16 and cut off at 2^-25): at most 11 2^-24 for every 8 channels. The
-// sums over the taps and the factors follow. So the best key has s~ >= max s~ - 2 bound(q). `threshold` holds that right
-// side, which only rises; a run that reaches it is listed, and all that `rescore` has to look at are listed runs that
-// reach the final value. If a list is too short, the query is
-// searched in full.
+// by Cauchy-Schwarz on <q, k> - <q~, k~> = <q - q~, k> + <q~, k - k~>; g covers the additions in float32. Tensor cores
+// add 8 exact products and the sum so far, each cut off at 2^-24 of the largest of the nine, and cut the result off at
+// 2^-23 of itself (compute capability 8.x; later ones add 16 and cut off at 2^-25): at most 11 2^-24 for every 8
+// channels. The sums over the taps and the factors follow. So the best key has s~ >= max s~ - 2 bound(q). `threshold`
+// holds that right side, which only rises; a run that reaches it is listed, and all that `rescore` has to look at are
+// listed runs that reach the final value. If a list is too short, the query is searched in full.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,8 @@
-// The CUDA kernels' per-thread code with loops in place of the grid, for test_cuda_on_host.py. Threads run from last to
-// first: they must not depend on each other.
+// The direct CUDA match, its per-thread code with loops in place of the grid, for test_cuda_on_host.py. Threads run
+// from last to first: they must not depend on each other.
 
 #include <cstdint>
 
-#include "cuda/fold.cuh"
 #include "cuda/match_direct.cuh"
 
 namespace {
@@ -24,17 +23,6 @@ void run_match(const MatchParameters<Number, Number>& p, Number* query_norm, Num
   run(queries, MergeSlices<Number, Number>{p});
 }
 
-template <int P, class Number>
-void run_fold(const FoldParameters<Number>& p, bool backward) {
-  if (!backward) {
-    run(p.batch * p.channels * p.height * p.width, Fold<P, Number, Number>{p});
-    return;
-  }
-  run(p.batch * (p.keys() + 1), RunBegin<Number>{p});
-  run(p.batch * p.height * p.width, CoverCount<P, Number>{p});
-  run(p.batch * p.channels * p.key_height * p.key_width, FoldBackward<P, Number, Number>{p});
-}
-
 }  // namespace
 
 // The structs cross from ctypes as they are, so their layout there must equal the one here.
@@ -44,15 +32,9 @@ void run_fold(const FoldParameters<Number>& p, bool backward) {
     if (patch_size == 1) run_match<1>(*p, query_norm, key_norm);                                               \
     if (patch_size == 3) run_match<3>(*p, query_norm, key_norm);                                               \
     if (patch_size == 5) run_match<5>(*p, query_norm, key_norm);                                               \
-  }                                                                                                            \
-  extern "C" void fold_##NUMBER(int patch_size, const FoldParameters<NUMBER>* p, bool backward) {              \
-    if (patch_size == 1) run_fold<1>(*p, backward);                                                            \
-    if (patch_size == 3) run_fold<3>(*p, backward);                                                            \
-    if (patch_size == 5) run_fold<5>(*p, backward);                                                            \
   }
 
 PATCHSWAP_HOST_FUNCTIONS(float)
 PATCHSWAP_HOST_FUNCTIONS(double)
 
 extern "C" int64_t match_parameters_size() { return sizeof(MatchParameters<float, float>); }
-extern "C" int64_t fold_parameters_size() { return sizeof(FoldParameters<float>); }

@@ -1,4 +1,4 @@
-"""The CUDA kernels' per-thread code, compiled for the host and compared with the reference; see cuda_on_host.cpp."""
+"""The direct CUDA match, its per-thread code compiled for the host and compared with the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from patchswap import contract, reference
+from patchswap import contract
 from patchswap.swap import Match
 from patchswap.testing import assert_match_close
 
@@ -36,18 +36,6 @@ class MatchParameters(ctypes.Structure):
     ]
 
 
-FOLD_SIZES = ["batch", "channels", "height", "width", "key_height", "key_width"]
-FOLD_SIZES += ["rows", "columns", "key_rows", "key_columns"]
-
-
-class FoldParameters(ctypes.Structure):
-    _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("index", "source", "base", "result")],
-        *[(name, ctypes.c_int64) for name in FOLD_SIZES],
-        *[(name, ctypes.c_void_p) for name in ("sorted_index", "order", "run_begin", "cover_count")],
-    ]
-
-
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     if not shutil.which(COMPILER[0]) or not SOURCES.is_dir():
@@ -58,7 +46,6 @@ def library(tmp_path_factory):
     subprocess.run([*COMPILER, *flags, str(HERE / "cuda_on_host.cpp"), "-o", str(path)], check=True)
     loaded = ctypes.CDLL(str(path))
     assert loaded.match_parameters_size() == ctypes.sizeof(MatchParameters)
-    assert loaded.fold_parameters_size() == ctypes.sizeof(FoldParameters)
     return loaded
 
 
@@ -82,23 +69,6 @@ def match_on_host(library, query, key, query_mask, key_mask, patch_size, topk, s
     function = library.match_double if query.dtype == torch.float64 else library.match_float
     function(patch_size, ctypes.byref(parameters), *[ctypes.c_void_p(pointer(norm)) for norm in norms])
     return Match(index, score)
-
-
-def fold_on_host(library, index, source, base, size, key_size, patch_size, backward):
-    batch, channels = source.shape[:2]
-    result = torch.full((batch, channels, *(key_size if backward else size)), torch.nan, dtype=source.dtype)
-    grid, key_grid = contract.patch_grid(*size, patch_size), contract.patch_grid(*key_size, patch_size)
-    run_begin = torch.full((batch, key_grid[0] * key_grid[1] + 1), -7)
-    cover_count = torch.full((batch, *size), -7, dtype=torch.int32)
-    sorted_index, order = torch.sort(index.flatten(1), dim=1, stable=True)
-    parameters = FoldParameters(
-        *map(pointer, (index, source, base, result)),
-        *(batch, channels, *size, *key_size, *grid, *key_grid),
-        *map(pointer, (sorted_index, order, run_begin, cover_count)),
-    )
-    function = library.fold_double if source.dtype == torch.float64 else library.fold_float
-    function(patch_size, ctypes.byref(parameters), ctypes.c_bool(backward))
-    return result
 
 
 SIZES = [((9, 11), (8, 13)), ((5, 5), (5, 30)), ((6, 17), (2, 4)), ((7, 5), (16, 9))]
@@ -134,27 +104,3 @@ def test_non_finite_patches_take_no_part(library):
     index, score = match_on_host(library, query, key, None, None, 3, 1, 2)
     assert int(index[0, 0, 0, 0]) == -1 and bool(score[0, 0, 0, 0].isnan())
     assert bool((index.flatten()[1:] >= 0).all()) and not bool((index == 15).any())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
-@pytest.mark.parametrize(("size", "key_size"), SIZES)
-def test_fold_and_its_gradient(library, dtype, patch_size, size, key_size):
-    key, base, grad = (torch.randn(2, 3, *s, dtype=dtype) for s in (key_size, size, size))
-    key_rows, key_columns = contract.patch_grid(*key_size, patch_size)
-    shape = (2, *contract.patch_grid(*size, patch_size))
-    index = torch.randint(-1, key_rows * key_columns, shape)
-    index = torch.where(torch.rand(shape) < 0.5, index, -1)
-    for given in (None, base):
-        result = fold_on_host(library, index, key, given, size, key_size, patch_size, False)
-        torch.testing.assert_close(result, reference.fold(index, key, given, *size, patch_size))
-    result = fold_on_host(library, index, grad, None, size, key_size, patch_size, True)
-    torch.testing.assert_close(result, reference.fold_backward(grad, index, *key_size, patch_size))
-
-
-def test_fold_takes_an_index_beyond_the_last_key_as_none(library):
-    index = torch.tensor([[[16, 3], [-1, 1 << 40]]])
-    key = torch.randn(1, 2, 6, 6)
-    expected = reference.fold(torch.tensor([[[-1, 3], [-1, -1]]]), key, None, 4, 4, 3)
-    torch.testing.assert_close(fold_on_host(library, index, key, None, (4, 4), (6, 6), 3, False), expected)
-    fold_on_host(library, index, torch.randn(1, 2, 4, 4), None, (4, 4), (6, 6), 3, True)

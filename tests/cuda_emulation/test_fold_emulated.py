@@ -1,0 +1,308 @@
+"""fold and its gradient, kernel by kernel as on the GPU, on the emulated device, against the reference."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from patchswap import contract, reference
+
+TORCH_HEADERS = Path(torch.__file__).parent / "include"
+INCLUDE = ["-isystem", str(TORCH_HEADERS)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+
+class Call(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("index", "source", "base", "result")],
+        *[(name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "key_height", "key_width")],
+        *[(name, ctypes.c_int32) for name in ("patch_size", "dtype")],
+    ]
+
+
+class Runs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in ("used", "begin", "length", "arrival", "arrived", "ordered", "cover_count")
+    ]
+
+
+class FoldKernels:
+    """What csrc/cuda/fold.cu launches, on guarded copies of the arguments; raises EmulationError.
+
+    offset: by how many numbers base and result are moved, so that they do not begin at a multiple of 16 bytes.
+    """
+
+    def __init__(self, emulation, library: ctypes.CDLL) -> None:
+        self.emulation = emulation
+        self.library = library
+        library.run_fold.restype = ctypes.c_char_p
+        assert library.call_size() == ctypes.sizeof(Call)
+        assert library.runs_size() == ctypes.sizeof(Runs)
+
+    def fold(self, index, key, base, size, patch_size, schedule, offset=0):
+        return self._run(index, key, base, size, key.shape[2:], patch_size, schedule, offset, is_gradient=False)
+
+    def fold_backward(self, grad, index, key_size, patch_size, schedule, offset=0):
+        return self._run(index, grad, None, grad.shape[2:], key_size, patch_size, schedule, offset, is_gradient=True)
+
+    def _run(self, index, source, base, size, key_size, patch_size, schedule, offset, is_gradient):
+        emulation = self.emulation
+        memory = emulation.Memory(self.library, guard_begin=schedule.order == emulation.REVERSE and offset == 0)
+        try:
+            batch, channels = source.shape[:2]
+            shape = (batch, channels, *(key_size if is_gradient else size))
+            result = self._moved(memory, "result", shape, source.dtype, offset)
+            if base is not None:
+                base = self._moved(memory, "base", base.shape, base.dtype, offset).copy_(base)
+            tensors = [memory.read_only("index", index), memory.read_only("source", source), base, result]
+            call = Call(
+                *map(emulation.pointer, tensors),
+                *(batch, channels, *size, *key_size, patch_size, DTYPES.index(source.dtype)),
+            )
+            runs = self._runs(memory, batch, size, key_size, patch_size) if is_gradient else None
+            message = self.library.run_fold(
+                ctypes.byref(schedule), ctypes.byref(call), None if runs is None else ctypes.byref(runs)
+            )
+            emulation.expect_success("fold_backward" if is_gradient else "fold", message)
+            return result.clone()
+        finally:
+            memory.release()
+
+    @staticmethod
+    def _moved(memory, name, shape, dtype, offset):
+        count = torch.Size(shape).numel()
+        if count == 0:
+            return torch.empty(shape, dtype=dtype)
+        return memory.empty(name, (count + offset,), dtype)[offset:].view(shape)
+
+    def _runs(self, memory, batch, size, key_size, patch_size):
+        queries = torch.Size(contract.patch_grid(*size, patch_size)).numel() * batch
+        keys = torch.Size(contract.patch_grid(*key_size, patch_size)).numel() * batch
+        lists = [memory.empty(name, (queries,), torch.int32) for name in ("arrival", "arrived", "ordered")]
+        tensors = [
+            memory.filled("used", (1,), torch.int64, 0),
+            memory.empty("begin", (keys,), torch.int64),
+            memory.filled("length", (keys,), torch.int32, 0),
+            *lists,
+            memory.empty("cover_count", (batch, *size), torch.int32),
+        ]
+        self.alive = tensors  # as only their addresses are kept below
+        return Runs(*map(self.emulation.pointer, tensors))
+
+
+@pytest.fixture(scope="module")
+def kernels(builder, emulation):
+    if not TORCH_HEADERS.is_dir():
+        pytest.skip("needs torch's headers")
+    return FoldKernels(emulation, builder.build("fold_kernels.cpp", flags=["-O1", *emulation.TRAPS, *INCLUDE]))
+
+
+def expected_fold(index, key, base, size, patch_size):
+    """Sums have the same order and precision in the reference, so results are equal bit for bit."""
+    keys = torch.Size(contract.patch_grid(*key.shape[2:], patch_size)).numel()
+    return reference.fold(torch.where(index < keys, index.clamp(min=-1), -1), key, base, *size, patch_size)
+
+
+def assert_is_gradient(result, grad, index, patch_size):
+    """Compares in float64, as the reference adds in another order; cancelled terms leave their rounding errors."""
+    key_size = result.shape[2:]
+    keys = torch.Size(contract.patch_grid(*key_size, patch_size)).numel()
+    index = torch.where(index < keys, index.clamp(min=-1), -1)
+    expected = reference.fold_backward(grad.double(), index, *key_size, patch_size)
+    magnitude = reference.fold_backward(grad.double().abs(), index, *key_size, patch_size)
+    sum_eps = torch.finfo(contract.accumulation_dtype(grad.dtype)).eps
+    info = torch.finfo(grad.dtype)
+    allowed = (expected.abs() + info.smallest_normal) * info.eps + magnitude * 32 * sum_eps
+    assert bool(((result.double() - expected).abs() <= allowed).all())
+
+
+def choose(kind, batch, size, key_size, patch_size):
+    """An index of `batch` samples: where it is -1, and what it holds elsewhere."""
+    rows, columns = contract.patch_grid(*size, patch_size)
+    key_rows, key_columns = contract.patch_grid(*key_size, patch_size)
+    keys = key_rows * key_columns
+    index = torch.randint(-1, max(keys, 1), (batch, rows, columns))
+    if keys == 0 or kind == "none":
+        return torch.full_like(index, -1)
+    if kind == "sparse":
+        return torch.where(torch.rand(index.shape) < 0.2, index, -1)
+    if kind == "hole":
+        inside = torch.zeros(index.shape, dtype=torch.bool)
+        inside[:, rows // 3 : rows // 3 * 2 + 1, columns // 3 : columns // 3 * 2 + 1] = True
+        return torch.where(inside, index, -1)
+    if kind == "one key":
+        return torch.full_like(index, keys - 1)
+    if kind == "beyond":
+        beyond = torch.tensor([keys, -2, 1 << 40, -(1 << 62), keys + 5])
+        return torch.where(torch.rand(index.shape) < 0.3, beyond[torch.randint(0, 5, index.shape)], index)
+    return index
+
+
+SHAPES = [  # batch, channels, size, key size
+    (1, 1, (1, 1), (1, 1)),
+    (2, 3, (5, 4), (3, 7)),
+    (1, 16, (8, 12), (6, 6)),  # whole pieces of 16 bytes for every dtype
+    (2, 5, (9, 7), (11, 5)),
+    (1, 19, (6, 34), (8, 20)),
+    (3, 33, (5, 8), (9, 4)),
+    (1, 2, (27, 41), (33, 35)),  # three tiles
+]
+KINDS = ["all", "sparse", "hole", "one key", "none", "beyond"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fold(kernels, emulation, shape, patch_size, dtype):
+    batch, channels, size, key_size = shape
+    key, base = (torch.randn(batch, channels, *s).to(dtype) for s in (key_size, size))
+    for i, kind in enumerate(KINDS):
+        index = choose(kind, batch, size, key_size, patch_size)
+        given = base if i % 2 == 0 or kind == "hole" else None
+        schedule = emulation.SCHEDULES[i % len(emulation.SCHEDULES)]
+        result = kernels.fold(index, key, given, size, patch_size, schedule)
+        assert torch.equal(result, expected_fold(index, key, given, size, patch_size)), kind
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fold_backward(kernels, emulation, shape, patch_size, dtype):
+    batch, channels, size, key_size = shape
+    grad = torch.randn(batch, channels, *size).to(dtype)
+    for kind in KINDS:
+        index = choose(kind, batch, size, key_size, patch_size)
+        results = [
+            kernels.fold_backward(grad, index, key_size, patch_size, schedule) for schedule in emulation.SCHEDULES
+        ]
+        assert_is_gradient(results[0], grad, index, patch_size)
+        assert all(torch.equal(result, results[0]) for result in results[1:]), "depends on the order of atomics"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("offset", [0, 1, 3])
+@pytest.mark.parametrize("with_base", [True, False])
+def test_maps_that_begin_anywhere(kernels, emulation, dtype, offset, with_base):
+    key, base = torch.randn(2, 9, 6, 7).to(dtype), torch.randn(2, 9, 8, 16).to(dtype)
+    index = choose("hole", 2, (8, 16), (6, 7), 3)
+    given = base if with_base else None
+    for schedule in emulation.SCHEDULES:
+        result = kernels.fold(index, key, given, (8, 16), 3, schedule, offset)
+        assert torch.equal(result, expected_fold(index, key, given, (8, 16), 3))
+    grad = torch.randn(2, 9, 6, 7).to(dtype)
+    index = choose("sparse", 2, (6, 7), (8, 16), 3)
+    result = kernels.fold_backward(grad, index, (8, 16), 3, emulation.SCHEDULES[2], offset)
+    assert_is_gradient(result, grad, index, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "size", "key_size"),
+    [
+        (1, 2, (2, 5), (6, 6)),  # no query patch
+        (1, 2, (6, 6), (2, 5)),  # no key patch
+        (2, 2, (6, 6), (0, 4)),  # no key cell
+        (2, 2, (0, 4), (6, 6)),  # nothing to write
+        (2, 0, (6, 6), (6, 6)),
+        (0, 2, (6, 6), (6, 6)),
+    ],
+)
+def test_empty(kernels, emulation, batch, channels, size, key_size):
+    schedule = emulation.SCHEDULES[0]
+    index = choose("all", batch, size, key_size, 3)
+    key, base = torch.randn(batch, channels, *key_size), torch.randn(batch, channels, *size)
+    if base.numel() > 0:
+        assert torch.equal(kernels.fold(index, key, base, size, 3, schedule), expected_fold(index, key, base, size, 3))
+    if key.numel() > 0:
+        result = kernels.fold_backward(base, index, key_size, 3, schedule)
+        assert_is_gradient(result, base, index, 3)
+
+
+def test_values_that_are_not_finite_stay_where_they_are(kernels, emulation):
+    key, base = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)
+    key[0, 0, 0, 0], base[0, 1, 7, 7], base[0, 2, 3, 3] = torch.nan, torch.inf, torch.nan
+    index = torch.full((1, 6, 6), -1)
+    index[0, 2, 2] = 0
+    result = kernels.fold(index, key, base, (8, 8), 3, emulation.SCHEDULES[0])
+    assert result[0, 0, 2, 2].isnan() and result[0, 1, 7, 7].isinf()
+    assert int(result.isfinite().logical_not().sum()) == 2  # the NaN of base is painted over
+
+
+# ---- faults that these tests must find
+
+
+class Mutant(NamedTuple):
+    text: str  # must occur once in fold.cuh
+    replacement: str
+
+
+MUTANTS = {
+    "index of the sample before": Mutant("index[sample * queries()", "index[(sample > 0 ? sample - 1 : 0) * queries()"),
+    "indices beyond the last key": Mutant("key >= 0 && key < keys()", "key >= 0"),
+    "wrap-around at the right edge": Mutant("&& column >= 0 && column < columns;", ";"),
+    "last channels left out": Mutant("static_cast<int>(left) : kSlab", "static_cast<int>(left) - 1 : kSlab"),
+    "pieces where some cells are covered": Mutant("(empty & piece) == piece", "(empty & piece) != 0"),
+    "pieces without alignment": Mutant("alignment % 16 == 0 &&", ""),
+    "tail of the pieces left out": Mutant("(channels - place + kPiece - 1) / kPiece", "(channels - place) / kPiece"),
+    "cells behind the last one": Mutant("share.cell < work.tiles.cells && count == 0", "count == 0"),
+    "key row of the wrong width": Mutant("* p.key_width + key %", "* p.width + key %"),
+    "sum instead of mean": Mutant("sum[i] / static_cast<Sum>(count)", "sum[i]"),
+    "order of arrival kept": Mutant("runs.ordered[begin + place]", "runs.ordered[begin + runs.arrival[member.query]]"),
+    "runs overlap": Mutant("before += i < lane ? length : 0;", "before += i < lane - 1 ? length : 0;"),
+    "runs of warps overlap": Mutant("atomic_add(runs.used, all)", "atomic_add(runs.used, all - 1)"),
+    "lengths read without barrier": Mutant(": 0);\n  warp_barrier();\n  int64_t before", ": 0);\n  int64_t before"),
+    "begins read without barrier": Mutant("  warp_barrier();\n  if (exists) runs.begin", "  if (exists) runs.begin"),
+    "cover count of another sample": Mutant("runs.cover_count + share.sample * plane", "runs.cover_count"),
+    "last tap left out": Mutant("is_chosen |=", "if (tap < P * P - 1) is_chosen |="),
+}
+
+
+def run_cases(kernels, emulation) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    torch.manual_seed(0)
+    for size, key_size, kind in (
+        ((8, 16), (9, 12), "hole"),
+        ((9, 7), (8, 11), "beyond"),
+        ((7, 20), (8, 10), "sparse"),
+        ((12, 12), (6, 8), "all"),
+        ((5, 5), (4, 4), "one key"),
+    ):
+        index = choose(kind, 2, size, key_size, 3)
+        key, base, grad = randn(2, 23, *key_size), randn(2, 23, *size), randn(2, 23, *size)
+        for schedule in emulation.SCHEDULES:
+            offset = schedule.order % 2
+            result = kernels.fold(index, key, base, size, 3, schedule, offset)
+            assert torch.equal(result, expected_fold(index, key, base, size, 3))
+        results = [kernels.fold_backward(grad, index, key_size, 3, schedule) for schedule in emulation.SCHEDULES]
+        assert_is_gradient(results[0], grad, index, 3)
+        assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def build_changed(builder, emulation, folder, mutant):
+    shutil.copytree(emulation.SOURCES / "cuda", folder / "cuda")
+    path = folder / "cuda" / "fold.cuh"
+    text = path.read_text()
+    assert text.count(mutant.text) == 1, f"fold.cuh does not have {mutant.text!r} once; update the mutant"
+    path.write_text(text.replace(mutant.text, mutant.replacement))
+    flags = ["-O0", *emulation.TRAPS, "-Wno-error", "-DPATCHSWAP_ONE_VARIANT", *INCLUDE]
+    return builder.build("fold_kernels.cpp", folder, flags=flags)
+
+
+def test_unchanged_kernels_pass(kernels, emulation):
+    run_cases(kernels, emulation)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_fails(builder, emulation, tmp_path, name):
+    library = build_changed(builder, emulation, tmp_path, MUTANTS[name])
+    with pytest.raises(AssertionError) as raised:
+        run_cases(FoldKernels(emulation, library), emulation)
+    print(f"{name}: {raised.value}")
