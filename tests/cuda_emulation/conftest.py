@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,18 +98,24 @@ class Builder:
     folder: Path
     emulator: Path
 
-    def start(self, driver: str, sources: Path = SOURCES, flags: Sequence[str] = ()) -> tuple[subprocess.Popen, Path]:
-        """The running compiler and the library it makes; `sources` holds cuda/, and may be a changed copy."""
+    def build(self, driver: str, sources: Path = SOURCES, flags: Sequence[str] = ("-O1", *TRAPS)) -> ctypes.CDLL:
+        """`sources` holds cuda/, and may be a changed copy."""
         path = self.folder / f"{Path(driver).stem}-{next(_numbers)}.so"
-        command = [*COMPILER, *FLAGS, "-O1", *flags, f"-I{sources}", f"-I{HERE}", "-shared"]
+        command = [*COMPILER, *FLAGS, *flags, f"-I{sources}", f"-I{HERE}", "-shared"]
         command += [str(HERE / driver), str(self.emulator), "-o", str(path)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True), path
-
-    def build(self, driver: str, sources: Path = SOURCES, flags: Sequence[str] = TRAPS) -> ctypes.CDLL:
-        process, path = self.start(driver, sources, flags)
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        compiler = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        assert compiler.returncode == 0, compiler.stderr
         return load(path)
+
+    def build_mutant(self, driver: str, file: str, text: str, replacement: str, flags: Sequence[str]) -> ctypes.CDLL:
+        """With `text`, which must occur once in this file of csrc/cuda, replaced; one variant only, to compile fast."""
+        sources = Path(tempfile.mkdtemp(dir=self.folder))
+        shutil.copytree(SOURCES / "cuda", sources / "cuda")
+        changed = sources / "cuda" / file
+        original = changed.read_text()
+        assert original.count(text) == 1, f"{file} does not have {text!r} once; update the mutant"
+        changed.write_text(original.replace(text, replacement))
+        return self.build(driver, sources, [*flags, "-DPATCHSWAP_ONE_VARIANT", "-Wno-error"])
 
     def build_with_portable_fibres(self, driver: str) -> ctypes.CDLL:
         emulator = compile_emulator(self.folder / "portable.so", "-O0", "-DPATCHSWAP_UCONTEXT")

@@ -113,15 +113,22 @@ void wait_for_copies(int pending) {
 
 namespace {
 
+CopyBarrier* find_copy_barrier(Block& block, uint32_t byte) {
+  for (CopyBarrier& barrier : block.copy_barriers) {
+    if (barrier.byte == byte) return &barrier;
+  }
+  return nullptr;
+}
+
 CopyBarrier& copy_barrier(uint32_t byte, Where where) {
   Block& block = *current->block;
-  const auto found = block.copy_barriers.find(byte);
-  if (found == block.copy_barriers.end()) fault(where, "no copy barrier was started at byte %u of shared memory", byte);
+  CopyBarrier* barrier = find_copy_barrier(block, byte);
+  if (barrier == nullptr) fault(where, "no copy barrier was started at byte %u of shared memory", byte);
   if (is_unordered(*current, block.writes[byte / kGranule])) report_access("use", *current, byte, where);
-  if (!found->second.visible && found->second.starter != current) {
+  if (!barrier->visible && barrier->starter != current) {
     fault(where, "the copy barrier at byte %u of shared memory was started without a fence for that", byte);
   }
-  return found->second;
+  return *barrier;
 }
 
 void end_phase_if_complete(CopyBarrier& barrier) {
@@ -142,7 +149,7 @@ void finish(const BulkCopy& copy) {
   for (uint32_t byte = copy.target; byte < copy.target + copy.bytes; byte += kGranule) {
     block.writes[byte / kGranule].stamp = copy.stamp;
   }
-  CopyBarrier& barrier = block.copy_barriers.at(copy.barrier);
+  CopyBarrier& barrier = *find_copy_barrier(block, copy.barrier);
   barrier.missing_bytes -= copy.bytes;
   uint32_t& released = barrier.released[static_cast<size_t>(block.thread_count)];
   released = std::max(released, copy.stamp);
@@ -154,11 +161,11 @@ void finish(const BulkCopy& copy) {
 
 bool finish_a_bulk_copy() {
   for (const auto& block : launch->resident) {
-    std::deque<BulkCopy>& copies = block->bulk_copies;
+    std::vector<BulkCopy>& copies = block->bulk_copies;
     if (copies.empty()) continue;
     if (launch->schedule.order == kRandom) std::swap(copies.front(), copies[launch->next_random() % copies.size()]);
     const BulkCopy copy = copies.front();
-    copies.pop_front();
+    copies.erase(copies.begin());
     finish(copy);
     return true;
   }
@@ -169,16 +176,18 @@ void start_copy_barrier(uint32_t byte, int arrivals, Where where) {
   Block& block = *current->block;
   if (arrivals < 1) fault(where, "a copy barrier for %d arrivals", arrivals);
   note_write(byte, 8, current->stamp, where);
-  CopyBarrier& barrier = block.copy_barriers[byte];
-  barrier = {};
+  if (find_copy_barrier(block, byte)) fault(where, "the copy barrier at byte %u was started before", byte);
+  CopyBarrier barrier = {};
+  barrier.byte = byte;
   barrier.starter = current;
   barrier.expected = barrier.missing_arrivals = arrivals;
   barrier.released.assign(static_cast<size_t>(block.thread_count) + 1, 0);
   barrier.knowledge = barrier.released;
+  block.copy_barriers.push_back(barrier);
 }
 
 void fence_for_started_barriers() {
-  for (auto& [byte, barrier] : current->block->copy_barriers) barrier.visible |= barrier.starter == current;
+  for (CopyBarrier& barrier : current->block->copy_barriers) barrier.visible |= barrier.starter == current;
 }
 
 void announce_bytes(uint32_t byte, int bytes, Where where) { copy_barrier(byte, where).missing_bytes += bytes; }
@@ -209,7 +218,7 @@ void wait_at_copy_barrier(uint32_t byte, int parity, Where where) {
     thread.own_knowledge.assign(thread.knowledge, thread.knowledge + thread.block->thread_count + 1);
     thread.knowledge = thread.own_knowledge.data();
   }
-  join(thread.own_knowledge, barrier.knowledge.data());
+  join(thread.own_knowledge, copy_barrier(byte, where).knowledge.data());
 }
 
 void issue_bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t barrier, Where where) {

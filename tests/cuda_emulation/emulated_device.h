@@ -3,7 +3,6 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -249,9 +248,9 @@ inline float to_float(Half value) {
 }
 inline uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
 inline float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
-inline float larger(float left, float right) { return std::fmax(left, right); }
-inline float square_root(float value) { return std::sqrt(value); }
-inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+inline float larger(float left, float right) { return __builtin_fmaxf(left, right); }
+inline float square_root(float value) { return __builtin_sqrtf(value); }
+inline float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline int count_bits(uint32_t value) { return std::popcount(value); }
 
 }  // namespace patchswap

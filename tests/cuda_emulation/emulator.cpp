@@ -325,7 +325,7 @@ void run_trapped() {
 
 }  // namespace
 
-void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes, const std::function<void()>& kernel) {
+void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Call& kernel) {
   if (launch) throw std::runtime_error("a launch within a launch");
   if (blocks < 1) throw std::runtime_error("a launch needs at least one block");
   if (threads < kLanes || threads > 1024 || threads % kLanes != 0) {
@@ -352,6 +352,17 @@ void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes
   current = nullptr;
   idle_fibres = std::move(now.fibres);
   if (now.failed) throw std::runtime_error(now.message);
+}
+
+const char* message_of_call(const Call& work) {
+  static thread_local std::string message;
+  try {
+    work();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
 }
 
 void fault(Where where, const char* format, ...) {

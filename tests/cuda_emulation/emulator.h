@@ -14,17 +14,17 @@
 // the last segment of a warp's reads is kept: of two unordered reads of one warp the older may be forgotten.) While an
 // asynchronous copy is under way its target counts as written in a segment that nobody knows, its own thread neither.
 //
+// Bulk copies are written by a copy engine, which counts as one more thread of the block; who waits at a copy barrier
+// learns of what it wrote, and of what those knew who arrived there. Products of warpgroups read their operands until
+// they are waited for; what ordinary stores wrote there must have been fenced for that.
+//
+// Fences of global memory order nothing here, as all threads see its writes at once; one that is missing stays hidden.
 // Global memory has no race check; there the schedules and the comparison of their results must do. Buffers from
 // guarded_allocate lie between inaccessible pages, so an access out of bounds is a fault like the others.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <deque>
-#include <functional>
-#include <map>
 #include <source_location>
-#include <string>
 #include <vector>
 
 namespace patchswap::emulation {
@@ -45,9 +45,31 @@ struct Schedule {
   uint64_t seed;
 };
 
+// A function of no arguments. (The headers that kernels see are few and small, as each of many mutants compiles them.)
+struct Call {
+  void (*call)(const void* function);
+  const void* function;
+
+  template <class Function>
+  explicit Call(const Function& given)
+      : call([](const void* function) { (*static_cast<const Function*>(function))(); }), function(&given) {}
+  void operator()() const { call(function); }
+};
+
 // Runs kernel() for every thread of every block. Throws std::runtime_error with a message that names thread and source
 // line where the kernel does what CUDA forbids.
-void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes, const std::function<void()>& kernel);
+void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Call& kernel);
+template <class Kernel>
+void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Kernel& kernel) {
+  emulate_call(schedule, blocks, threads, shared_bytes, Call(kernel));
+}
+
+// Calls work(), which launches kernels. Null, or what went wrong; the text lives until the next call.
+const char* message_of_call(const Call& work);
+template <class Work>
+const char* message_of(const Work& work) {
+  return message_of_call(Call(work));
+}
 
 // Ends the launch with this message, printf-like, preceded by the thread that runs.
 [[noreturn]] __attribute__((format(printf, 2, 3))) void fault(Where where, const char* format, ...);
@@ -111,6 +133,7 @@ struct Barrier {
 
 // An mbarrier. Its phase ends when `expected` arrivals came and no announced byte of bulk copies is missing.
 struct CopyBarrier {
+  uint32_t byte;  // of shared memory
   const Thread* starter;
   bool visible;  // to others than the starter
   int expected, missing_arrivals;
@@ -147,9 +170,9 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier barriers[kNamedBarriers];
-  std::map<uint32_t, CopyBarrier> copy_barriers;  // by byte of shared memory
-  std::deque<BulkCopy> bulk_copies;               // under way
-  std::vector<uint32_t> fenced;  // by thread: its writes up to this segment are visible to asynchronous reads
+  std::vector<CopyBarrier> copy_barriers;
+  std::vector<BulkCopy> bulk_copies;  // under way, oldest first
+  std::vector<uint32_t> fenced;       // by thread: its writes up to this segment are visible to asynchronous reads
 };
 
 // The thread that runs, and the launch that it belongs to.

@@ -7,8 +7,6 @@
 #endif
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 
 #include "cuda/fold.cuh"
@@ -85,19 +83,14 @@ extern "C" {
 
 // fold, or with runs its gradient. Null, or what went wrong; the text lives until the next call.
 const char* run_fold(const emulation::Schedule* schedule, const Call* call, const Runs* runs) {
-  static thread_local std::string message;
-  try {
+  return emulation::message_of([&] {
     if (call->dtype == 0) run_patch_size<float>(*schedule, *call, runs);
 #if !defined(PATCHSWAP_ONE_VARIANT)
     if (call->dtype == 1) run_patch_size<torch::headeronly::Half>(*schedule, *call, runs);
     if (call->dtype == 2) run_patch_size<torch::headeronly::BFloat16>(*schedule, *call, runs);
     if (call->dtype == 3) run_patch_size<double>(*schedule, *call, runs);
 #endif
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
+  });
 }
 
 int64_t call_size() { return sizeof(Call); }

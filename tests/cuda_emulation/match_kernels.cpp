@@ -1,8 +1,8 @@
 // The kernels of the tensor-core match as functions that Python calls, for test_match_emulated.py and test_mutants.py.
+// With PATCHSWAP_ONE_VARIANT only float32 features, which is quicker to compile. Each function returns null, or what
+// went wrong, a text that lives until the next call.
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include "cuda/match_mma.cuh"
 #include "cuda/match_wgmma.cuh"
@@ -40,33 +40,22 @@ void run_prepare_on(const emulation::Schedule& schedule, const Problem& problem,
   emulation::emulate(schedule, blocks, kPrepareThreads, kPrepareShared, [&] { prepare<Element>(work); });
 }
 
-// Null, or what went wrong; the text lives until the next call.
-template <class Work>
-const char* message_of(const Work& work) {
-  static thread_local std::string message;
-  try {
-    work();
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-}
-
 }  // namespace
 
 extern "C" {
 
 const char* run_prepare(const emulation::Schedule* schedule, const Problem* problem, const Maps* maps) {
-  return message_of([&] {
+  return emulation::message_of([&] {
     if (maps->dtype == 0) run_prepare_on<float>(*schedule, *problem, *maps);
+#if !defined(PATCHSWAP_ONE_VARIANT)
     if (maps->dtype == 1) run_prepare_on<Half>(*schedule, *problem, *maps);
     if (maps->dtype == 2) run_prepare_on<BFloat16>(*schedule, *problem, *maps);
+#endif
   });
 }
 
 const char* run_search(const emulation::Schedule* schedule, int blocks, const Problem* problem, bool use_wgmma) {
-  return message_of([&] {
+  return emulation::message_of([&] {
     if (use_wgmma) {
       emulation::emulate(*schedule, blocks, wgmma::kThreads, wgmma::kSharedBytes, [&] { match_wgmma(*problem); });
     } else {
@@ -76,7 +65,7 @@ const char* run_search(const emulation::Schedule* schedule, int blocks, const Pr
 }
 
 const char* run_rescore(const emulation::Schedule* schedule, const Problem* problem) {
-  return message_of([&] {
+  return emulation::message_of([&] {
     const int blocks = static_cast<int>(rescore_blocks(*problem));
     emulation::emulate(*schedule, blocks, kRescoreThreads, kRescoreShared, [&] { rescore(*problem); });
   });

@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <memory>
+#include <string>
 
 #include "emulator.h"
 #include "fibre.h"
@@ -16,7 +17,7 @@ constexpr unsigned char kGarbage[2] = {0xa5, 0x7f};  // NaN as halves and floats
 struct Launch {
   Schedule schedule;
   int blocks, threads, shared_bytes;
-  const std::function<void()>* kernel;
+  const Call* kernel;
   std::deque<Thread*> runnable;
   std::vector<std::unique_ptr<Block>> resident;
   std::vector<std::unique_ptr<Fibre>> fibres;

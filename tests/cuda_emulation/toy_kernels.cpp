@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
-#include <stdexcept>
 #include <string>
 
 #include "cuda/hopper.cuh"
@@ -534,14 +533,8 @@ const std::map<std::string, void (*)(const Toy)> kToys = {
 // Null, or what went wrong; the text lives until the next call.
 extern "C" const char* run_toy(const char* name, const emulation::Schedule* schedule, int blocks, int threads,
                                int shared_bytes, const Toy* toy) {
-  static thread_local std::string message;
-  try {
-    emulation::emulate(*schedule, blocks, threads, shared_bytes, [&] { kToys.at(name)(*toy); });
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
+  return emulation::message_of(
+      [&] { emulation::emulate(*schedule, blocks, threads, shared_bytes, [&] { kToys.at(name)(*toy); }); });
 }
 
 extern "C" void halves_of(const float* values, uint16_t* halves, int64_t count) {
