@@ -11,7 +11,7 @@ import pytest
 from patchswap import ops
 
 PROGRAM = """
-import sys, torch, patchswap
+import sys, torch, patchswap, patchswap.ops
 from patchswap.testing import assert_match_close
 
 name = patchswap.build_info()["cpu_kernel"]
@@ -25,6 +25,11 @@ for seed, dtype in enumerate([torch.float32, torch.float64, torch.float16]):
             query, key = torch.randn(2, 7, *size).to(dtype), torch.randn(2, 7, *key_size).to(dtype)
             match = patchswap.match(query, key, patch_size=patch_size, topk=2)
             assert_match_close(match, query, key, patch_size=patch_size)
+            if dtype != torch.float64:
+                dense, pruned = (
+                    patchswap.ops.match(query, key, None, None, 3, 2, method=method) for method in ("dense", "pruned")
+                )
+                assert torch.equal(dense[0], pruned[0]) and torch.equal(dense[1], pruned[1])
     key = torch.randn(1, 19, 5, 5).repeat(1, 1, 3, 60).to(dtype)
     index = patchswap.match(torch.randn(1, 19, 9, 9).to(dtype), key).index
     assert bool((index // 298 < 5).all()) and bool((index % 298 < 5).all()), "equal patches did not tie"

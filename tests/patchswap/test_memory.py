@@ -13,22 +13,55 @@ from patchswap import ops
 
 SIDE, CHANNELS = 128, 16  # queries x keys scores would be 1 GiB, the features are 1 MiB
 
-PROGRAM = f"""
-import resource, torch, patchswap
+# Prints the peak of the process's memory during one call, in KiB above what it held before.
+PROGRAM = """
+import sys, torch
+from patchswap import ops
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+height, width, channels, share, topk, method = [kind(text) for kind, text in zip(
+    (int, int, int, float, int, str), sys.argv[1:])]
+torch.manual_seed(0)
 torch.set_num_threads(2)
-features = torch.randn(1, {CHANNELS}, {SIDE}, {SIDE})
-patchswap.match(features[..., :16, :16], features[..., :16, :16], topk=2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-patchswap.match(features, features, topk=2)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+features = torch.einsum("cr,rhw->chw", torch.randn(channels, 4), torch.randn(4, height, width))[None].relu_()
+mask = torch.rand(1, height - 2, width - 2) < share
+small = features[..., :16, :16].contiguous()
+ops.match(small, small, None, None, 3, topk, method=method)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+before = status("VmRSS")
+ops.match(features, features, mask, None, 3, topk, method=method)
+print(status("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux")
-def test_cpu_peak():
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < 24 * 1024  # KiB
+def peak_kib(*arguments: object) -> int:
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+linux_cpu = [
+    pytest.mark.skipif(ops.extension is None, reason="the extension is not built"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
+]
+
+
+@pytest.mark.parametrize("method", ["dense", "pruned"])
+class TestCpuPeak:
+    pytestmark = linux_cpu
+
+    def test_many_queries(self, method):
+        outputs = 2 * SIDE * SIDE * 12
+        assert peak_kib(SIDE, SIDE, CHANNELS, 1.0, 2, method) * 1024 < (24 << 20) + outputs
+
+    def test_large_map(self, method):
+        """Features of 100 MiB: neither map is packed whole."""
+        height, width, channels = 320, 320, 256
+        outputs = height * width * 12
+        assert peak_kib(height, width, channels, 0.001, 1, method) * 1024 < (64 << 20) + outputs
 
 
 @pytest.mark.gpu

@@ -1,0 +1,161 @@
+// The axes along which a coarse score looks at cells: a few directions that hold most of the features' energy.
+//
+// They are found by subspace iteration on the second moments of a sample of cells. How well they are chosen decides how
+// much is pruned, never what is found: coarse.h bounds whatever they leave out, for any axes.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "pack.h"
+
+namespace patchswap {
+
+struct Basis {
+  int64_t channels = 0, leading = 0, axes = 0;  // the first `leading` axes hold the most energy
+  std::vector<float> axis;                      // [axes][channels], orthonormal but for rounding
+  double deviation = 0;                         // Frobenius norm of axis axis^T - 1, or more
+  // Mean squares of a sampled cell: along the leading and the trailing axes, along the first trailing one, and in all.
+  double leading_energy = 0, trailing_energy = 0, first_trailing_energy = 0, energy = 0;
+};
+
+constexpr int64_t kSampledCells = 512;
+constexpr int kIterations = 3;
+
+// About kSampledCells cells of the tiles, [cells][channels], divided by the power of two near their root mean square
+// norm, which is returned; 0 if they are all zero.
+template <class Element>
+double sample_cells(const Map<Element>& map, const std::vector<Tile>& tiles, std::vector<float>& sample) {
+  const size_t before = sample.size();
+  double square = 0;
+  int64_t cells = 0, next = 0, passed = 0;
+  for (const Tile& tile : tiles) cells += tile.cell_rows(map.patch_size) * tile.cell_column.size();
+  for (const Tile& tile : tiles) {
+    const int64_t columns = tile.cell_column.size(), count = tile.cell_rows(map.patch_size) * columns;
+    for (; next < passed + count; next += divide_up(cells, kSampledCells)) {
+      const int64_t row = (next - passed) / columns, column = tile.cell_column[(next - passed) % columns];
+      const Element* cell = map.features + (tile.first_row + row) * map.row_stride + column * map.column_stride;
+      for (int64_t channel = 0; channel < map.channels; channel++) {
+        sample.push_back(static_cast<float>(cell[channel * map.channel_stride]));
+        square += static_cast<double>(sample.back()) * sample.back();
+      }
+    }
+    passed += count;
+  }
+  if (square == 0) return 0;
+  const double unit = std::exp2(std::round(std::log2(square * map.channels / (sample.size() - before)) / 2));
+  for (size_t i = before; i < sample.size(); i++) sample[i] = static_cast<float>(sample[i] / unit);
+  return unit;
+}
+
+// result[i][j] = sum over k of left[i + k * left_stride] * right[k][j], for i in [begin, end) and all j.
+PATCHSWAP_INLINE void multiply_rows_of(const float* left, int64_t row_stride, int64_t left_stride, const float* right,
+                                       int64_t depth, int64_t columns, int64_t begin, int64_t end, float* result) {
+  constexpr int64_t kBlock = 64;
+  for (int64_t i = begin; i < end; i++) {
+    for (int64_t j = 0; j < columns; j += kBlock) {
+      float sum[kBlock] = {};
+      const int64_t width = std::min(kBlock, columns - j);
+      if (width == kBlock) {
+        for (int64_t k = 0; k < depth; k++) {
+          const float factor = left[i * row_stride + k * left_stride];
+          for (int64_t n = 0; n < kBlock; n++) sum[n] += factor * right[k * columns + j + n];
+        }
+      } else {
+        for (int64_t k = 0; k < depth; k++) {
+          const float factor = left[i * row_stride + k * left_stride];
+          for (int64_t n = 0; n < width; n++) sum[n] += factor * right[k * columns + j + n];
+        }
+      }
+      std::copy_n(sum, width, result + i * columns + j);
+    }
+  }
+}
+
+PATCHSWAP_INLINE float inner_product(const float* left, const float* right, int64_t count) {
+  constexpr int64_t kLanes = 64;
+  float lane[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t n = 0; n < kLanes; n++) lane[n] += left[i + n] * right[i + n];
+  }
+  for (int64_t n = 0; i + n < count; n++) lane[n] += left[i + n] * right[i + n];
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t n = 0; n < half; n++) lane[n] += lane[n + half];
+  }
+  return lane[0];
+}
+
+// Gram-Schmidt, every vector `passes` times; what lies in the span of those before it is replaced by a coordinate axis
+// that does not.
+PATCHSWAP_INLINE void orthonormalise(float* vectors, int64_t count, int64_t length, int passes) {
+  int64_t coordinate = 0;
+  for (int64_t i = 0; i < count; i++) {
+    float* vector = vectors + i * length;
+    float before = std::sqrt(inner_product(vector, vector, length));
+    for (int pass = 0; pass < passes;) {
+      for (int64_t j = 0; j < i; j++) {
+        const float* other = vectors + j * length;
+        const float along = inner_product(vector, other, length);
+        for (int64_t n = 0; n < length; n++) vector[n] -= along * other[n];
+      }
+      const float norm = std::sqrt(inner_product(vector, vector, length));
+      if (!(norm > 1e-3f * before) || !(norm > 1e-20f)) {
+        std::fill_n(vector, length, 0.0f);
+        vector[coordinate++ % length] = 1;
+        before = 1;
+        pass = 0;
+        continue;
+      }
+      for (int64_t n = 0; n < length; n++) vector[n] /= norm;
+      before = 1;
+      pass++;
+    }
+  }
+}
+
+PATCHSWAP_INLINE void find_axes(const std::vector<float>& sample, Basis& basis) {
+  const int64_t channels = basis.channels, cells = sample.size() / channels;
+  std::vector<float> moments(channels * channels), next(basis.axes * channels);
+  multiply_rows_of(sample.data(), 1, channels, sample.data(), cells, channels, 0, channels, moments.data());
+  basis.axis.resize(basis.axes * channels);
+  uint32_t random = 1;
+  for (float& number : basis.axis)
+    number = static_cast<float>((random = random * 1664525u + 1013904223u) >> 8) - (1 << 23);
+  for (int i = 0; i < kIterations; i++) {
+    multiply_rows_of(basis.axis.data(), channels, 1, moments.data(), channels, channels, 0, basis.axes, next.data());
+    basis.axis.swap(next);
+    orthonormalise(basis.axis.data(), basis.axes, channels, i + 1 < kIterations ? 1 : 2);
+  }
+  multiply_rows_of(basis.axis.data(), channels, 1, moments.data(), channels, channels, 0, basis.axes, next.data());
+  std::vector<double> energy(basis.axes);
+  for (int64_t i = 0; i < basis.axes; i++) {
+    energy[i] = inner_product(&next[i * channels], &basis.axis[i * channels], channels) / cells;
+  }
+  std::vector<int64_t> order(basis.axes);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy[i] > energy[j]; });
+  for (int64_t i = 0; i < basis.axes; i++) {
+    std::copy_n(&basis.axis[order[i] * channels], channels, &next[i * channels]);
+    if (i == basis.leading) basis.first_trailing_energy = energy[order[i]];
+    (i < basis.leading ? basis.leading_energy : basis.trailing_energy) += energy[order[i]];
+  }
+  basis.axis.swap(next);
+  for (int64_t i = 0; i < channels; i++) basis.energy += moments[i * channels + i] / cells;
+
+  // Each entry of axis axis^T in float, with what rounding may have added to it.
+  const double rounding = 1.01 * channels * 0x1p-24 * 1.01;
+  for (int64_t i = 0; i < basis.axes; i++) {
+    for (int64_t j = 0; j <= i; j++) {
+      const float product = inner_product(&basis.axis[i * channels], &basis.axis[j * channels], channels);
+      const double off = std::abs(static_cast<double>(product) - (i == j)) + rounding;
+      basis.deviation += (i == j ? 1 : 2) * off * off;
+    }
+  }
+  basis.deviation = std::sqrt(basis.deviation);
+}
+
+}  // namespace patchswap

@@ -1,0 +1,193 @@
+// The dense search: every query with every key, in full precision.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <atomic>
+#include <mutex>
+#include <vector>
+
+#include "best.h"
+#include "instruction_set.h"
+#include "pack.h"
+#include "schedule.h"
+#include "walk.h"
+
+namespace patchswap {
+
+// Limits of a tile: blocks of 60 x 272 numbers stay in a core's L2 cache; rows bound the memory of a tile.
+constexpr int64_t kMostQuerySlots = 60;
+constexpr int64_t kMostKeySlots = 256;
+constexpr int64_t kMostTileRows = 64;
+// Bytes of packed cells that are held of each map at a time.
+constexpr int64_t kPackedBytes = 20 << 20;
+
+// The walk compiled for one instruction set, and the panel widths that it wants.
+template <class Sum>
+struct DenseKernel {
+  Panel<Sum> query_panel, key_panel;
+  void (*search)(int64_t patch_size, const DenseTask<Sum>&, int64_t difference);
+};
+
+template <class Walk, class Sum>
+PATCHSWAP_INLINE void search_diagonal(int64_t patch_size, const DenseTask<Sum>& task, int64_t difference) {
+  if (patch_size == 1) {
+    DenseVisitor<Walk, Sum, 1> visitor{task};
+    Walk::template diagonal<1>(task.query, task.key, difference, task.buffers, visitor);
+  } else if (patch_size == 3) {
+    DenseVisitor<Walk, Sum, 3> visitor{task};
+    Walk::template diagonal<3>(task.query, task.key, difference, task.buffers, visitor);
+  } else {
+    DenseVisitor<Walk, Sum, 5> visitor{task};
+    Walk::template diagonal<5>(task.query, task.key, difference, task.buffers, visitor);
+  }
+}
+
+template <class Sum, int Width>
+PATCHSWAP_INLINE void add_squares(const Sum* row, int64_t slots, int64_t channels, double* squares) {
+  for (int64_t slot = 0; slot < slots; slot += Width, squares += Width) {
+    double sum[Width] = {};
+    for (int64_t channel = 0; channel < channels; channel++, row += Width) {
+      for (int i = 0; i < Width; i++) sum[i] += static_cast<double>(row[i]) * row[i];
+    }
+    for (int i = 0; i < Width; i++) squares[i] += sum[i];
+  }
+}
+
+// Register blocks: three query panels times two vectors of results fill most of the registers.
+#define PATCHSWAP_DENSE_KERNEL(name, target, bytes, panel)                                                       \
+  template <class Sum>                                                                                           \
+  struct name {                                                                                                  \
+    static constexpr int kLanes = bytes / sizeof(Sum);                                                           \
+    target static void search(int64_t patch_size, const DenseTask<Sum>& task, int64_t difference) {              \
+      search_diagonal<Walk<FullProducts<Sum, bytes, panel>>>(patch_size, task, difference);                      \
+    }                                                                                                            \
+    template <int Width>                                                                                         \
+    target static void squares(const Sum* row, int64_t slots, int64_t channels, double* result) {                \
+      add_squares<Sum, Width>(row, slots, channels, result);                                                     \
+    }                                                                                                            \
+    static DenseKernel<Sum> kernel() { return {{panel, &squares<panel>}, {kLanes, &squares<kLanes>}, &search}; } \
+  };
+
+#if defined(__x86_64__)
+PATCHSWAP_DENSE_KERNEL(DenseAvx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64, 4)
+PATCHSWAP_DENSE_KERNEL(DenseAvx2, __attribute__((target("avx2,fma"))), 32, 2)
+#endif
+PATCHSWAP_DENSE_KERNEL(DenseGeneric, , 16, 2)
+
+template <class Sum>
+DenseKernel<Sum> dense_kernel() {
+#if defined(__x86_64__)
+  if (instruction_set() >= InstructionSet::kAvx512) return DenseAvx512<Sum>::kernel();
+  if (instruction_set() == InstructionSet::kAvx2) return DenseAvx2<Sum>::kernel();
+#endif
+  return DenseGeneric<Sum>::kernel();
+}
+
+// What a thread keeps while it works on the queries of one tile.
+template <class Sum>
+struct DenseWorker {
+  Buffer<Sum> numbers;
+  std::vector<Sum> score;
+  std::vector<int64_t> index;
+
+  Best<Sum> best(int64_t topk) { return {topk, topk, 1, score.data(), index.data()}; }
+  void clear() {
+    std::fill(score.begin(), score.end(), -std::numeric_limits<Sum>::infinity());
+    std::fill(index.begin(), index.end(), -1);
+  }
+};
+
+// Most slots, rows and patches of a tile.
+struct TileSizes {
+  int64_t slots = 0, patches = 0, all_slots = 0;
+
+  explicit TileSizes(const std::vector<Tile>& tiles) {
+    for (const Tile& tile : tiles) {
+      slots = std::max(slots, tile.slots);
+      patches = std::max(patches, tile.rows * tile.slots);
+      all_slots += tile.rows * tile.slots;
+    }
+  }
+};
+
+// Divides rankings, <q, k> / |k|, by the norms of the queries of a group, after which they are scores.
+template <class Sum, class Element>
+void rankings_to_scores(const Map<Element>& query_map, const PackedGroup<Sum>& group, const Best<Sum>& found) {
+  for (size_t i = 0; i < group.tiles.size(); i++) {
+    const Tile& tile = *group.tiles[i].tile;
+    for (int64_t at = 0; at < tile.rows * tile.slots; at++) {
+      if (group.bias[i][at] != 0) continue;
+      const int64_t query = (tile.first_row + at / tile.slots) * query_map.columns + tile.patch_column[at % tile.slots];
+      for (int64_t rank = 0; rank < found.topk && found.index[query + rank * found.rank_stride] >= 0; rank++) {
+        found.score[query + rank * found.rank_stride] *= group.scale[i][at];
+      }
+    }
+  }
+}
+
+// Finds the best keys of every query of one sample. `found` counts queries on the query map's patch grid.
+template <class Sum, class Element>
+void search_all(const Map<Element>& query_map, const Map<Element>& key_map, const Best<Sum>& found) {
+  const DenseKernel<Sum> kernel = dense_kernel<Sum>();
+  const int64_t patch_size = query_map.patch_size, cell_bytes = query_map.channels * sizeof(Sum), topk = found.topk;
+  const std::vector<Tile> queries =
+      cut_into_tiles(query_map, {kernel.query_panel.width, kMostQuerySlots, kMostTileRows});
+  const std::vector<Tile> keys = cut_into_tiles(key_map, {kernel.key_panel.width, kMostKeySlots, kMostTileRows});
+  if (queries.empty() || keys.empty()) return;
+  const TileSizes query_sizes(queries), key_sizes(keys);
+  const int64_t threads = threads_worth(query_sizes.all_slots * key_sizes.all_slots * (query_map.channels + 1));
+  std::vector<DenseWorker<Sum>> workers(threads);
+  const int64_t block_numbers = WalkBuffers<Sum>::numbers(query_sizes.slots, key_sizes.slots, patch_size);
+  for (DenseWorker<Sum>& worker : workers) {
+    worker.numbers = Buffer<Sum>(block_numbers + key_sizes.slots);
+    std::fill_n(worker.numbers.get(), block_numbers, Sum(0));
+    worker.score.resize(query_sizes.patches * topk);
+    worker.index.resize(query_sizes.patches * topk);
+    worker.clear();
+  }
+  GroupPacker<Sum> query_packer, key_packer;
+  std::mutex merging;
+
+  for (size_t first = 0, end; first < queries.size(); first = end) {
+    end = group_end(queries, first, patch_size, cell_bytes, kPackedBytes);
+    const PackedGroup<Sum> query_group = query_packer.pack(query_map, queries, first, end, kernel.query_panel);
+    for (size_t key_first = 0, key_end; key_first < keys.size(); key_first = key_end) {
+      key_end = group_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
+      const PackedGroup<Sum> key_group = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
+      auto work = [&](int64_t worker, const Share& share) {
+        const size_t query = share.query - first, key = share.key - key_first;
+        Sum* numbers = workers[worker].numbers.get();
+        const DenseTask<Sum> task{.query = query_group.tiles[query],
+                                  .key = key_group.tiles[key],
+                                  .query_bias = query_group.bias[query],
+                                  .key_scale = key_group.scale[key],
+                                  .key_bias = key_group.bias[key],
+                                  .key_columns = key_map.columns,
+                                  .buffers = WalkBuffers<Sum>(numbers, query_sizes.slots, key_sizes.slots),
+                                  .ranking = numbers + block_numbers,
+                                  .best = workers[worker].best(topk)};
+        for (int64_t difference = share.first_difference; difference < share.end_difference; difference += share.step) {
+          kernel.search(patch_size, task, difference);
+        }
+      };
+      auto finish = [&](int64_t worker, size_t query) {
+        const std::lock_guard<std::mutex> lock(merging);
+        const Tile& tile = queries[query];
+        const Best<Sum> own = workers[worker].best(topk);
+        for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
+          const int64_t patch =
+              (tile.first_row + i / tile.slots) * query_map.columns + tile.patch_column[i % tile.slots];
+          for (int64_t rank = 0; rank < topk && own.index[i * topk + rank] >= 0; rank++) {
+            found.offer(patch, own.score[i * topk + rank], own.index[i * topk + rank]);
+          }
+        }
+        workers[worker].clear();
+      };
+      share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
+    }
+    rankings_to_scores(query_map, query_group, found);
+  }
+}
+
+}  // namespace patchswap

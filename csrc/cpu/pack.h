@@ -1,0 +1,181 @@
+// Tiles packed for the walk, a bounded number of bytes at a time.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "buffer.h"
+#include "grain.h"
+#include "map.h"
+#include "tiles.h"
+
+namespace patchswap {
+
+// How many neighbouring slots a kernel wants side by side, and its way to add up the squares of each slot's numbers.
+template <class Sum>
+struct Panel {
+  int64_t width;
+  void (*add_squares)(const Sum* row, int64_t slots, int64_t channels, double* squares);
+};
+
+// Numbers that stand for a cell; of a coarse cell, the first `leading` hold its leading axes (coarse.h).
+struct CellDepth {
+  int64_t numbers = 0, leading = 0;
+};
+
+// A tile whose cells lie in the order in which the walk reads them: panels of neighbouring slots, number after number.
+template <class Number>
+struct PackedTile {
+  const Tile* tile = nullptr;
+  int64_t slots = 0;
+  CellDepth depth;
+  const Number* cells = nullptr;  // [cell rows][slots / panel][depth.numbers][panel]
+
+  const Number* row_cells(int64_t row) const { return cells + row * slots * depth.numbers; }
+};
+
+// The tiles from `first` on whose packed cells together take at most `most_bytes`, at least one; returns their end.
+inline size_t group_end(const std::vector<Tile>& tiles, size_t first, int64_t patch_size, int64_t cell_bytes,
+                        int64_t most_bytes) {
+  int64_t bytes = 0;
+  size_t end = first;
+  while (end < tiles.size()) {
+    bytes += tiles[end].cell_rows(patch_size) * tiles[end].slots * cell_bytes;
+    if (bytes > most_bytes && end > first) break;
+    end++;
+  }
+  return end;
+}
+
+// One cell row of a tile as [slots / panel][channels][panel] numbers, zeros in the padding.
+template <class Sum, class Element>
+void pack_row(const Map<Element>& map, const Tile& tile, int64_t row, int64_t slots, int64_t panel, Sum* to) {
+  const int64_t count = tile.cell_column.size();
+  const Element* from = map.features + (tile.first_row + row) * map.row_stride;
+  const int64_t full = count / panel * panel * map.channels;
+  std::fill_n(to + full, slots * map.channels - full, Sum(0));
+  if (map.channel_stride == 1) {
+    for (int64_t slot = 0; slot < count; slot++) {
+      const Element* cell = from + tile.cell_column[slot] * map.column_stride;
+      Sum* numbers = to + slot / panel * panel * map.channels + slot % panel;
+      for (int64_t channel = 0; channel < map.channels; channel++) {
+        numbers[channel * panel] = static_cast<Sum>(cell[channel]);
+      }
+    }
+    return;
+  }
+  for (int64_t channel = 0; channel < map.channels; channel++, from += map.channel_stride) {
+    Sum* numbers = to + channel * panel;
+    for (int64_t slot = 0; slot < count; slot += panel, numbers += panel * map.channels) {
+      const int64_t present = std::min(count - slot, panel);
+      const int32_t* column = tile.cell_column.data() + slot;
+      if (map.column_stride == 1 && column[present - 1] - column[0] == present - 1) {
+        const Element* cells = from + column[0];
+        for (int64_t i = 0; i < present; i++) numbers[i] = static_cast<Sum>(cells[i]);
+      } else {
+        for (int64_t i = 0; i < present; i++) numbers[i] = static_cast<Sum>(from[column[i] * map.column_stride]);
+      }
+    }
+  }
+}
+
+// 1 / norm of every patch of a row of a tile, 0 where the norm counts as zero and where no patch takes part. `squares`
+// are those of the cells, from this row on.
+template <class Sum, class Element>
+void inverse_norms(const Map<Element>& map, const Tile& tile, int64_t row, const double* squares, Sum* inverse_norm) {
+  for (int64_t slot = 0; slot < tile.slots; slot++) {
+    inverse_norm[slot] = 0;
+    const int32_t column = tile.patch_column[slot];
+    if (column < 0 || !map.takes_part(tile.first_row + row, column)) continue;
+    double square = 0;
+    for (int64_t dy = 0; dy < map.patch_size; dy++) {
+      for (int64_t dx = 0; dx < map.patch_size; dx++) square += squares[dy * tile.slots + slot + dx];
+    }
+    if (square >= std::numeric_limits<Sum>::min()) inverse_norm[slot] = static_cast<Sum>(1 / std::sqrt(square));
+  }
+}
+
+// Tiles [first, end) of a map in full precision, with what turns inner products into rankings and scores.
+template <class Sum>
+struct PackedGroup {
+  std::vector<PackedTile<Sum>> tiles;
+  std::vector<const Sum*>
+      scale;                     // of each tile, [rows][slots]: 1 / norm, 0 for zero norm and where no patch takes part
+  std::vector<const Sum*> bias;  // same shape: 0, or -inf where no patch takes part
+};
+
+// Keeps its memory from group to group.
+template <class Sum>
+class GroupPacker {
+ public:
+  template <class Element>
+  PackedGroup<Sum> pack(const Map<Element>& map, const std::vector<Tile>& tiles, size_t first, size_t end,
+                        const Panel<Sum>& panel) {
+    PackedGroup<Sum> group;
+    std::vector<int64_t> cells_at, rows_at;
+    int64_t cells = 0, patches = 0;
+    std::vector<std::pair<size_t, int64_t>> items;  // (tile, cell row)
+    for (size_t i = first; i < end; i++) {
+      const int64_t cell_rows = tiles[i].cell_rows(map.patch_size);
+      cells_at.push_back(cells);
+      rows_at.push_back(patches);
+      cells += cell_rows * tiles[i].slots;
+      patches += tiles[i].rows * tiles[i].slots;
+      for (int64_t row = 0; row < cell_rows; row++) items.emplace_back(i, row);
+    }
+    if (cells * map.channels > capacity_) {
+      cells_ = Buffer<Sum>();
+      cells_ = Buffer<Sum>(capacity_ = cells * map.channels);
+    }
+    squares_.resize(cells);
+    scale_.resize(patches);
+    bias_.resize(patches);
+    for (size_t i = first; i < end; i++) {
+      group.tiles.push_back({.tile = &tiles[i],
+                             .slots = tiles[i].slots,
+                             .depth = {.numbers = map.channels},
+                             .cells = cells_.get() + cells_at[i - first] * map.channels});
+      group.scale.push_back(scale_.data() + rows_at[i - first]);
+      group.bias.push_back(bias_.data() + rows_at[i - first]);
+    }
+    const int64_t grain = grain_size(32 * map.channels);
+    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+      for (int64_t item = begin; item < until; item++) {
+        const auto [tile, row] = items[item];
+        const PackedTile<Sum>& packed = group.tiles[tile - first];
+        Sum* to = const_cast<Sum*>(packed.row_cells(row));
+        pack_row(map, tiles[tile], row, packed.slots, panel.width, to);
+        double* squares = squares_.data() + cells_at[tile - first] + row * packed.slots;
+        std::fill_n(squares, packed.slots, 0.0);
+        panel.add_squares(to, packed.slots, map.channels, squares);
+      }
+    });
+    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+      for (int64_t item = begin; item < until; item++) {
+        const auto [i, row] = items[item];
+        const Tile& tile = tiles[i];
+        if (row >= tile.rows) continue;
+        const int64_t at = rows_at[i - first] + row * tile.slots;
+        inverse_norms(map, tile, row, squares_.data() + cells_at[i - first] + row * tile.slots, scale_.data() + at);
+        for (int64_t slot = 0; slot < tile.slots; slot++) {
+          const int32_t column = tile.patch_column[slot];
+          const bool valid = column >= 0 && map.takes_part(tile.first_row + row, column);
+          bias_[at + slot] = valid ? Sum(0) : -std::numeric_limits<Sum>::infinity();
+        }
+      }
+    });
+    return group;
+  }
+
+ private:
+  int64_t capacity_ = 0;
+  Buffer<Sum> cells_;
+  std::vector<Sum> scale_, bias_;
+  std::vector<double> squares_;  // of each packed cell
+};
+
+}  // namespace patchswap

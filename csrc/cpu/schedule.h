@@ -1,0 +1,51 @@
+// Sharing the pairs of tiles among the threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "grain.h"
+#include "tiles.h"
+
+namespace patchswap {
+
+// A share of the diagonals of one pair of tiles: every `step`-th from `first_difference` on, so that shares are even.
+struct Share {
+  size_t query, key;
+  int64_t first_difference, end_difference, step;
+};
+
+// Number of threads worth waking for this many operations.
+inline int64_t threads_worth(int64_t operations) {
+  return std::clamp<int64_t>(operations / kOperationsWorthAThread, 1, torch::stable::get_num_threads());
+}
+
+// Calls work(worker, share) for all pairs of the tiles [first, end) of both maps, for every `stride`-th diagonal.
+// Threads take shares from a common counter, those of one query tile together; when a thread goes on to another query
+// tile, and at the end, it calls finish(worker, query tile). `worker` counts from 0 to threads - 1.
+template <class Work, class Finish>
+void share_tile_pairs(const std::vector<Tile>& queries, size_t query_first, size_t query_end,
+                      const std::vector<Tile>& keys, size_t key_first, size_t key_end, int64_t threads, int64_t stride,
+                      const Work& work, const Finish& finish) {
+  const int64_t key_count = key_end - key_first, pairs = (query_end - query_first) * key_count;
+  constexpr int64_t kSharesPerThread = 32;
+  const int64_t parts = threads == 1 ? 1 : divide_up(kSharesPerThread * threads, std::max<int64_t>(pairs, 1) * stride);
+  std::atomic<int64_t> next = 0;
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t worker, int64_t worker_end) {
+    if (worker == worker_end) return;
+    size_t current = query_end;
+    for (int64_t item = next++; item < pairs * parts; item = next++) {
+      const size_t query = query_first + item / parts / key_count, key = key_first + item / parts % key_count;
+      if (query != current && current != query_end) finish(worker, current);
+      current = query;
+      const int64_t lowest = 1 - keys[key].rows;
+      work(worker, Share{query, key, lowest + item % parts * stride, queries[query].rows, parts * stride});
+    }
+    if (current != query_end) finish(worker, current);
+  });
+}
+
+}  // namespace patchswap
