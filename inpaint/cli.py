@@ -288,7 +288,7 @@ def _by(size: tuple[int, int]) -> str:
 
 @main.group()
 def train() -> None:
-    """Train the two networks on a folder of photographs, then export them as one file of weights.
+    """Train the two networks on photographs, then export them as one file of weights.
 
     \b
     Example:
@@ -297,13 +297,19 @@ def train() -> None:
       inpaint train export --image2feature runs/i2f/checkpoint.safetensors \\
           --feature2image runs/f2i/checkpoint.safetensors -o mine.safetensors
       inpaint fill photo.jpg mask.png -o filled.png --weights mine.safetensors
+
+    \b
+    On several GPUs, each working on its part of every batch:
+      torchrun --nproc-per-node 4 -m inpaint train feature2image --data photos --out runs/f2i
     """
 
 
 def _training_options(command: Any) -> Any:
     """What both stages of training accept."""
     options = [
-        click.option("--data", type=FILE, required=True, help="Folder tree of photographs."),
+        click.option(
+            "--data", type=FILE, required=True, help="Folder of photographs or .tar shards, or 'train-{000..127}.tar'."
+        ),
         click.option("--out", type=FILE, required=True, help="Folder for checkpoint, log and validation pictures."),
         click.option(
             "--config",
@@ -312,7 +318,8 @@ def _training_options(command: Any) -> Any:
             help="compact, paper-256, paper-512, or a .toml or .json file of settings.",
         ),
         click.option("--steps", type=click.IntRange(min=1), help="Instead of the config's."),
-        click.option("--batch", type=click.IntRange(min=1), help="Instead of the config's."),
+        click.option("--batch", type=click.IntRange(min=1), help="Crops an update, instead of the config's."),
+        click.option("--workers", type=click.IntRange(min=0), help="Processes that load, instead of the config's."),
         click.option("--seed", type=int, help="Instead of the config's."),
         click.option(
             "--resume",
@@ -369,6 +376,7 @@ def _train(
     config: str,
     steps: int | None,
     batch: int | None,
+    workers: int | None,
     seed: int | None,
     resume: str,
     vgg: Path | None,
@@ -381,9 +389,9 @@ def _train(
     from inpaint.training.config import load_config
 
     with _extra("train"):
-        from inpaint.training import trainer
+        from inpaint.training import distributed, trainer
 
-    settings = load_config(config, stage, steps=steps, batch=batch, seed=seed)
+    settings = load_config(config, stage, steps=steps, batch=batch, workers=workers, seed=seed)
     if device == "cuda" and not torch.cuda.is_available():
         raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
     if threads is not None:
@@ -399,12 +407,13 @@ def _train(
         device=device,
         quiet=quiet,
     )
-    click.echo(str(checkpoint))
+    if distributed.rank() == 0:
+        click.echo(str(checkpoint))
 
 
 def _trained_image2feature(checkpoint: Path) -> Image2Feature:
     from inpaint.networks.image2feature import Image2Feature, Image2FeatureConfig
-    from inpaint.training.trainer import averaged_generator
+    from inpaint.training.checkpoint import averaged_generator
 
     trained = averaged_generator(checkpoint)
     if trained.stage != "image2feature":

@@ -7,12 +7,13 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from inpaint.errors import InpaintError
 
 Stage = Literal["image2feature", "feature2image"]
 STAGES: tuple[Stage, ...] = ("image2feature", "feature2image")
+AdversarialForm = Literal["hinge", "least_squares"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class TrainingConfig:
 
     image_size: int = 256  # side of the square training crops
     zoom: tuple[float, float] = (1.0, 1.15)  # a photograph's short side, as a multiple of image_size
-    batch: int = 4
+    batch: int = 4  # crops an update, of all processes together
+    accumulate: int = 1  # parts in which a process works through its crops: less memory, the same update
     steps: int = 10_000
     learning_rate: float = 5e-4
     learning_rate_discriminator: float = 2e-4
@@ -34,6 +36,8 @@ class TrainingConfig:
     perceptual_layers: tuple[str, ...] = ("relu3_1",)
     adversarial: float = 1.0
     adversarial_start: int = 2_000  # steps before the discriminator is heard
+    adversarial_form: AdversarialForm = "hinge"  # or "least_squares" (LSGAN)
+    gradient_penalty: float = 0.0  # weight of R1 in the discriminator's loss
     pixel: float = 5.0  # L1 on pixels; ours, it steadies the colours
     shallow_in_hole: float = 0.25  # weight of the hole in the layers before relu3_1 (feature2image)
     band: float = 2.0  # extra weight of the hole's cells that touch its boundary (image2feature)
@@ -43,6 +47,7 @@ class TrainingConfig:
     discriminator_width: int = 48
     network: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the network's own config
     bfloat16: bool = True
+    compile: bool = False  # torch.compile for the two networks that are trained
     workers: int = 1
     seed: int = 0
     log_every: int = 50
@@ -102,8 +107,10 @@ NAMES: tuple[str, ...] = tuple(_NAMED)
 def load_config(name_or_path: str, stage: Stage, **overrides: Any) -> TrainingConfig:
     """A named config, or one from a TOML or JSON file of TrainingConfig's fields over the compact one.
 
+    The config.json of a run, which also names its stage, is such a file.
+
     Raises:
-        InpaintError: unknown name, stage or field; unreadable file.
+        InpaintError: unknown name, stage or field; unreadable file, or one of the other stage.
     """
     if stage not in STAGES:
         raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
@@ -112,6 +119,8 @@ def load_config(name_or_path: str, stage: Stage, **overrides: Any) -> TrainingCo
         config = _NAMED[name_or_path][stage]
     else:
         values = _read_file(Path(name_or_path))
+        if (written_for := values.pop("stage", stage)) != stage:
+            raise InpaintError(f"{name_or_path}: expected a config for {stage}, got one for {written_for}")
         config = _NAMED["compact"][stage]
     return from_dict({**values, **{key: value for key, value in overrides.items() if value is not None}}, config)
 
@@ -122,7 +131,13 @@ def from_dict(values: dict[str, Any], base: TrainingConfig | None = None) -> Tra
     unknown = sorted(set(values) - names)
     if unknown:
         raise InpaintError(f"training config: expected fields out of {', '.join(sorted(names))}, got {unknown[0]!r}")
-    return dataclasses.replace(base or TrainingConfig(), **{key: _tuples(value) for key, value in values.items()})
+    config = dataclasses.replace(base or TrainingConfig(), **{key: _tuples(value) for key, value in values.items()})
+    forms = get_args(AdversarialForm)
+    if config.adversarial_form not in forms:
+        raise InpaintError(
+            f"training config: expected adversarial_form out of {', '.join(forms)}, got {config.adversarial_form!r}"
+        )
+    return config
 
 
 def _tuples(value: Any) -> Any:

@@ -9,8 +9,8 @@ from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.training.checkpoint import averaged_generator
 from inpaint.training.config import Stage
-from inpaint.training.trainer import averaged_generator
 
 
 def export(image2feature: Path, feature2image: Path, output: Path, *, vgg: Path, notes: str = "") -> str:

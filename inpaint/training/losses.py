@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inpaint.training.config import AdversarialForm
+
 
 def hole_weights(hole: Tensor, band: float) -> Tensor:
     """Weight of each feature cell in Image2Feature's perceptual loss: (B, H, W) bool cells -> (B, 1, H, W) float.
@@ -17,13 +19,17 @@ def hole_weights(hole: Tensor, band: float) -> Tensor:
     return inside * (1 + band * known_near)
 
 
-def weighted_l1(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Mean absolute difference, (B, C, H, W) each, weighted by (B, 1, H, W); zero where nothing weighs."""
-    total = weights.sum() * prediction.shape[1]
+def weighted_l1(prediction: Tensor, truth: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
+    """Mean absolute difference, (B, C, H, W) each, weighted by (B, 1, H, W); zero where nothing weighs.
+
+    ``total`` stands in for the sum of the weights where the pictures are one part of a batch: the mean of the parts'
+    losses, each with the mean of the parts' totals, is then the loss of the batch.
+    """
+    total = (weights.sum() if total is None else total) * prediction.shape[1]
     return ((prediction - truth).abs() * weights).sum() / total.clamp(min=1e-6)
 
 
-def relative_l2(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+def relative_l2(prediction: Tensor, truth: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
     """Squared difference relative to the truth's energy in the same cell, averaged with the given weights.
 
     Dividing by the energy keeps the few cells with huge activations from deciding everything; plain L2 diverged.
@@ -31,20 +37,33 @@ def relative_l2(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     Args:
         prediction, truth: features (B, C, H, W).
         weights: (B, 1, H, W).
+        total: as for ``weighted_l1``.
     """
     energy = truth.square().mean(dim=1, keepdim=True)
     error = (prediction - truth).square().mean(dim=1, keepdim=True) / (energy + 0.1)
-    return (error * weights).sum() / weights.sum().clamp(min=1e-6)
+    total = weights.sum() if total is None else total
+    return (error * weights).sum() / total.clamp(min=1e-6)
 
 
-def judge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The discriminator's hinge loss on its verdicts for real and painted pictures."""
+def judge_loss(real: Tensor, fake: Tensor, form: AdversarialForm = "hinge") -> Tensor:
+    """The discriminator's loss on its verdicts for real and painted pictures: hinge, or least squares to 1 and -1."""
+    if form == "least_squares":
+        return (real - 1).square().mean() + (fake + 1).square().mean()
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-def painter_loss(fake: Tensor) -> Tensor:
-    """The generator's side of the hinge loss: verdicts on painted pictures should be high."""
-    return -fake.mean()
+def painter_loss(fake: Tensor, form: AdversarialForm = "hinge") -> Tensor:
+    """The generator's side: verdicts on painted pictures should be high, or, with least squares (LSGAN), 1."""
+    return (fake - 1).square().mean() if form == "least_squares" else -fake.mean()
+
+
+def gradient_penalty(verdict: Tensor, picture: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018) without its weight: half the squared gradient of the verdict on real pictures.
+
+    A picture's verdict is the mean over its patches. ``picture`` (B, 3, H, W) must require a gradient.
+    """
+    (slope,) = torch.autograd.grad(verdict.mean(dim=(1, 2, 3)).sum(), picture, create_graph=True)
+    return slope.float().square().sum(dim=(1, 2, 3)).mean() / 2
 
 
 def around_hole(hole: Tensor, window: int) -> list[tuple[slice, slice]]:
@@ -52,16 +71,13 @@ def around_hole(hole: Tensor, window: int) -> list[tuple[slice, slice]]:
 
     The features of a hole depend on the pixels near it only, so the loss need not see the whole picture.
     """
-    size = hole.shape[-1]
-    squares = []
-    for mask in hole:
-        corners = []
-        for axis in (1, 0):
-            occupied = mask.any(dim=axis).nonzero()
-            middle = (int(occupied[0]) + int(occupied[-1]) + 1) // 2 if len(occupied) else size // 2
-            corners.append(min(max(0, middle - window // 2), mask.shape[1 - axis] - window) // 8 * 8)
-        squares.append((slice(corners[0], corners[0] + window), slice(corners[1], corners[1] + window)))
-    return squares
+    starts = []
+    for length, occupied in ((hole.shape[1], hole.any(dim=2)), (hole.shape[2], hole.any(dim=1))):
+        first, last = occupied.int().argmax(1), length - 1 - occupied.flip(1).int().argmax(1)
+        middle = torch.where(occupied.any(1), (first + last + 1) // 2, length // 2)
+        starts.append((middle - window // 2).clamp(0, length - window) // 8 * 8)
+    corners = torch.stack(starts, dim=1).tolist()
+    return [(slice(top, top + window), slice(left, left + window)) for top, left in corners]
 
 
 def cut(pictures: Tensor, squares: list[tuple[slice, slice]]) -> Tensor:

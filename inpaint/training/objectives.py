@@ -16,12 +16,22 @@ from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.training.config import Stage, TrainingConfig
 from inpaint.training.data import Batch
-from inpaint.training.losses import around_hole, cut, hole_weights, judge_loss, painter_loss, relative_l2, weighted_l1
+from inpaint.training.losses import (
+    around_hole,
+    cut,
+    gradient_penalty,
+    hole_weights,
+    judge_loss,
+    painter_loss,
+    relative_l2,
+    weighted_l1,
+)
 
 
 class Objective(ABC):
     """A generator, its discriminator, and the losses that train them."""
 
+    config: TrainingConfig
     generator: nn.Module
     discriminator: nn.Module
 
@@ -30,12 +40,35 @@ class Objective(ABC):
         """The generator's picture, (B, 3, S, S) in [0, 1]; keeps what the losses need of this batch."""
 
     @abstractmethod
-    def generator_losses(self, batch: Batch, painted: Tensor, *, adversarial: bool) -> dict[str, Tensor]:
-        """Weighted terms whose sum is minimised."""
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        """How much each pixel or cell counts in the terms other than the adversarial one, (B, 1, H, W) each.
+
+        They follow from the holes alone.
+        """
 
     @abstractmethod
+    def generator_losses(
+        self, batch: Batch, painted: Tensor, totals: dict[str, Tensor], *, adversarial: bool
+    ) -> dict[str, Tensor]:
+        """Terms, times their factors, whose sum is minimised; ``totals``: the sums of ``weights`` (``weighted_l1``)."""
+
+    @abstractmethod
+    def judge(self, batch: Batch, picture: Tensor) -> Tensor:
+        """The discriminator's verdicts on ``picture``, (B, 3, S, S); ``paint`` has seen the batch before."""
+
+    def painter_loss(self, batch: Batch, painted: Tensor) -> Tensor:
+        """The adversarial term of ``generator_losses``."""
+        return self.config.adversarial * painter_loss(self.judge(batch, painted), self.config.adversarial_form)
+
     def discriminator_loss(self, batch: Batch, painted: Tensor) -> Tensor:
         """What the discriminator minimises; ``painted`` carries no gradient."""
+        config = self.config
+        image = batch.image.detach().requires_grad_(config.gradient_penalty > 0)
+        real = self.judge(batch, image)
+        loss = judge_loss(real, self.judge(batch, painted), config.adversarial_form)
+        if config.gradient_penalty > 0:
+            loss = loss + config.gradient_penalty * gradient_penalty(real, image)
+        return loss
 
     def pictures(self, batch: Batch) -> list[Tensor]:
         """Rows of pictures (B, 3, S, S) to look at while training: input, painted, truth."""
@@ -54,27 +87,36 @@ class Image2FeatureObjective(Objective):
     def paint(self, batch: Batch) -> Tensor:
         return self.generator(batch.image, batch.hole)
 
-    def generator_losses(self, batch: Batch, painted: Tensor, *, adversarial: bool) -> dict[str, Tensor]:
-        config = self.config
-        truth, hole = batch.image, batch.hole
-        losses = {"pixel": config.pixel * weighted_l1(painted, truth, hole.unsqueeze(1).float())}
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        weights = {"pixel": batch.hole.unsqueeze(1).float()}
+        (hole,) = self._around_hole(batch, batch.hole)
+        for layer in self.config.perceptual_layers:
+            weights[layer] = hole_weights(feature_hole(hole, stride=_stride(layer)), self.config.band)
+        return weights
+
+    def generator_losses(
+        self, batch: Batch, painted: Tensor, totals: dict[str, Tensor], *, adversarial: bool
+    ) -> dict[str, Tensor]:
+        config, weights, layers = self.config, self.weights(batch), self.config.perceptual_layers
+        losses = {"pixel": config.pixel * weighted_l1(painted, batch.image, weights["pixel"], totals["pixel"])}
         if adversarial:
-            losses["adversarial"] = config.adversarial * painter_loss(self._judge(batch, painted))
-        if 0 < config.window < config.image_size:
-            squares = around_hole(hole, config.window)
-            painted, truth, hole = cut(painted, squares), cut(truth, squares), cut(hole, squares)
-        layers = config.perceptual_layers
+            losses["adversarial"] = self.painter_loss(batch, painted)
+        painted, truth = self._around_hole(batch, painted, batch.image)
         with torch.no_grad():
             wanted = self.vgg(truth, layers)
         for layer, seen in self.vgg(painted, layers).items():
-            weights = hole_weights(feature_hole(hole, stride=2 ** (int(layer[4]) - 1)), config.band)
-            losses[layer] = config.perceptual / len(layers) * weighted_l1(seen.float(), wanted[layer].float(), weights)
+            term = weighted_l1(seen.float(), wanted[layer].float(), weights[layer], totals[layer])
+            losses[layer] = config.perceptual / len(layers) * term
         return losses
 
-    def discriminator_loss(self, batch: Batch, painted: Tensor) -> Tensor:
-        return judge_loss(self._judge(batch, batch.image), self._judge(batch, painted))
+    def _around_hole(self, batch: Batch, *pictures: Tensor) -> list[Tensor]:
+        """What VGG-19 looks at: a window around each hole, or all."""
+        if not 0 < self.config.window < self.config.image_size:
+            return list(pictures)
+        squares = around_hole(batch.hole, self.config.window)
+        return [cut(picture, squares) for picture in pictures]
 
-    def _judge(self, batch: Batch, picture: Tensor) -> Tensor:
+    def judge(self, batch: Batch, picture: Tensor) -> Tensor:
         incomplete = fill_smoothly(batch.image, batch.hole)
         return self.discriminator(torch.cat((picture, incomplete, batch.hole.unsqueeze(1).to(picture.dtype)), dim=1))
 
@@ -110,26 +152,36 @@ class Feature2ImageObjective(Objective):
             self._features = patchswap.swap(features.float(), hole=feature_hole(batch.hole))
         return self.generator(self._features)
 
-    def generator_losses(self, batch: Batch, painted: Tensor, *, adversarial: bool) -> dict[str, Tensor]:
-        config = self.config
-        layers = config.perceptual_layers
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        weights = {"pixel": (~batch.hole).unsqueeze(1).float()}
+        for layer in self.config.perceptual_layers:
+            in_hole = self.config.shallow_in_hole if layer < "relu3_1" else 1.0
+            hole = feature_hole(batch.hole, stride=_stride(layer)).unsqueeze(1)
+            weights[layer] = torch.where(hole, in_hole, 1.0)
+        return weights
+
+    def generator_losses(
+        self, batch: Batch, painted: Tensor, totals: dict[str, Tensor], *, adversarial: bool
+    ) -> dict[str, Tensor]:
+        config, weights, layers = self.config, self.weights(batch), self.config.perceptual_layers
         losses = {}
         for layer, seen in self.vgg(painted, layers).items():
-            in_hole = config.shallow_in_hole if layer < "relu3_1" else 1.0
-            hole = feature_hole(batch.hole, stride=2 ** (int(layer[4]) - 1)).unsqueeze(1)
-            weights = torch.where(hole, in_hole, 1.0)
-            losses[layer] = (
-                config.perceptual / len(layers) * relative_l2(seen.float(), self._truth[layer].float(), weights)
-            )
+            term = relative_l2(seen.float(), self._truth[layer].float(), weights[layer], totals[layer])
+            losses[layer] = config.perceptual / len(layers) * term
         if config.pixel:
-            known = (~batch.hole).unsqueeze(1).float()
-            losses["pixel"] = config.pixel * weighted_l1(painted.float(), batch.image, known)
+            term = weighted_l1(painted.float(), batch.image, weights["pixel"], totals["pixel"])
+            losses["pixel"] = config.pixel * term
         if adversarial:
-            losses["adversarial"] = config.adversarial * painter_loss(self.discriminator(painted, self._features))
+            losses["adversarial"] = self.painter_loss(batch, painted)
         return losses
 
-    def discriminator_loss(self, batch: Batch, painted: Tensor) -> Tensor:
-        return judge_loss(self.discriminator(batch.image, self._features), self.discriminator(painted, self._features))
+    def judge(self, batch: Batch, picture: Tensor) -> Tensor:
+        return self.discriminator(picture, self._features)
+
+
+def _stride(layer: str) -> int:
+    """Pixels between the cells of a VGG-19 layer."""
+    return 2 ** (int(layer[4]) - 1)
 
 
 def build_objective(

@@ -1,4 +1,4 @@
-"""The training loop: both networks, adversarially, resumable at any step, on the CPU or a GPU."""
+"""The training loop: both networks, adversarially, resumable at any step, on the CPU, a GPU or many."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from inpaint.errors import InpaintError
-from inpaint.image import to_pil
 from inpaint.networks import Image2Feature
 from inpaint.networks.layout import on_device
 from inpaint.networks.vgg import load_vgg19
-from inpaint.tensor_file import read_tensors, under, write_tensors
-from inpaint.training.config import STAGES, Stage, TrainingConfig, from_dict
+from inpaint.tensor_file import under, write_tensors
+from inpaint.training import distributed
+from inpaint.training.checkpoint import CHECKPOINT, read_checkpoint
+from inpaint.training.config import STAGES, Stage, TrainingConfig
 from inpaint.training.data import Batch, Photographs, batches
+from inpaint.training.journal import Journal
 from inpaint.training.objectives import Objective, build_objective
+from inpaint.training.sources import find_photographs
+from inpaint.training.stop import stop_signal
 from inpaint.weights import FOLDER, VGG_FILE, sha256
 
-CHECKPOINT = "checkpoint.safetensors"
+Role = Literal["generator", "discriminator"]
+ROLES: tuple[Role, ...] = ("generator", "discriminator")
 DEFAULT_VGG = FOLDER / VGG_FILE
 _MOST_BAD_STEPS = 20  # consecutive steps with a loss that is not finite before the run is given up
 
@@ -44,6 +47,7 @@ class Trainer:
         device: torch.device,
         painter: Image2Feature | None = None,
     ) -> None:
+        _check_parts(config)
         torch.manual_seed(config.seed)
         self.stage, self.config, self.device = stage, config, device
         self.vgg = on_device(load_vgg19(vgg, _deepest(config)), device)
@@ -51,52 +55,111 @@ class Trainer:
         if painter is not None:
             painter = on_device(painter, device).eval().requires_grad_(False)
         self.objective: Objective = build_objective(stage, config, self.vgg, painter)
-        for network in (self.objective.generator, self.objective.discriminator):
+        self.networks: dict[Role, nn.Module] = {role: getattr(self.objective, role) for role in ROLES}
+        for network in self.networks.values():
             on_device(network, device)
         self.averaged: dict[str, Tensor] = {
-            name: value.detach().clone() for name, value in self.objective.generator.state_dict().items()
+            name: value.detach().clone() for name, value in self.networks["generator"].state_dict().items()
         }
-        betas = (config.beta1, 0.999)
         self.optimisers = {
-            "generator": torch.optim.Adam(self.objective.generator.parameters(), betas=betas),
-            "discriminator": torch.optim.Adam(self.objective.discriminator.parameters(), betas=betas),
+            role: torch.optim.Adam(network.parameters(), betas=(config.beta1, 0.999))
+            for role, network in self.networks.items()
+        }
+        if config.compile:  # not VGG-19: torch 2.13 compiles the gradient of its padding with wrong strides
+            self.networks["generator"].compile()
+            if not config.gradient_penalty:  # compiled code has no second derivative
+                self.networks["discriminator"].compile()
+        self._losses: dict[Role, distributed.Loss] = {
+            "generator": distributed.Loss(self.networks["generator"], self._generator_losses),
+            "discriminator": distributed.Loss(self.networks["discriminator"], self._discriminator_losses),
         }
         self.step = 0
-        self._bad_steps = {"generator": 0, "discriminator": 0}
+        self._bad_steps = dict.fromkeys(ROLES, 0)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update of the generator and, once it is heard, of the discriminator; the losses by name."""
-        config = self.config
-        batch = Batch(batch.image.to(self.device), batch.hole.to(self.device), batch.step)
-        adversarial = config.adversarial > 0 and self.step >= config.adversarial_start
-        for name, rate in (
-            ("generator", config.learning_rate),
-            ("discriminator", config.learning_rate_discriminator),
-        ):
-            for group in self.optimisers[name].param_groups:
-                group["lr"] = rate * self._schedule()
+        """One update of the generator and, once it is heard, of the discriminator; the losses by name.
 
-        self.objective.discriminator.requires_grad_(False)
-        with self._autocast():
-            painted = self.objective.paint(batch)
-            losses = self.objective.generator_losses(batch, painted, adversarial=adversarial)
-        self._update("generator", sum(losses.values(), torch.zeros((), device=self.device)))
+        ``batch`` is this process's part; the update is that of the whole batch, however it is divided.
+        """
+        config = self.config
+        batch = batch.to(self.device)
+        adversarial = config.adversarial > 0 and self.step >= config.adversarial_start
+        rates = {"generator": config.learning_rate, "discriminator": config.learning_rate_discriminator}
+        for role, optimiser in self.optimisers.items():
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = rates[role] * self._schedule()
+
+        totals = self._totals(batch)
+        parts = batch.split(config.accumulate)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            self.networks["discriminator"].requires_grad_(False)
+            losses, painted = self._backward("generator", last, part, totals, adversarial)
+            if adversarial:
+                self.networks["discriminator"].requires_grad_(True)
+                losses |= self._backward("discriminator", last, part, painted)[0]
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach() / len(parts)
+        found = distributed.mean(torch.stack(list(sums.values()))).tolist()
+        values = dict(zip(sums, found, strict=True))
+        self._update("generator", sum(value for name, value in values.items() if name != "judge"))
         if adversarial:
-            self.objective.discriminator.requires_grad_(True)
-            with self._autocast():
-                losses["judge"] = self.objective.discriminator_loss(batch, painted.detach())
-            self._update("discriminator", losses["judge"])
+            self._update("discriminator", values["judge"])
 
         self.step += 1
-        decay = min(config.average, (1 + self.step) / (10 + self.step))
-        for name, value in self.objective.generator.state_dict().items():
+        self._average()
+        return values
+
+    def _totals(self, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the losses' weights, the mean of all parts that the step's batch is divided into."""
+        weights = self.objective.weights(batch)
+        sums = distributed.mean(torch.stack([weight.sum() for weight in weights.values()]))
+        return dict(zip(weights, sums / self.config.accumulate, strict=True))
+
+    def _generator_losses(
+        self, batch: Batch, totals: dict[str, Tensor], adversarial: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        painted = self.objective.paint(batch)
+        losses = self.objective.generator_losses(batch, painted, totals, adversarial=adversarial)
+        return losses, painted.detach()
+
+    def _discriminator_losses(self, batch: Batch, painted: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        return {"judge": self.objective.discriminator_loss(batch, painted)}, painted
+
+    def _backward(self, role: Role, last: bool, *arguments: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """Adds the gradients of one part's losses; with the last part they become the mean over the processes."""
+        loss = self._losses[role]
+        with nullcontext() if last else loss.alone():
+            with self._autocast():
+                losses, painted = loss(*arguments)
+            total = sum(losses.values(), torch.zeros((), device=self.device))
+            (total / self.config.accumulate).backward()
+        return losses, painted
+
+    def _update(self, role: Role, loss: float) -> None:
+        norm = nn.utils.clip_grad_norm_(self.networks[role].parameters(), 5.0)
+        if math.isfinite(loss) and torch.isfinite(norm):
+            self._bad_steps[role] = 0
+            self.optimisers[role].step()
+            return
+        self._bad_steps[role] += 1
+        if self._bad_steps[role] > _MOST_BAD_STEPS:
+            raise InpaintError(
+                f"step {self.step}: expected a finite loss, got {loss} with a gradient of {float(norm)} more than "
+                f"{_MOST_BAD_STEPS} times on end; lower the learning rate and resume from the last checkpoint"
+            )
+
+    def _average(self) -> None:
+        decay = min(self.config.average, (1 + self.step) / (10 + self.step))
+        for name, value in self.networks["generator"].state_dict().items():
             self.averaged[name].lerp_(value, 1 - decay)
-        return {name: float(value.detach()) for name, value in losses.items()}
 
     @contextmanager
     def averaged_weights(self) -> Iterator[nn.Module]:
         """The generator with the running average of its weights, in evaluation mode, without gradients."""
-        generator = self.objective.generator
+        generator = self.networks["generator"]
         current = {name: value.clone() for name, value in generator.state_dict().items()}
         generator.load_state_dict(self.averaged)
         try:
@@ -109,8 +172,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Writes everything needed to go on, as one safetensors file, under a temporary name first."""
         tensors = {f"averaged.{name}": value for name, value in self.averaged.items()}
-        for role in ("generator", "discriminator"):
-            network: nn.Module = getattr(self.objective, role)
+        for role, network in self.networks.items():
             tensors.update({f"{role}.{name}": value for name, value in network.state_dict().items()})
             for index, slots in self.optimisers[role].state_dict()["state"].items():
                 tensors.update({f"adam.{role}.{index}.{slot}": value for slot, value in slots.items()})
@@ -128,8 +190,8 @@ class Trainer:
         if metadata["stage"] != self.stage:
             raise InpaintError(f"{path}: expected a checkpoint of {self.stage}, got one of {metadata['stage']}")
         try:
-            for role in ("generator", "discriminator"):
-                getattr(self.objective, role).load_state_dict(under(tensors, f"{role}."))
+            for role, network in self.networks.items():
+                network.load_state_dict(under(tensors, f"{role}."))
                 state: dict[int, dict[str, Tensor]] = {}
                 for name, value in under(tensors, f"adam.{role}.").items():
                     index, slot = name.split(".")
@@ -144,23 +206,6 @@ class Trainer:
         self.averaged = {name: value.to(self.device) for name, value in under(tensors, "averaged.").items()}
         self.step = int(metadata["step"])
 
-    def _update(self, role: str, loss: Tensor) -> None:
-        optimiser = self.optimisers[role]
-        optimiser.zero_grad(set_to_none=True)
-        if not torch.isfinite(loss):
-            self._bad_steps[role] += 1
-            if self._bad_steps[role] > _MOST_BAD_STEPS:
-                raise InpaintError(
-                    f"step {self.step}: expected a finite loss, got {float(loss.detach())} more than {_MOST_BAD_STEPS} "
-                    "times on end; "
-                    "lower the learning rate and resume from the last checkpoint"
-                )
-            return
-        self._bad_steps[role] = 0
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 5.0)
-        optimiser.step()
-
     def _schedule(self) -> float:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup))
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.config.steps)))
@@ -171,7 +216,7 @@ class Trainer:
 
 def train(
     stage: Stage,
-    data: Path,
+    data: Path | str,
     out: Path,
     config: TrainingConfig,
     *,
@@ -184,10 +229,13 @@ def train(
 ) -> Path:
     """Trains one network and returns the path of its last checkpoint.
 
+    Called by every process that torchrun has started, it trains on all of them; the first one writes the files.
+
     Args:
         stage: "image2feature" or "feature2image".
-        data: folder tree of photographs.
-        out: receives checkpoint.safetensors, config.json, log.jsonl and pictures/.
+        data: folder tree of photographs or of tar shards, or shards, as ``find_photographs`` takes it.
+        out: receives checkpoint.safetensors, config.json, log.jsonl, pictures/ and tensorboard/. All processes read a
+            checkpoint from it, so that machines of one run must share it.
         config: see TrainingConfig.
         vgg: weights of VGG-19, as ``load_vgg19`` reads them; the package's own reaches up to relu3_1.
         painter: a trained Image2Feature; needed for ``config.predicted_share`` > 0.
@@ -201,11 +249,73 @@ def train(
     """
     if stage not in STAGES:
         raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
-    chosen = torch.device(
-        "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
-    )
-    trainer = Trainer(stage, config, vgg, chosen, painter)
-    validation = Photographs(data, config, validation=True)[0]
+    photographs = find_photographs(data)
+    chosen = distributed.choose_device(device)
+    with distributed.joined(chosen):
+        trainer = Trainer(stage, config, vgg, chosen, painter)
+        _resume(trainer, out, resume)
+        share = (distributed.rank(), distributed.world())
+        training = Photographs(photographs, config, share=share)
+        if distributed.rank() > 0:
+            _run(trainer, training, on_step)
+        else:
+            validation = Photographs(photographs, config, validation=True)[0]
+            _write_config(out, stage, config)
+            with Journal(out, stage, trainer.step, config.steps, config.batch, quiet=quiet) as journal:
+                _run(trainer, training, on_step, out / CHECKPOINT, journal, validation)
+        distributed.wait()  # no process leaves, and ends the run, before the checkpoint is written
+    return out / CHECKPOINT
+
+
+def _run(
+    trainer: Trainer,
+    photographs: Photographs,
+    on_step: Callable[[int, dict[str, float]], None] | None,
+    checkpoint: Path | None = None,
+    journal: Journal | None = None,
+    validation: Batch | None = None,
+) -> None:
+    """The loop; every process takes part in it, the one with a checkpoint, a journal and held-out pictures writes."""
+    config = trainer.config
+    start, first = time.monotonic(), trainer.step
+    unreadable: set[str] = set()
+
+    def draw() -> None:
+        if journal and validation:
+            with trainer.averaged_weights():
+                rows = trainer.objective.pictures(validation.to(trainer.device))
+            journal.pictures(trainer.step, rows)
+
+    with stop_signal() as stopped:
+        for batch in batches(photographs, trainer.step, pin_memory=trainer.device.type == "cuda"):
+            losses = trainer.train_step(batch)
+            unreadable.update(batch.unreadable)
+            if on_step:
+                on_step(trainer.step, losses)
+            if journal:
+                journal.step(losses)
+            if trainer.step % config.log_every == 0:
+                unreadable = distributed.union(unreadable)
+                rate = (trainer.step - first) * config.batch / (time.monotonic() - start)
+                if journal:
+                    journal.numbers(trainer.step, {"images_per_second": rate, "unreadable": len(unreadable), **losses})
+            if trainer.step % config.picture_every == 0:
+                draw()
+            stop = distributed.any_of(stopped(), trainer.device)
+            if checkpoint and (stop or trainer.step % config.checkpoint_every == 0):
+                trainer.save(checkpoint)
+            if stop:
+                break
+    unreadable = distributed.union(unreadable)
+    if checkpoint:
+        trainer.save(checkpoint)
+    if trainer.step > first:
+        draw()
+    if journal:
+        journal.unreadable(unreadable)
+
+
+def _resume(trainer: Trainer, out: Path, resume: Path | str) -> None:
     checkpoint = out / CHECKPOINT
     if resume == "none" and checkpoint.exists():
         raise InpaintError(f"{checkpoint}: a run is already there; resume it or choose another folder")
@@ -213,93 +323,30 @@ def train(
         trainer.load(Path(resume))
     elif resume == "auto" and checkpoint.exists():
         trainer.load(checkpoint)
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
-    settings = out / "config.json.part"
-    settings.write_text(json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n")
-    os.replace(settings, out / "config.json")
+    steps = distributed.union({str(trainer.step)})
+    if len(steps) > 1:
+        raise InpaintError(
+            f"{checkpoint}: expected the same checkpoint in all processes, they are at the steps "
+            f"{', '.join(sorted(steps))}; let --out be a folder that all machines share"
+        )
 
-    start = time.monotonic()
-    first = trainer.step
-    progress = tqdm(total=config.steps, initial=first, desc=stage, unit="step", disable=quiet, mininterval=2)
-    with _stop_signal() as stopped, open(out / "log.jsonl", "a", encoding="utf-8") as log, progress:
-        for batch in batches(data, config, trainer.step):
-            losses = trainer.train_step(batch)
-            progress.update()
-            if on_step:
-                on_step(trainer.step, losses)
-            if trainer.step % config.log_every == 0:
-                rate = (trainer.step - first) * config.batch / (time.monotonic() - start)
-                entry = {"step": trainer.step, "images_per_second": round(rate, 3), **losses}
-                log.write(json.dumps({key: round(value, 5) for key, value in entry.items()}) + "\n")
-                log.flush()
-                progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
-            if trainer.step % config.picture_every == 0:
-                draw_validation(trainer, validation, out / "pictures" / f"{trainer.step:07d}.jpg")
-            if trainer.step % config.checkpoint_every == 0 or stopped():
-                trainer.save(checkpoint)
-            if stopped():
-                break
-    trainer.save(checkpoint)
-    if trainer.step > first:
-        draw_validation(trainer, validation, out / "pictures" / f"{trainer.step:07d}.jpg")
-    return checkpoint
+
+def _write_config(out: Path, stage: Stage, config: TrainingConfig) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / "config.json.part"
+    temporary.write_text(json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n")
+    os.replace(temporary, out / "config.json")
+
+
+def _check_parts(config: TrainingConfig) -> None:
+    parts = distributed.world() * config.accumulate
+    if config.accumulate < 1 or config.batch % parts:
+        raise InpaintError(
+            f"expected a batch that can be divided into {distributed.world()} processes x {config.accumulate} parts, "
+            f"got {config.batch}; change batch or accumulate"
+        )
 
 
 def _deepest(config: TrainingConfig) -> str:
     """The deepest VGG layer the run needs: patches are matched on relu3_1, losses may look deeper."""
     return max((*config.perceptual_layers, "relu3_1")).replace("relu", "conv")
-
-
-def draw_validation(trainer: Trainer, batch: Batch, path: Path) -> None:
-    """Writes the averaged generator's work on held-out photographs: a row each of input, painted and truth."""
-    batch = Batch(batch.image.to(trainer.device), batch.hole.to(trainer.device), batch.step)
-    with trainer.averaged_weights():
-        rows = trainer.objective.pictures(batch)
-    sheet = torch.cat([torch.cat(list(row.float().cpu()), dim=2) for row in rows], dim=1)
-    temporary = path.with_suffix(".part.jpg")
-    to_pil(sheet.clamp(0, 1)).save(temporary, quality=90)
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a checkpoint written by Trainer.save."""
-    tensors, metadata = read_tensors(path)
-    if not {"stage", "step", "config", "vgg_sha256"} <= metadata.keys():
-        raise InpaintError(f"{path}: expected a training checkpoint, got another safetensors file; pass {CHECKPOINT}")
-    return tensors, metadata
-
-
-class Averaged(NamedTuple):
-    """The averaged generator of a checkpoint, and how it was trained."""
-
-    stage: Stage
-    config: TrainingConfig
-    step: int
-    vgg_sha256: str
-    weights: dict[str, Tensor]
-
-
-def averaged_generator(path: Path) -> Averaged:
-    """Reads what is exported from a checkpoint."""
-    tensors, metadata = read_checkpoint(path)
-    stage: Any = metadata["stage"]
-    config = from_dict(json.loads(metadata["config"]))
-    return Averaged(stage, config, int(metadata["step"]), metadata["vgg_sha256"], under(tensors, "averaged."))
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM and SIGINT into a question the loop can ask, so that it saves before it ends."""
-    received: list[int] = []
-    try:
-        previous = {
-            number: signal.signal(number, lambda received_number, frame: received.append(received_number))
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-    except ValueError:  # not the main thread: the caller owns the signals
-        previous = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -4,22 +4,28 @@ import dataclasses
 import json
 import os
 import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.mask import center
 from inpaint.tensor_file import read_tensors
 from inpaint.training import losses
+from inpaint.training.checkpoint import CHECKPOINT
 from inpaint.training.config import STAGES, TrainingConfig, from_dict, load_config
-from inpaint.training.data import Photographs, batches, find_photographs
+from inpaint.training.data import Photographs, batches
 from inpaint.training.export import export
-from inpaint.training.trainer import CHECKPOINT, DEFAULT_VGG, Trainer, train
+from inpaint.training.sources import find_photographs
+from inpaint.training.trainer import DEFAULT_VGG, Trainer, train
 
 SMALL_NETWORK = {
     "image2feature": {"widths": (8, 8, 8), "dilations": (1, 2)},
@@ -47,6 +53,15 @@ def small(stage, **changes) -> TrainingConfig:
     return TrainingConfig(**{**values, **changes})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for further threads, long so where other programs have the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photographs")
@@ -65,7 +80,7 @@ def test_photographs_are_found_in_all_folders(photographs: Path, tmp_path: Path)
     assert len(find_photographs(photographs)) == 8
     with pytest.raises(InpaintError, match="expected photographs .*found none; check --data"):
         find_photographs(tmp_path)
-    with pytest.raises(InpaintError, match="expected a folder of photographs"):
+    with pytest.raises(InpaintError, match="expected a folder of photographs or of .tar shards"):
         find_photographs(tmp_path / "missing")
 
 
@@ -73,7 +88,7 @@ def test_a_batch_depends_on_seed_and_step_alone(photographs: Path) -> None:
     config = small("image2feature")
     data = Photographs(photographs, config)
     fourth = data[4]
-    for other in (Photographs(photographs, config)[4], list(batches(photographs, config, 2))[2]):
+    for other in (Photographs(photographs, config)[4], list(batches(data, 2))[2]):
         assert torch.equal(fourth.image, other.image) and torch.equal(fourth.hole, other.hole)
     assert fourth.image.shape == (2, 3, 32, 32) and fourth.hole.shape == (2, 32, 32)
     assert fourth.image.min() >= 0 and fourth.image.max() <= 1
@@ -83,8 +98,8 @@ def test_a_batch_depends_on_seed_and_step_alone(photographs: Path) -> None:
 
 def test_worker_processes_give_the_same_batches(photographs: Path) -> None:
     config = small("image2feature", steps=3)
-    alone = list(batches(photographs, config))
-    shared = list(batches(photographs, dataclasses.replace(config, workers=2)))
+    alone = list(batches(Photographs(photographs, config)))
+    shared = list(batches(Photographs(photographs, dataclasses.replace(config, workers=2))))
     assert all(torch.equal(a.image, b.image) and a.step == b.step for a, b in zip(alone, shared, strict=True))
 
 
@@ -138,27 +153,149 @@ def test_the_loss_falls_on_one_batch(stage, photographs: Path) -> None:
     assert sum(history[-5:]) < 0.8 * sum(history[:5])
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_resumed_run_ends_where_an_unbroken_one_does(stage, photographs: Path, tmp_path: Path) -> None:
-    config = small(stage)
-    whole = train(stage, photographs, tmp_path / "whole", config, quiet=True)
+def flat(network: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in network.parameters()])
 
-    def stop_after_four(step: int, losses_of_step: dict[str, float]) -> None:
-        if step == 4:
+
+def stop_after(last: int) -> Callable[[int, dict[str, float]], None]:
+    def stop(step: int, losses_of_step: dict[str, float]) -> None:
+        if step == last:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train(stage, photographs, tmp_path / "parts", config, quiet=True, on_step=stop_after_four)
-    assert read_tensors(tmp_path / "parts" / CHECKPOINT)[1]["step"] == "4"
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("image2feature", {"steps": 20}),
+        ("feature2image", {"steps": 20}),
+        ("feature2image", {"steps": 20, "batch": 4, "accumulate": 2, "workers": 2, "gradient_penalty": 1.0}),
+    ],
+)
+def test_a_resumed_run_ends_where_an_unbroken_one_does(stage, changes, photographs: Path, tmp_path: Path) -> None:
+    config = small(stage, **changes)
+    whole = train(stage, photographs, tmp_path / "whole", config, quiet=True)
+    train(stage, photographs, tmp_path / "parts", config, quiet=True, on_step=stop_after(10))
+    assert read_tensors(tmp_path / "parts" / CHECKPOINT)[1]["step"] == "10"
     parts = train(stage, photographs, tmp_path / "parts", config, quiet=True)
     expected, metadata = read_tensors(whole)
     found, _ = read_tensors(parts)
-    assert metadata["step"] == "6" and expected.keys() == found.keys()
+    assert metadata["step"] == "20" and expected.keys() == found.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    with Image.open(tmp_path / "parts" / "pictures" / "0000006.jpg") as sheet:
-        assert sheet.size == (2 * 32, 3 * 32)
-    assert json.loads((tmp_path / "parts" / "config.json").read_text())["stage"] == stage
+    assert steps == list(range(1, 21))
+    with Image.open(tmp_path / "parts" / "pictures" / "0000020.jpg") as sheet:
+        assert sheet.size == (config.batch * 32, 3 * 32)
+    settings = json.loads((tmp_path / "parts" / "config.json").read_text())
+    assert settings["stage"] == stage
+    saved = str(tmp_path / "parts" / "config.json")
+    assert load_config(saved, stage) == config
+    other = STAGES[1 - STAGES.index(stage)]
+    with pytest.raises(InpaintError, match=f"expected a config for {other}, got one for {stage}"):
+        load_config(saved, other)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(stage, photographs: Path) -> None:
+    """Losses are means over the holes of the whole batch, so parts with holes of different sizes must not weigh alike.
+
+    The discriminator is left out: its spectral norms are estimated anew for each part.
+    """
+    steps = []
+    for accumulate in (1, 2, 4):
+        config = small(stage, batch=4, accumulate=accumulate, adversarial=0.0, warmup=0)
+        trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+        before = flat(trainer.networks["generator"])
+        losses_of_steps = [trainer.train_step(Photographs(photographs, config)[step]) for step in range(3)]
+        steps.append((flat(trainer.networks["generator"]) - before, losses_of_steps))
+    for moved, losses_of_steps in steps[1:]:
+        assert (moved - steps[0][0]).norm() < 1e-3 * steps[0][0].norm()
+        for found, expected in zip(losses_of_steps, steps[0][1], strict=True):
+            assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_adversary_is_trained_in_parts_too(photographs: Path) -> None:
+    found = []
+    for accumulate in (1, 2):
+        config = small("feature2image", batch=4, accumulate=accumulate, adversarial_start=0)
+        trainer = Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
+        found.append(trainer.train_step(Photographs(photographs, config)[0]))
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_least_squares_and_the_gradient_penalty_train_the_discriminator(stage, photographs: Path) -> None:
+    batch = Photographs(photographs, small(stage))[0]
+    slopes = []
+    for penalty in (0.0, 100.0):
+        config = small(stage, adversarial_start=0, warmup=0, steps=100, adversarial_form="least_squares")
+        config = dataclasses.replace(config, gradient_penalty=penalty, learning_rate_discriminator=1e-2)
+        trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+        verdicts = [trainer.train_step(batch)["judge"] for _ in range(10)]
+        assert sum(verdicts[-3:]) < sum(verdicts[:3])
+        picture = batch.image.clone().requires_grad_()
+        slopes.append(float(losses.gradient_penalty(trainer.objective.judge(batch, picture), picture).detach()))
+    assert slopes[1] < 0.5 * slopes[0]
+
+
+def test_configs_know_the_adversarial_forms() -> None:
+    with pytest.raises(InpaintError, match="adversarial_form out of hinge, least_squares, got 'lsgan'"):
+        from_dict({"adversarial_form": "lsgan"})
+
+
+def test_adversarial_losses_by_hand() -> None:
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0])
+    assert losses.judge_loss(real, fake, "least_squares") == pytest.approx((1 + 0.25) / 2 + (1 + 1) / 2)
+    assert losses.painter_loss(fake, "least_squares") == pytest.approx((9 + 1) / 2)
+    picture = torch.rand(2, 3, 4, 4, requires_grad=True)
+    verdict = (picture * torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)).sum(dim=1, keepdim=True)
+    # Each picture's verdict is the mean over 16 places; its gradient is 1/16 or 2/16 at each of 48 numbers.
+    assert losses.gradient_penalty(verdict, picture) == pytest.approx(48 * (1 + 4) / 256 / 2 / 2)
+
+
+def test_compiled_networks_take_the_same_steps(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced; no compiler is waited for
+    found = []
+    for compiled in (False, True):
+        config = small("feature2image", compile=compiled, adversarial_start=0)
+        trainer = Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
+        found.append([trainer.train_step(Photographs(photographs, config)[step]) for step in range(2)])
+        with trainer.averaged_weights() as generator:
+            assert not generator.training
+        assert not any("_orig_mod" in name for name in trainer.averaged)
+    for plain, compiled_losses in zip(*found, strict=True):
+        assert compiled_losses == pytest.approx(plain, rel=1e-4)
+    config = small("feature2image", compile=True, adversarial_start=0, gradient_penalty=1.0)
+    trainer = Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
+    assert "judge" in trainer.train_step(Photographs(photographs, config)[0])
+
+
+def test_tensorboard_gets_curves_and_pictures_where_it_is_installed(photographs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = small("image2feature", picture_every=3, adversarial=0.0)
+    train("image2feature", photographs, tmp_path, config, quiet=True, on_step=stop_after(4))
+    train("image2feature", photographs, tmp_path, config, quiet=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for name in ("pixel", "relu3_1", "images_per_second"):
+        curve = {event.step: event.value for event in events.Scalars(name)}
+        assert curve == {line["step"]: pytest.approx(line[name], abs=1e-4, rel=1e-4) for line in lines}
+    assert {event.step for event in events.Images("held out")} == {3, 4, 6}
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    train("image2feature", photographs, tmp_path, small("image2feature", steps=4))
+    said = capsys.readouterr().err
+    assert 'pip install "patchswap[train]"' in said and "images/s=" in said
+    assert "could not be decoded and were left out: 1 (" in said and "broken.jpg)" in said
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["unreadable"] == 1 and not (tmp_path / "tensorboard").exists()
 
 
 def test_bfloat16_trains_too(photographs: Path) -> None:
@@ -175,12 +312,10 @@ def test_adversaries_are_both_trained_once_heard(photographs: Path) -> None:
     trainer = Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
     data = Photographs(photographs, config)
 
-    def judge() -> torch.Tensor:
-        return torch.cat([each.detach().flatten().clone() for each in trainer.objective.discriminator.parameters()])
-
-    before = judge()
-    assert "adversarial" not in trainer.train_step(data[0]) and torch.equal(judge(), before)
-    assert "adversarial" in trainer.train_step(data[1]) and not torch.equal(judge(), before)
+    discriminator = trainer.networks["discriminator"]
+    before = flat(discriminator)
+    assert "adversarial" not in trainer.train_step(data[0]) and torch.equal(flat(discriminator), before)
+    assert "adversarial" in trainer.train_step(data[1]) and not torch.equal(flat(discriminator), before)
 
 
 def test_a_loss_that_stays_infinite_ends_the_run(photographs: Path) -> None:
