@@ -77,11 +77,11 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
     for (int byte = 0; byte < 4; byte++) sum += static_cast<int8_t>(query >> 8 * byte) * ((key >> 8 * byte) & 255);
   }
 
-  // coarse() of Rows panels of query cells and Columns panels of key cells.
+  // coarse() of Rows query cells and Columns panels of key cells.
   template <int Rows, int Columns>
   static PATCHSWAP_INLINE void multiply(const int32_t* query, const int32_t* key, CellDepth depth, int32_t* result,
                                         int64_t stride) {
-    Vector sum[Rows * QueryPanel][Columns] = {};
+    Vector sum[Rows][Columns] = {};
     const int64_t query_step = depth.numbers * QueryPanel, key_step = depth.numbers * kLanes;
     int64_t word = 0;
     for (; word < depth.leading; word++, query += QueryPanel, key += kLanes) {
@@ -89,7 +89,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; j++) right[j] = Base::load(key + j * key_step);
 #pragma GCC unroll 16
-      for (int i = 0; i < Rows * QueryPanel; i++) {
+      for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
         for (int j = 0; j < Columns; j++) {
           add_pairs(sum[i][j], query[i / QueryPanel * query_step + i % QueryPanel], right[j]);
@@ -97,7 +97,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
       }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows * QueryPanel; i++) {
+    for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; j++) {
         sum[i][j] = (sum[i][j] >> 2 * kLeadingShift) + query[i / QueryPanel * query_step + i % QueryPanel];
@@ -109,7 +109,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; j++) right[j] = Base::load(key + j * key_step);
 #pragma GCC unroll 16
-      for (int i = 0; i < Rows * QueryPanel; i++) {
+      for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
         for (int j = 0; j < Columns; j++) {
           add_quads(sum[i][j], query[i / QueryPanel * query_step + i % QueryPanel], right[j]);
@@ -117,7 +117,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
       }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows * QueryPanel; i++) {
+    for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; j++) Base::at(result + i * stride + j * kLanes) = sum[i][j];
     }

@@ -132,8 +132,9 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
   const DenseKernel<Sum> kernel = dense_kernel<Sum>();
   const int64_t patch_size = query_map.patch_size, cell_bytes = query_map.channels * sizeof(Sum), topk = found.topk;
   const std::vector<Tile> queries =
-      cut_into_tiles(query_map, {kernel.query_panel.width, kMostQuerySlots, kMostTileRows});
-  const std::vector<Tile> keys = cut_into_tiles(key_map, {kernel.key_panel.width, kMostKeySlots, kMostTileRows});
+      cut_into_tiles(query_map, {kernel.query_panel.width, 2, kMostQuerySlots, kMostTileRows});
+  const std::vector<Tile> keys =
+      cut_into_tiles(key_map, {kernel.key_panel.width, kernel.key_panel.width, kMostKeySlots, kMostTileRows});
   if (queries.empty() || keys.empty()) return;
   const TileSizes query_sizes(queries), key_sizes(keys);
   const int64_t threads = threads_worth(query_sizes.all_slots * key_sizes.all_slots * (query_map.channels + 1));

@@ -478,8 +478,9 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
   const PrunedKernel kernel = pruned_kernel();
   const int64_t patch_size = query_map.patch_size, topk = found.topk, channels = query_map.channels;
   const std::vector<Tile> queries =
-      cut_into_tiles(query_map, {kernel.query_panel, kMostCoarseQuerySlots, kMostTileRows});
-  const std::vector<Tile> keys = cut_into_tiles(key_map, {kernel.key_panel, kMostCoarseKeySlots, kMostTileRows});
+      cut_into_tiles(query_map, {kernel.query_panel, 2, kMostCoarseQuerySlots, kMostTileRows});
+  const std::vector<Tile> keys =
+      cut_into_tiles(key_map, {kernel.key_panel, kernel.key_panel, kMostCoarseKeySlots, kMostTileRows});
   CoarseScheme scheme;
   double query_step, key_step;
   if (!plan_coarse_cells(query_map, queries, key_map, keys, kernel, scheme, query_step, key_step)) return {};

@@ -27,12 +27,13 @@ struct Tile {
 
 struct TileLimits {
   int64_t panel;       // slots come in multiples of this
+  int64_t grain;       // and cost in multiples of this
   int64_t most_slots;  // a multiple of panel
   int64_t most_rows;
 };
 
-// The cost of a band: cell rows times slots, and one more row for what every tile costs beside.
-inline int64_t band_cost(int64_t rows, int64_t slots, int64_t patch_size) { return (rows + patch_size) * slots; }
+// The cost of a band: cell rows times slots.
+inline int64_t band_cost(int64_t rows, int64_t slots, int64_t patch_size) { return (rows + patch_size - 1) * slots; }
 
 // Number of cell columns that the marked patch columns cover.
 inline int64_t covered_cells(const std::vector<char>& marked, int64_t patch_size) {
@@ -105,8 +106,8 @@ std::vector<Tile> cut_into_tiles(const Map<Element>& map, const TileLimits& limi
       close_band();
       continue;
     }
-    const int64_t row_slots = round_up(covered_cells(row_marks, map.patch_size), limits.panel);
-    const int64_t both_slots = round_up(covered_cells(both, map.patch_size), limits.panel);
+    const int64_t row_slots = round_up(covered_cells(row_marks, map.patch_size), limits.grain);
+    const int64_t both_slots = round_up(covered_cells(both, map.patch_size), limits.grain);
     if (rows > 0 && rows < limits.most_rows &&
         band_cost(rows + 1, both_slots, map.patch_size) <=
             band_cost(rows, slots, map.patch_size) + band_cost(1, row_slots, map.patch_size)) {

@@ -83,25 +83,25 @@ struct FullProducts : Registers<Sum, VectorBytes> {
   using typename Base::Vector;
   static constexpr int kQueryPanel = QueryPanel;
 
-  // result[i][j] = sum over channels of query[i][channel] * key[j][channel], for Rows panels of query cells and Columns
-  // panels of key cells.
+  // result[i][j] = sum over channels of query[i][channel] * key[j][channel], for Rows query cells and Columns panels of
+  // key cells.
   template <int Rows, int Columns>
   static PATCHSWAP_INLINE void multiply(const Sum* query, const Sum* key, CellDepth depth, Sum* result,
                                         int64_t stride) {
-    Vector sum[Rows * QueryPanel][Columns] = {};
+    Vector sum[Rows][Columns] = {};
     const int64_t query_step = depth.numbers * QueryPanel, key_step = depth.numbers * kLanes;
     for (int64_t channel = 0; channel < depth.numbers; channel++, query += QueryPanel, key += kLanes) {
       Vector right[Columns];
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; j++) right[j] = Base::load(key + j * key_step);
 #pragma GCC unroll 16
-      for (int i = 0; i < Rows * QueryPanel; i++) {
+      for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
         for (int j = 0; j < Columns; j++) sum[i][j] += query[i / QueryPanel * query_step + i % QueryPanel] * right[j];
       }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < Rows * QueryPanel; i++) {
+    for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; j++) Base::at(result + i * stride + j * kLanes) = sum[i][j];
     }
@@ -119,18 +119,27 @@ struct Walk : Products {
   using typename Products::Vector;
   static constexpr int kQueryPanel = Products::kQueryPanel;
 
-  template <int Columns>
-  static PATCHSWAP_INLINE void multiply_rows(const Sum* query, int64_t query_slots, const Sum* key, CellDepth depth,
+  // multiply() of the last 1 to Rows cells of a row; an odd number is made even with a cell of the padding.
+  template <int Rows, int Columns>
+  static PATCHSWAP_INLINE void multiply_rest(int64_t rows, const Sum* query, const Sum* key, CellDepth depth,
                                              Sum* result, int64_t stride) {
-    constexpr int64_t QueryPanel = kQueryPanel;
-    int64_t i = 0;
-    for (; i + 3 * QueryPanel <= query_slots; i += 3 * QueryPanel) {
-      Products::template multiply<3, Columns>(query + i * depth.numbers, key, depth, result + i * stride, stride);
+    if constexpr (Rows > 2) {
+      if (rows <= Rows - 2) return multiply_rest<Rows - 2, Columns>(rows, query, key, depth, result, stride);
     }
-    if (i + 2 * QueryPanel <= query_slots) {
-      Products::template multiply<2, Columns>(query + i * depth.numbers, key, depth, result + i * stride, stride);
-    } else if (i < query_slots) {
-      Products::template multiply<1, Columns>(query + i * depth.numbers, key, depth, result + i * stride, stride);
+    Products::template multiply<Rows, Columns>(query, key, depth, result, stride);
+  }
+
+  template <int Columns>
+  static PATCHSWAP_INLINE void multiply_rows(const Sum* query, int64_t query_cells, const Sum* key, CellDepth depth,
+                                             Sum* result, int64_t stride) {
+    constexpr int64_t kRows = 3 * kQueryPanel;
+    int64_t i = 0;
+    for (; i + kRows <= query_cells; i += kRows) {
+      Products::template multiply<kRows, Columns>(query + i * depth.numbers, key, depth, result + i * stride, stride);
+    }
+    if (i < query_cells) {
+      multiply_rest<kRows, Columns>(query_cells - i, query + i * depth.numbers, key, depth, result + i * stride,
+                                    stride);
     }
   }
 
@@ -140,15 +149,16 @@ struct Walk : Products {
                                               const Sum* query_row, const Sum* key_row, const WalkBuffers<Sum>& buffers,
                                               Sum* summed) {
     const int64_t stride = buffers.stride;
+    const int64_t query_cells = query.tile->cell_column.size();
     Sum* block = P == 1 ? summed : buffers.block;
     int64_t j = 0;
     for (; j + 2 * kLanes <= key.slots; j += 2 * kLanes) {
-      multiply_rows<2>(query_row, query.slots, key_row + j * key.depth.numbers, key.depth, block + j, stride);
+      multiply_rows<2>(query_row, query_cells, key_row + j * key.depth.numbers, key.depth, block + j, stride);
     }
     if (j < key.slots)
-      multiply_rows<1>(query_row, query.slots, key_row + j * key.depth.numbers, key.depth, block + j, stride);
+      multiply_rows<1>(query_row, query_cells, key_row + j * key.depth.numbers, key.depth, block + j, stride);
     if (P == 1) return;
-    for (int64_t x = 0; x + P <= query.slots; x++) {
+    for (int64_t x = 0; x + P <= query_cells; x++) {
       const Sum* from = block + x * stride;
       for (int64_t u = 0; u < key.slots; u += kLanes) {
         Vector total = load(from + u);
