@@ -27,7 +27,9 @@ constexpr size_t kMostCandidates = 1 << 15;  // waiting in a thread
 constexpr double kLeadingShare = 0.25, kTrailingShare = 0.4;  // axes, as a share of the channels
 constexpr double kTrailingRange = 4;
 constexpr int64_t kMostSpentBase = 128, kMostSpentShare = 10;  // a query is given up beyond this and a 10th of the keys
-constexpr int64_t kMostGivenUpShare = 4;                       // and pruning beyond that share of the queries
+// Pruning stops where, after this share of the pairs, more than such a share of them had to be scored in full, or more
+// than such a share of the queries has been given up.
+constexpr int64_t kJudgedShare = 8, kMostRescoredShare = 50, kMostGivenUpShare = 4;
 constexpr double kSmallestNorm = 1e-12;  // below, absolute rounding would matter: left to the dense search
 
 // A pair that the bound does not rule out: positions [rows][slots] in their tiles.
@@ -499,8 +501,16 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                                   sum_rounding(channels + patch_size * patch_size + 4);
   std::mutex merging;
   int64_t rescored_pairs = 0;
-  std::atomic<int64_t> given_up = 0;
-  auto is_worthwhile = [&] { return insist || given_up * kMostGivenUpShare <= wanted_queries; };
+  int64_t given_up = 0;
+  // Once some of all pairs have been visited: do many of them need their full score, or are many queries given up?
+  double visited_pairs = 0;
+  std::atomic<bool> is_worthwhile = true;
+  auto judge = [&] {
+    if (insist || visited_pairs * kJudgedShare < double(query_sizes.all_slots) * key_sizes.all_slots) return;
+    if (rescored_pairs * kMostRescoredShare > visited_pairs || given_up * kMostGivenUpShare > wanted_queries) {
+      is_worthwhile = false;
+    }
+  };
 
   for (size_t first = 0, end; first < queries.size(); first = end) {
     end = group_end(queries, first, patch_size, query_packer.cell_bytes(), kPackedBytes);
@@ -605,7 +615,7 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
         write(worker, share.query);
       };
       auto work = [&](int64_t number, const Share& share) {
-        if (!is_worthwhile()) return;
+        if (!is_worthwhile) return;
         PruneWorker& worker = workers[number];
         read(worker, share.query);
         with_task(worker, share, false, [&](const PrunedTask& task) {
@@ -615,13 +625,17 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
           kernel.resolve(patch_size, task);
         });
         write(worker, share.query);
+        const std::lock_guard<std::mutex> lock(merging);
+        const Tile &query = queries[share.query], &key = keys[share.key];
+        visited_pairs += double(query.rows * query.slots) * (key.rows * key.slots) / share.step;
+        judge();
       };
       auto nothing = [](int64_t, size_t) {};
       if (key_first == 0) {
         share_tile_pairs(queries, first, end, keys, 0, key_end, threads, kSeedStride, seed, nothing);
       }
       share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, nothing);
-      if (!is_worthwhile()) return {.complete = false, .rescored_pairs = rescored_pairs};
+      if (!is_worthwhile) return {.complete = false, .rescored_pairs = rescored_pairs};
     }
 
     for (size_t query = first; query < end; query++) {

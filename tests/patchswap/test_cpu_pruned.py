@@ -123,6 +123,15 @@ def test_noise_is_left_to_the_dense_search():
     assert left > 0
 
 
+def test_pruning_that_does_not_pay_is_abandoned():
+    """Large enough for the automatic choice to try it, on machines where it does try."""
+    features = torch.randn(1, 64, 85, 85)
+    index, score, _ = search("dense", features, features.flip(3))
+    auto_index, auto_score, tally = search("auto", features, features.flip(3))
+    assert torch.equal(auto_index, index) and torch.equal(auto_score, score)
+    assert int(tally[1]) in (0, 83 * 83)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads(threads):
     query, key = natural(1, 32, 20, 70), natural(1, 32, 25, 150)
