@@ -154,8 +154,8 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   Tensor score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
   const int64_t tally_shape[] = {2};
   Tensor tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
-  const MatchCall call{.query = torch::stable::contiguous(query),
-                       .key = torch::stable::contiguous(key),
+  const MatchCall call{.query = query.is_cpu() ? query : torch::stable::contiguous(query),
+                       .key = query.is_cpu() ? key : torch::stable::contiguous(key),
                        .query_mask = contiguous(query_mask),
                        .key_mask = contiguous(key_mask),
                        .batch = query.size(0),

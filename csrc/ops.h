@@ -57,8 +57,9 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
 
-// A checked call of match. Tensors are contiguous; rows and columns count patches. On the CPU index and score arrive
-// holding -1 and -inf, and tally zeros; on CUDA they hold nothing yet and match_cuda writes every entry.
+// A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
+// and columns count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold
+// nothing yet and match_cuda writes every entry.
 struct MatchCall {
   Tensor query, key;
   std::optional<Tensor> query_mask, key_mask;
