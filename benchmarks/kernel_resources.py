@@ -10,7 +10,6 @@ spills registers to memory, or ptxas says that it serialises wgmma instructions.
 from __future__ import annotations
 
 import argparse
-import ast
 import ctypes
 import json
 import os
@@ -57,19 +56,16 @@ def find_nvcc() -> str | None:
     return (home and shutil.which(f"{home}/bin/nvcc")) or shutil.which("nvcc")
 
 
-def setup_constants() -> dict[str, object]:
-    """The constants of setup.py, read without running it."""
-    constants = {}
-    for statement in ast.parse((ROOT / "setup.py").read_text()).body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            constants[statement.targets[0].id] = ast.literal_eval(statement.value)
-    return constants
+def setup_strings(constant: str) -> list[str]:
+    """The strings in a constant of setup.py, read without running it."""
+    line = re.search(rf"^{constant} = (.*)", (ROOT / "setup.py").read_text(), re.MULTILINE)
+    return re.findall(r'"([^"]*)"', line[1])
 
 
 def architectures(nvcc: str) -> list[str]:
     """Of setup.py's list those that this nvcc knows, as in ["75", "90a"]."""
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
-    listed = str(setup_constants()["CUDA_ARCHITECTURES"]).replace("+PTX", "").replace(".", "").split()
+    listed = setup_strings("CUDA_ARCHITECTURES")[0].replace("+PTX", "").replace(".", "").split()
     return [number for number in listed if f"sm_{number.rstrip('a')}" in known]
 
 
@@ -84,7 +80,7 @@ def compile_report(nvcc: str, source: Path, architecture: str, torch: Path) -> s
             "-Xptxas=-v",
             "-DPATCHSWAP_CUDA",
             "-DPATCHSWAP_WGMMA",
-            *setup_constants()["MACROS"],
+            *setup_strings("MACROS"),
         ]  # type: ignore[misc]
         command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
         command += [f"-I{ROOT / 'csrc'}", f"-I{torch / 'include'}", str(source), "-o", f"{folder}/kernel.cubin"]
