@@ -11,7 +11,8 @@
 // sectors of 32 bytes. That is cheap if a sector, once in the first-level cache, serves many of these reads. Hence a
 // block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. MB of sectors that are fetched for
 // what is added up, counted on VGG-19 relu3_1 features (256 channels of 128 x 128 cells in float32: 16.8 MB) of four
-// photos of 512 x 512 with a hole of 224 x 224 (3600 cells below up to 9 patches: 31 MB are added up):
+// photos of 512 x 512 with a hole of 224 x 224 (3600 cells below up to 9 patches: 31 MB are added up), on the CPU by a
+// script that was not kept:
 //
 //                                                  photos       indices drawn at random
 //   each sector once for a block and plane         7 to 29      83
