@@ -25,25 +25,22 @@ struct Basis {
 constexpr int64_t kSampledCells = 512;
 constexpr int kIterations = 3;
 
-// About kSampledCells cells of the tiles, [cells][channels], divided by the power of two near their root mean square
-// norm, which is returned; 0 if they are all zero.
+// The middle cells of about kSampledCells of the `patches` patches that take part, [cells][channels], divided by the
+// power of two near their root mean square norm, which is returned; 0 if they are all zero.
 template <class Element>
-double sample_cells(const Map<Element>& map, const std::vector<Tile>& tiles, std::vector<float>& sample) {
+double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>& sample) {
   const size_t before = sample.size();
+  const int64_t step = divide_up(patches, kSampledCells), middle = map.patch_size / 2;
   double square = 0;
-  int64_t cells = 0, next = 0, passed = 0;
-  for (const Tile& tile : tiles) cells += tile.cell_rows(map.patch_size) * tile.cell_column.size();
-  for (const Tile& tile : tiles) {
-    const int64_t columns = tile.cell_column.size(), count = tile.cell_rows(map.patch_size) * columns;
-    for (; next < passed + count; next += divide_up(cells, kSampledCells)) {
-      const int64_t row = (next - passed) / columns, column = tile.cell_column[(next - passed) % columns];
-      const Element* cell = map.features + (tile.first_row + row) * map.row_stride + column * map.column_stride;
-      for (int64_t channel = 0; channel < map.channels; channel++) {
-        sample.push_back(static_cast<float>(cell[channel * map.channel_stride]));
-        square += static_cast<double>(sample.back()) * sample.back();
-      }
+  int64_t passed = 0;
+  for (int64_t patch = 0; patch < map.rows * map.columns; patch++) {
+    if (!map.takes_part_at(patch) || passed++ % step != 0) continue;
+    const Element* cell = map.features + (patch / map.columns + middle) * map.row_stride +
+                          (patch % map.columns + middle) * map.column_stride;
+    for (int64_t channel = 0; channel < map.channels; channel++) {
+      sample.push_back(static_cast<float>(cell[channel * map.channel_stride]));
+      square += static_cast<double>(sample.back()) * sample.back();
     }
-    passed += count;
   }
   if (square == 0) return 0;
   const double unit = std::exp2(std::round(std::log2(square * map.channels / (sample.size() - before)) / 2));

@@ -229,13 +229,14 @@ PATCHSWAP_INLINE void encode_slots(const EncodeTask& task, int64_t first) {
   }
 }
 
-// Bound w of a patch from the errors of its cells (the first of which is given) and its norm in steps.
-inline double patch_weight(const CoarseScheme& scheme, const CoarseErrors* cells, int64_t slots, int64_t patch_size,
-                           double norm) {
+// Bound w of the patch that begins at a slot of a row, from the errors of the tile's cells and its norm in steps.
+inline double patch_weight(const CoarseScheme& scheme, const Tile& tile, const CoarseErrors* cells, int64_t row,
+                           int64_t slot, int64_t patch_size, double norm) {
   double leading_error = 0, leading_size = 0, trailing_error = 0, trailing_size = 0, off_axis = 0;
   for (int64_t dy = 0; dy < patch_size; dy++) {
+    const CoarseErrors* first = cells + (row + dy) * tile.slots + tile.slot(dy, row, slot);
     for (int64_t dx = 0; dx < patch_size; dx++) {
-      const CoarseErrors& cell = cells[dy * slots + dx];
+      const CoarseErrors& cell = first[dx];
       leading_error += cell.leading_error;
       leading_size += cell.leading_size;
       trailing_error += cell.trailing_error;

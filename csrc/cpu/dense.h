@@ -102,8 +102,8 @@ struct DenseWorker {
 struct TileSizes {
   int64_t slots = 0, patches = 0, all_slots = 0;
 
-  explicit TileSizes(const std::vector<Tile>& tiles) {
-    for (const Tile& tile : tiles) {
+  explicit TileSizes(const std::vector<Outline>& tiles) {
+    for (const Outline& tile : tiles) {
       slots = std::max(slots, tile.slots);
       patches = std::max(patches, tile.rows * tile.slots);
       all_slots += tile.rows * tile.slots;
@@ -112,13 +112,13 @@ struct TileSizes {
 };
 
 // Divides rankings, <q, k> / |k|, by the norms of the queries of a group, after which they are scores.
-template <class Sum, class Element>
-void rankings_to_scores(const Map<Element>& query_map, const PackedGroup<Sum>& group, const Best<Sum>& found) {
+template <class Sum>
+void rankings_to_scores(const PackedGroup<Sum>& group, const Best<Sum>& found) {
   for (size_t i = 0; i < group.tiles.size(); i++) {
-    const Tile& tile = *group.tiles[i].tile;
+    const Tile& tile = group.contents[i];
     for (int64_t at = 0; at < tile.rows * tile.slots; at++) {
-      if (group.bias[i][at] != 0) continue;
-      const int64_t query = (tile.first_row + at / tile.slots) * query_map.columns + tile.patch_column[at % tile.slots];
+      const int64_t query = tile.patch[at];
+      if (query < 0) continue;
       for (int64_t rank = 0; rank < found.topk && found.index[query + rank * found.rank_stride] >= 0; rank++) {
         found.score[query + rank * found.rank_stride] *= group.scale[i][at];
       }
@@ -131,10 +131,9 @@ template <class Sum, class Element>
 void search_all(const Map<Element>& query_map, const Map<Element>& key_map, const Best<Sum>& found) {
   const DenseKernel<Sum> kernel = dense_kernel<Sum>();
   const int64_t patch_size = query_map.patch_size, cell_bytes = query_map.channels * sizeof(Sum), topk = found.topk;
-  const std::vector<Tile> queries =
-      cut_into_tiles(query_map, {kernel.query_panel.width, 2, kMostQuerySlots, kMostTileRows});
-  const std::vector<Tile> keys =
-      cut_into_tiles(key_map, {kernel.key_panel.width, kernel.key_panel.width, kMostKeySlots, kMostTileRows});
+  const std::vector<Outline> queries =
+      cut_compactly(query_map, {kernel.query_panel.width, kMostQuerySlots, kMostTileRows});
+  const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel.width, kMostKeySlots, kMostTileRows});
   if (queries.empty() || keys.empty()) return;
   const TileSizes query_sizes(queries), key_sizes(keys);
   const int64_t threads = threads_worth(query_sizes.all_slots * key_sizes.all_slots * (query_map.channels + 1));
@@ -164,7 +163,6 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
                                   .query_bias = query_group.bias[query],
                                   .key_scale = key_group.scale[key],
                                   .key_bias = key_group.bias[key],
-                                  .key_columns = key_map.columns,
                                   .buffers = WalkBuffers<Sum>(numbers, query_sizes.slots, key_sizes.slots),
                                   .ranking = numbers + block_numbers,
                                   .best = workers[worker].best(topk)};
@@ -174,20 +172,18 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
       };
       auto finish = [&](int64_t worker, size_t query) {
         const std::lock_guard<std::mutex> lock(merging);
-        const Tile& tile = queries[query];
+        const Tile& tile = query_group.contents[query - first];
         const Best<Sum> own = workers[worker].best(topk);
         for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
-          const int64_t patch =
-              (tile.first_row + i / tile.slots) * query_map.columns + tile.patch_column[i % tile.slots];
           for (int64_t rank = 0; rank < topk && own.index[i * topk + rank] >= 0; rank++) {
-            found.offer(patch, own.score[i * topk + rank], own.index[i * topk + rank]);
+            found.offer(tile.patch[i], own.score[i * topk + rank], own.index[i * topk + rank]);
           }
         }
         workers[worker].clear();
       };
       share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
     }
-    rankings_to_scores(query_map, query_group, found);
+    rankings_to_scores(query_group, found);
   }
 }
 

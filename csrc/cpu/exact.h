@@ -7,13 +7,19 @@
 
 namespace patchswap {
 
-// Cells with their channels side by side.
+// The cells of a tile with their channels side by side: copied slot by slot, or where they lie in the map.
 struct CellReader {
+  const Tile* tile;
   const float* cells;
   int64_t row_stride, column_stride;
-  const int32_t* column;  // of each slot
+  bool is_copy;
 
-  const float* at(int64_t row, int64_t slot) const { return cells + row * row_stride + column[slot] * column_stride; }
+  // The first cell, in its row dy, of the patch that begins at slot x of row y.
+  const float* at(int64_t y, int64_t x, int64_t dy) const {
+    const int64_t slot = tile->slot(dy, y, x);
+    return cells + (y + dy) * row_stride +
+           (is_copy ? slot : tile->cell_column[(y + dy) * tile->slots + slot]) * column_stride;
+  }
 };
 
 // Inner product of two patches, channels in the lanes of `Lanes`: within fast_rounding() of the true one.
@@ -25,8 +31,8 @@ PATCHSWAP_INLINE float fast_product(const CellReader& query, int64_t y, int64_t 
   Vector sum[kChains] = {};
   float rest = 0;
   for (int dy = 0; dy < P; dy++) {
-    for (int dx = 0; dx < P; dx++) {
-      const float *left = query.at(y + dy, x + dx), *right = key.at(v + dy, u + dx);
+    const float *left = query.at(y, x, dy), *right = key.at(v, u, dy);
+    for (int dx = 0; dx < P; dx++, left += query.column_stride, right += key.column_stride) {
       int64_t channel = 0;
       for (; channel + kChains * kLanes <= channels; channel += kChains * kLanes) {
 #pragma GCC unroll 8
@@ -53,8 +59,8 @@ PATCHSWAP_INLINE float dense_ranking(const CellReader& query, int64_t y, int64_t
   const float *left[P * P], *right[P * P];
   float sum[P * P] = {};
   for (int i = 0; i < P * P; i++) {
-    left[i] = query.at(y + i / P, x + i % P);
-    right[i] = key.at(v + i / P, u + i % P);
+    left[i] = query.at(y, x, i / P) + i % P * query.column_stride;
+    right[i] = key.at(v, u, i / P) + i % P * key.column_stride;
   }
   for (int64_t channel = 0; channel < channels; channel++) {
 #pragma GCC unroll 32

@@ -39,7 +39,7 @@ struct PackedTile {
 };
 
 // The tiles from `first` on whose packed cells together take at most `most_bytes`, at least one; returns their end.
-inline size_t group_end(const std::vector<Tile>& tiles, size_t first, int64_t patch_size, int64_t cell_bytes,
+inline size_t group_end(const std::vector<Outline>& tiles, size_t first, int64_t patch_size, int64_t cell_bytes,
                         int64_t most_bytes) {
   int64_t bytes = 0;
   size_t end = first;
@@ -51,16 +51,28 @@ inline size_t group_end(const std::vector<Tile>& tiles, size_t first, int64_t pa
   return end;
 }
 
-// One cell row of a tile as [slots / panel][channels][panel] numbers, zeros in the padding.
+// The contents of the tiles [first, end).
+template <class Element>
+std::vector<Tile> tiles_of(const Map<Element>& map, const std::vector<Outline>& outlines, size_t first, size_t end) {
+  std::vector<Tile> tiles(end - first);
+  torch::stable::parallel_for(0, end - first, 1, [&](int64_t begin, int64_t until) {
+    for (int64_t i = begin; i < until; i++) tiles[i] = tile_of(map, outlines[first + i]);
+  });
+  return tiles;
+}
+
+// One cell row of a tile as [slots / panel][channels][panel] numbers, zeros in the padding. `slots` may be more or less
+// than the tile's, if all that are no padding are among them.
 template <class Sum, class Element>
 void pack_row(const Map<Element>& map, const Tile& tile, int64_t row, int64_t slots, int64_t panel, Sum* to) {
-  const int64_t count = tile.cell_column.size();
+  const int64_t count = tile.cells[row];
+  const int32_t* const columns = tile.cell_column.data() + row * tile.slots;
   const Element* from = map.features + (tile.first_row + row) * map.row_stride;
   const int64_t full = count / panel * panel * map.channels;
   std::fill_n(to + full, slots * map.channels - full, Sum(0));
   if (map.channel_stride == 1) {
     for (int64_t slot = 0; slot < count; slot++) {
-      const Element* cell = from + tile.cell_column[slot] * map.column_stride;
+      const Element* cell = from + columns[slot] * map.column_stride;
       Sum* numbers = to + slot / panel * panel * map.channels + slot % panel;
       for (int64_t channel = 0; channel < map.channels; channel++) {
         numbers[channel * panel] = static_cast<Sum>(cell[channel]);
@@ -72,7 +84,7 @@ void pack_row(const Map<Element>& map, const Tile& tile, int64_t row, int64_t sl
     Sum* numbers = to + channel * panel;
     for (int64_t slot = 0; slot < count; slot += panel, numbers += panel * map.channels) {
       const int64_t present = std::min(count - slot, panel);
-      const int32_t* column = tile.cell_column.data() + slot;
+      const int32_t* column = columns + slot;
       if (map.column_stride == 1 && column[present - 1] - column[0] == present - 1) {
         const Element* cells = from + column[0];
         for (int64_t i = 0; i < present; i++) numbers[i] = static_cast<Sum>(cells[i]);
@@ -89,11 +101,11 @@ template <class Sum, class Element>
 void inverse_norms(const Map<Element>& map, const Tile& tile, int64_t row, const double* squares, Sum* inverse_norm) {
   for (int64_t slot = 0; slot < tile.slots; slot++) {
     inverse_norm[slot] = 0;
-    const int32_t column = tile.patch_column[slot];
-    if (column < 0 || !map.takes_part(tile.first_row + row, column)) continue;
+    if (tile.patch[row * tile.slots + slot] < 0) continue;
     double square = 0;
     for (int64_t dy = 0; dy < map.patch_size; dy++) {
-      for (int64_t dx = 0; dx < map.patch_size; dx++) square += squares[dy * tile.slots + slot + dx];
+      const double* first = squares + dy * tile.slots + tile.slot(dy, row, slot);
+      for (int64_t dx = 0; dx < map.patch_size; dx++) square += first[dx];
     }
     if (square >= std::numeric_limits<Sum>::min()) inverse_norm[slot] = static_cast<Sum>(1 / std::sqrt(square));
   }
@@ -102,10 +114,11 @@ void inverse_norms(const Map<Element>& map, const Tile& tile, int64_t row, const
 // Tiles [first, end) of a map in full precision, with what turns inner products into rankings and scores.
 template <class Sum>
 struct PackedGroup {
+  std::vector<Tile> contents;
   std::vector<PackedTile<Sum>> tiles;
-  std::vector<const Sum*>
-      scale;                     // of each tile, [rows][slots]: 1 / norm, 0 for zero norm and where no patch takes part
-  std::vector<const Sum*> bias;  // same shape: 0, or -inf where no patch takes part
+  // Of each tile, [rows][slots]:
+  std::vector<const Sum*> scale;  // 1 / norm, 0 for zero norm and where no patch takes part
+  std::vector<const Sum*> bias;   // 0, or -inf where no patch takes part
 };
 
 // Keeps its memory from group to group.
@@ -113,9 +126,10 @@ template <class Sum>
 class GroupPacker {
  public:
   template <class Element>
-  PackedGroup<Sum> pack(const Map<Element>& map, const std::vector<Tile>& tiles, size_t first, size_t end,
+  PackedGroup<Sum> pack(const Map<Element>& map, const std::vector<Outline>& tiles, size_t first, size_t end,
                         const Panel<Sum>& panel) {
     PackedGroup<Sum> group;
+    group.contents = tiles_of(map, tiles, first, end);
     std::vector<int64_t> cells_at, rows_at;
     int64_t cells = 0, patches = 0;
     std::vector<std::pair<size_t, int64_t>> items;  // (tile, cell row)
@@ -135,7 +149,7 @@ class GroupPacker {
     scale_.resize(patches);
     bias_.resize(patches);
     for (size_t i = first; i < end; i++) {
-      group.tiles.push_back({.tile = &tiles[i],
+      group.tiles.push_back({.tile = &group.contents[i - first],
                              .slots = tiles[i].slots,
                              .depth = {.numbers = map.channels},
                              .cells = cells_.get() + cells_at[i - first] * map.channels});
@@ -148,7 +162,7 @@ class GroupPacker {
         const auto [tile, row] = items[item];
         const PackedTile<Sum>& packed = group.tiles[tile - first];
         Sum* to = const_cast<Sum*>(packed.row_cells(row));
-        pack_row(map, tiles[tile], row, packed.slots, panel.width, to);
+        pack_row(map, *packed.tile, row, packed.slots, panel.width, to);
         double* squares = squares_.data() + cells_at[tile - first] + row * packed.slots;
         std::fill_n(squares, packed.slots, 0.0);
         panel.add_squares(to, packed.slots, map.channels, squares);
@@ -157,14 +171,13 @@ class GroupPacker {
     torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
       for (int64_t item = begin; item < until; item++) {
         const auto [i, row] = items[item];
-        const Tile& tile = tiles[i];
+        const Tile& tile = group.contents[i - first];
         if (row >= tile.rows) continue;
         const int64_t at = rows_at[i - first] + row * tile.slots;
         inverse_norms(map, tile, row, squares_.data() + cells_at[i - first] + row * tile.slots, scale_.data() + at);
         for (int64_t slot = 0; slot < tile.slots; slot++) {
-          const int32_t column = tile.patch_column[slot];
-          const bool valid = column >= 0 && map.takes_part(tile.first_row + row, column);
-          bias_[at + slot] = valid ? Sum(0) : -std::numeric_limits<Sum>::infinity();
+          const bool takes_part = tile.patch[row * tile.slots + slot] >= 0;
+          bias_[at + slot] = takes_part ? Sum(0) : -std::numeric_limits<Sum>::infinity();
         }
       }
     });

@@ -53,7 +53,7 @@ struct PrunedTask {
   const float* key_scale;                // 1 / norm
   const float* query_norm;
   CellReader query_cells, key_cells;
-  int64_t channels, key_columns;
+  int64_t channels;
   float to_ranking;         // from steps to rankings
   double rescore_rounding;  // between fast_product() and dense_ranking(), relative to the norms
   int64_t most_spent;
@@ -112,8 +112,7 @@ PATCHSWAP_INLINE void resolve(const PrunedTask& task) {
     const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
     const float ranking = dense_ranking<P, Lanes::kHasFma>(task.query_cells, y, x, task.key_cells, v, u, task.channels,
                                                            task.key_scale[candidate.key]);
-    task.resolved.push_back(
-        {candidate.query, (task.key.tile->first_row + v) * task.key_columns + task.key.tile->patch_column[u], ranking});
+    task.resolved.push_back({candidate.query, task.key.tile->patch[candidate.key], ranking});
   }
   task.candidates.clear();
   *task.kept = 0;
@@ -232,6 +231,7 @@ inline PrunedKernel pruned_kernel() {
 
 // Tiles [first, end) of a map as coarse cells, with what bounds their patches. Arrays are [rows][slots] of each tile.
 struct CoarseGroup {
+  std::vector<Tile> contents;
   std::vector<PackedTile<int32_t>> tiles;
   std::vector<const float*> factor, weight, scale, norm;
   std::vector<CellReader> cells;
@@ -241,7 +241,7 @@ struct CoarseGroup {
 template <class Element>
 class CoarsePacker {
  public:
-  CoarsePacker(const Map<Element>& map, const std::vector<Tile>& tiles, const CoarseScheme& scheme,
+  CoarsePacker(const Map<Element>& map, const std::vector<Outline>& tiles, const CoarseScheme& scheme,
                const PrunedKernel& kernel, double step, bool is_query)
       : map_(map), tiles_(tiles), scheme_(scheme), kernel_(kernel), step_(step), is_query_(is_query) {
     panel_ = is_query ? kernel.query_panel : kernel.key_panel;
@@ -266,6 +266,7 @@ class CoarsePacker {
 
   CoarseGroup pack(size_t first, size_t end) {
     CoarseGroup group;
+    group.contents = tiles_of(map_, tiles_, first, end);
     std::vector<std::pair<size_t, int64_t>> items;  // (tile, cell row)
     std::vector<int64_t> at;                        // cells before each tile
     int64_t cells = 0, most_slots = 0;
@@ -287,10 +288,8 @@ class CoarsePacker {
       squares_.resize(cells);
       for (auto* array : {&factor_, &weight_, &scale_, &norm_}) array->resize(cells);
     }
-    identity_.resize(most_slots);
-    for (int64_t i = 0; i < most_slots; i++) identity_[i] = i;
     for (size_t i = first; i < end; i++) {
-      const Tile& tile = tiles_[i];
+      const Tile& tile = group.contents[i - first];
       const int64_t before = at[i - first];
       group.tiles.push_back({.tile = &tile,
                              .slots = tile.slots,
@@ -306,13 +305,15 @@ class CoarsePacker {
     torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
       RowMemory memory(round_up(most_slots, kEncodedTogether), padded_axes_, map_.channels);
       for (int64_t item = begin; item < until; item++) {
-        encode_row(tiles_[items[item].first], items[item].second, at[items[item].first - first], memory);
+        const auto [i, row] = items[item];
+        encode_row(group.contents[i - first], row, at[i - first], memory);
       }
     });
     torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
       for (int64_t item = begin; item < until; item++) {
-        const Tile& tile = tiles_[items[item].first];
-        if (items[item].second < tile.rows) bound_row(tile, items[item].second, at[items[item].first - first]);
+        const auto [i, row] = items[item];
+        const Tile& tile = group.contents[i - first];
+        if (row < tile.rows) bound_row(tile, row, at[i - first]);
       }
     });
     return group;
@@ -332,22 +333,30 @@ class CoarsePacker {
   CellReader reader(const Tile& tile, int64_t before) const {
     if constexpr (std::is_same_v<Element, float>) {
       if (reads_in_place()) {
-        return {map_.features + tile.first_row * map_.row_stride, map_.row_stride, map_.column_stride,
-                tile.cell_column.data()};
+        return {.tile = &tile,
+                .cells = map_.features + tile.first_row * map_.row_stride,
+                .row_stride = map_.row_stride,
+                .column_stride = map_.column_stride,
+                .is_copy = false};
       }
     }
-    return {copies_.get() + before * map_.channels, tile.slots * map_.channels, map_.channels, identity_.data()};
+    return {.tile = &tile,
+            .cells = copies_.get() + before * map_.channels,
+            .row_stride = tile.slots * map_.channels,
+            .column_stride = map_.channels,
+            .is_copy = true};
   }
 
   void encode_row(const Tile& tile, int64_t row, int64_t before, RowMemory& memory) {
-    const int64_t slots = round_up(tile.slots, kEncodedTogether), at = before + row * tile.slots;
+    const int64_t slots = round_up(tile.cells[row], kEncodedTogether), at = before + row * tile.slots;
+    const int64_t present = std::min(slots, tile.slots);
     const int64_t panel = kernel_.key_panel, channels = map_.channels;
     pack_row(map_, tile, row, slots, panel, memory.packed.get());
     std::fill(memory.squares.begin(), memory.squares.end(), 0.0);
     dense_kernel<float>().key_panel.add_squares(memory.packed.get(), slots, channels, memory.squares.data());
-    std::copy_n(memory.squares.data(), tile.slots, squares_.data() + at);
+    std::copy_n(memory.squares.data(), present, squares_.data() + at);
     if (!reads_in_place()) {
-      for (int64_t slot = 0; slot < tile.slots; slot++) {
+      for (int64_t slot = 0; slot < tile.cells[row]; slot++) {
         const float* from = memory.packed.get() + slot / panel * panel * channels + slot % panel;
         float* to = copies_.get() + (at + slot) * channels;
         for (int64_t channel = 0; channel < channels; channel++) to[channel] = from[channel * panel];
@@ -361,7 +370,7 @@ class CoarsePacker {
                     .slots = slots,
                     .is_query = is_query_,
                     .panel = panel_,
-                    .word_slots = tile.slots,
+                    .word_slots = present,
                     .words = words_.get() + at * scheme_.depth().numbers,
                     .errors = errors_.data() + at});
   }
@@ -370,8 +379,7 @@ class CoarsePacker {
     const int64_t at = before + row * tile.slots;
     inverse_norms(map_, tile, row, squares_.data() + at, scale_.data() + at);
     for (int64_t slot = 0; slot < tile.slots; slot++) {
-      const int32_t column = tile.patch_column[slot];
-      const bool valid = column >= 0 && map_.takes_part(tile.first_row + row, column);
+      const bool valid = tile.patch[row * tile.slots + slot] >= 0;
       const double scale = scale_[at + slot], norm = scale > 0 ? 1 / scale : 0;
       factor_[at + slot] = static_cast<float>(step_ * scale);
       norm_[at + slot] = static_cast<float>(norm);
@@ -382,13 +390,13 @@ class CoarsePacker {
         continue;
       }
       const double weight =
-          patch_weight(scheme_, errors_.data() + at + slot, tile.slots, map_.patch_size, norm / step_ * (1 + 1e-6));
+          patch_weight(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size, norm / step_ * (1 + 1e-6));
       weight_[at + slot] = static_cast<float>(weight * (is_query_ ? 1 : step_ * scale) * (1 + 1e-6));
     }
   }
 
   const Map<Element>& map_;
-  const std::vector<Tile>& tiles_;
+  const std::vector<Outline>& tiles_;
   const CoarseScheme& scheme_;
   const PrunedKernel& kernel_;
   double step_;
@@ -400,7 +408,6 @@ class CoarsePacker {
   std::vector<CoarseErrors> errors_;
   std::vector<double> squares_;
   std::vector<float> factor_, weight_, scale_, norm_;
-  std::vector<int32_t> identity_;
   std::atomic<bool> too_small_ = false;
 };
 
@@ -409,9 +416,8 @@ inline double sum_rounding(double terms) { return 1.01 * terms * 0x1p-24; }
 
 // What the coarse cells of this query and key map are to be, and their steps; false where a map is zero.
 template <class Element>
-bool plan_coarse_cells(const Map<Element>& query_map, const std::vector<Tile>& queries, const Map<Element>& key_map,
-                       const std::vector<Tile>& keys, const PrunedKernel& kernel, CoarseScheme& scheme,
-                       double& query_step, double& key_step) {
+bool plan_coarse_cells(const Map<Element>& query_map, int64_t queries, const Map<Element>& key_map, int64_t keys,
+                       const PrunedKernel& kernel, CoarseScheme& scheme, double& query_step, double& key_step) {
   const int64_t channels = query_map.channels, patch_cells = query_map.patch_size * query_map.patch_size;
   std::vector<float> sample;
   const double key_unit = sample_cells(key_map, keys, sample), query_unit = sample_cells(query_map, queries, sample);
@@ -479,13 +485,14 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                   int64_t wanted_keys, const Best<float>& found, bool insist) {
   const PrunedKernel kernel = pruned_kernel();
   const int64_t patch_size = query_map.patch_size, topk = found.topk, channels = query_map.channels;
-  const std::vector<Tile> queries =
-      cut_into_tiles(query_map, {kernel.query_panel, 2, kMostCoarseQuerySlots, kMostTileRows});
-  const std::vector<Tile> keys =
-      cut_into_tiles(key_map, {kernel.key_panel, kernel.key_panel, kMostCoarseKeySlots, kMostTileRows});
   CoarseScheme scheme;
   double query_step, key_step;
-  if (!plan_coarse_cells(query_map, queries, key_map, keys, kernel, scheme, query_step, key_step)) return {};
+  if (!plan_coarse_cells(query_map, wanted_queries, key_map, wanted_keys, kernel, scheme, query_step, key_step)) {
+    return {};
+  }
+  const std::vector<Outline> queries =
+      cut_compactly(query_map, {kernel.query_panel, kMostCoarseQuerySlots, kMostTileRows});
+  const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel, kMostCoarseKeySlots, kMostTileRows});
 
   const TileSizes query_sizes(queries), key_sizes(keys);
   const int64_t threads = threads_worth(query_sizes.all_slots * key_sizes.all_slots * (channels / 8 + 1));
@@ -520,10 +527,9 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
     std::vector<std::vector<int32_t>> spent;
     for (size_t i = first; i < end; i++) spent.emplace_back(queries[i].rows * queries[i].slots);
     auto for_each_query = [&](size_t query, auto visit) {  // visit(position in the tile, index on the patch grid)
-      const Tile& tile = queries[query];
+      const Tile& tile = query_group.contents[query - first];
       for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
-        if (query_group.weight[query - first][i] == 0) continue;
-        visit(i, (tile.first_row + i / tile.slots) * query_map.columns + tile.patch_column[i % tile.slots]);
+        if (query_group.weight[query - first][i] != 0) visit(i, tile.patch[i]);
       }
     };
 
@@ -546,7 +552,6 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                        .query_cells = query_group.cells[q],
                        .key_cells = key_group.cells[k],
                        .channels = channels,
-                       .key_columns = key_map.columns,
                        .to_ranking = static_cast<float>(query_step),
                        .rescore_rounding = rescore_rounding,
                        .most_spent = most_spent,
@@ -570,11 +575,9 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
         });
       };
       auto write = [&](PruneWorker& worker, size_t query) {
-        const Tile& tile = queries[query];
         const std::lock_guard<std::mutex> lock(merging);
         for (const Resolved& pair : worker.resolved) {
-          const int64_t at = (tile.first_row + pair.query / tile.slots) * query_map.columns +
-                             tile.patch_column[pair.query % tile.slots];
+          const int64_t at = query_group.contents[query - first].patch[pair.query];
           bool known = false;  // as a seed
           for (int64_t rank = 0; rank < topk; rank++) known |= found.index[at + rank * found.rank_stride] == pair.key;
           if (!known) found.offer(at, pair.ranking, pair.key);
@@ -626,7 +629,7 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
         });
         write(worker, share.query);
         const std::lock_guard<std::mutex> lock(merging);
-        const Tile &query = queries[share.query], &key = keys[share.key];
+        const Outline &query = queries[share.query], &key = keys[share.key];
         visited_pairs += double(query.rows * query.slots) * (key.rows * key.slots) / share.step;
         judge();
       };

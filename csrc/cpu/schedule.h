@@ -27,9 +27,9 @@ inline int64_t threads_worth(int64_t operations) {
 // Threads take shares from a common counter, those of one query tile together; when a thread goes on to another query
 // tile, and at the end, it calls finish(worker, query tile). `worker` counts from 0 to threads - 1.
 template <class Work, class Finish>
-void share_tile_pairs(const std::vector<Tile>& queries, size_t query_first, size_t query_end,
-                      const std::vector<Tile>& keys, size_t key_first, size_t key_end, int64_t threads, int64_t stride,
-                      const Work& work, const Finish& finish) {
+void share_tile_pairs(const std::vector<Outline>& queries, size_t query_first, size_t query_end,
+                      const std::vector<Outline>& keys, size_t key_first, size_t key_end, int64_t threads,
+                      int64_t stride, const Work& work, const Finish& finish) {
   const int64_t key_count = key_end - key_first, pairs = (query_end - query_first) * key_count;
   constexpr int64_t kSharesPerThread = 32;
   const int64_t parts = threads == 1 ? 1 : divide_up(kSharesPerThread * threads, std::max<int64_t>(pairs, 1) * stride);

@@ -41,7 +41,6 @@ struct DenseTask {
   PackedTile<Sum> query, key;
   const Sum* query_bias;            // [query rows][query slots]: 0 where the patch is a query, else -inf
   const Sum *key_scale, *key_bias;  // [key rows][key slots]
-  int64_t key_columns;              // patch columns of the key map
   WalkBuffers<Sum> buffers;
   Sum* ranking;    // [key slots]: <q, k> / |k| of one query with a row of keys
   Best<Sum> best;  // queries count [rows][slots] of the query tile
@@ -145,11 +144,11 @@ struct Walk : Products {
 
   // Row blocks of one pair of cell rows, summed over dx into `summed`.
   template <int P>
-  static PATCHSWAP_INLINE void correlate_rows(const PackedTile<Sum>& query, const PackedTile<Sum>& key,
-                                              const Sum* query_row, const Sum* key_row, const WalkBuffers<Sum>& buffers,
-                                              Sum* summed) {
-    const int64_t stride = buffers.stride;
-    const int64_t query_cells = query.tile->cell_column.size();
+  static PATCHSWAP_INLINE void correlate_rows(const PackedTile<Sum>& query, int64_t query_cell_row,
+                                              const PackedTile<Sum>& key, int64_t key_cell_row,
+                                              const WalkBuffers<Sum>& buffers, Sum* summed) {
+    const int64_t stride = buffers.stride, query_cells = query.tile->cells[query_cell_row];
+    const Sum *query_row = query.row_cells(query_cell_row), *key_row = key.row_cells(key_cell_row);
     Sum* block = P == 1 ? summed : buffers.block;
     int64_t j = 0;
     for (; j + 2 * kLanes <= key.slots; j += 2 * kLanes) {
@@ -180,15 +179,14 @@ struct Walk : Products {
       const int64_t v = y - difference;
       if (!query.tile->row_is_used[y] || !key.tile->row_is_used[v]) continue;
       for (int64_t row = y > computed_until ? y : computed_until; row < y + P; row++) {
-        correlate_rows<P>(query, key, query.row_cells(row), key.row_cells(row - difference), buffers,
-                          buffers.summed + row % P * buffers.block_size);
+        correlate_rows<P>(query, row, key, row - difference, buffers, buffers.summed + row % P * buffers.block_size);
       }
       computed_until = y + P;
       for (int64_t x = 0; x < query.slots; x++) {
         if (!visitor.wants(y, x)) continue;
         const Sum* summed[P];
         for (int dy = 0; dy < P; dy++) {
-          summed[dy] = buffers.summed + (y + dy) % P * buffers.block_size + x * buffers.stride;
+          summed[dy] = buffers.summed + (y + dy) % P * buffers.block_size + query.tile->slot(dy, y, x) * buffers.stride;
         }
         visitor.visit(y, x, v, summed);
       }
@@ -224,10 +222,9 @@ struct DenseVisitor {
     for (int lane = 1; lane < kLanes; lane++) best = highest[lane] > best ? highest[lane] : best;
     // Equal to the worst kept score may still win by a lower index, which offer() decides.
     if (best < task.best.worst(query) || best == kNone) return;
-    const int64_t first = (task.key.tile->first_row + v) * task.key_columns;
     for (int64_t u = 0; u < slots; u++) {
       if (ranking[u] >= task.best.worst(query) && ranking[u] != kNone) {
-        task.best.offer(query, ranking[u], first + task.key.tile->patch_column[u]);
+        task.best.offer(query, ranking[u], task.key.tile->patch[v * slots + u]);
       }
     }
   }
