@@ -20,8 +20,9 @@ from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.image import Photo, replace_hole, to_tensor
 from inpaint.mask import feature_hole
-from inpaint.networks.layout import on_device
+from inpaint.networks.layout import multiply_in, on_device
 from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
+from inpaint.symmetry import complete_symmetrically
 
 Picture = TypeVar("Picture", Image.Image, Tensor)
 
@@ -72,6 +73,10 @@ class Inpainter:
         carry: shrinking factor below which frequencies are taken from the coarser scale rather than from the decoder,
             which keeps colours consistent across the rim; 0 takes all from the decoder.
         detail: add to the hole what the decoder lost of the patches that were copied into it (see _lost_detail).
+        symmetric: average Image2Feature over mirrored and turned pictures, where the hole is wide enough for more than
+            one scale (see inpaint.symmetry).
+        precision: what the networks multiply in: "float32", "bfloat16", or "auto", which is bfloat16 on CPUs that have
+            instructions for it. Matching is in float32 in any case.
         largest_window: megapixels. A scale whose window around the hole is larger is left out, as are those after it,
             and the last result is enlarged into the hole instead.
     """
@@ -84,6 +89,8 @@ class Inpainter:
         key_margin: int = 0,
         carry: int = 4,
         detail: bool = True,
+        symmetric: bool = True,
+        precision: str = "auto",
         largest_window: float = 8.0,
     ) -> None:
         self.device = torch.device(device)
@@ -92,6 +99,8 @@ class Inpainter:
         self.carry = carry
         self.detail = detail
         self.largest_window = largest_window
+        self.symmetric = symmetric
+        self._dtype = multiply_in(precision, self.device)
         self.image2feature = on_device(networks.image2feature, self.device)
         self.feature2image = on_device(networks.feature2image, self.device)
         self.vgg = on_device(networks.vgg, self.device)
@@ -161,9 +170,13 @@ class Inpainter:
         results: list[ScaleResult] = []
         picture, missing = shrink(photograph, holes, sizes[0])
         rows, columns = window_around(missing[0], _CONTEXT)
-        with clock.measure("infer", sizes[0]):
+        with clock.measure("infer", sizes[0]), self._multiplying():
             coarse = picture.clone()
-            coarse[..., rows, columns] = self.image2feature(picture[..., rows, columns], missing[..., rows, columns])
+            part, gap = picture[..., rows, columns], missing[..., rows, columns]
+            if self.symmetric and len(sizes) > 1:
+                coarse[..., rows, columns] = complete_symmetrically(self.image2feature, part, gap)
+            else:
+                coarse[..., rows, columns] = self.image2feature(part, gap)
         current = coarse
         for size in sizes:
             picture, missing = shrink(photograph, holes, size)
@@ -177,6 +190,9 @@ class Inpainter:
         final = torch.where(hole, final, image)
         return Result(final, coarse[0].to(image.device), results, clock.times)
 
+    def _multiplying(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+
     def _refine(
         self, filled: Tensor, hole: Tensor, window: tuple[slice, slice], clock: _Clock
     ) -> tuple[Tensor, ScaleResult]:
@@ -184,13 +200,13 @@ class Inpainter:
         size = (filled.shape[2], filled.shape[3])
         rows, columns = window
         part, missing = filled[..., rows, columns], hole[..., rows, columns]
-        with clock.measure("vgg", size):
-            features = self.vgg.relu3_1(part)
+        with clock.measure("vgg", size), self._multiplying():
+            features = self.vgg.relu3_1(part).float()
         with clock.measure("match", size):
             swapped, match = patchswap.swap(
                 features, hole=feature_hole(missing), key_margin=self.key_margin, return_match=True
             )
-        with clock.measure("translate", size):
+        with clock.measure("translate", size), self._multiplying():
             decoded = self.feature2image(swapped)[..., : part.shape[2], : part.shape[3]]
         with clock.measure("blend", size):
             painted = decoded
@@ -239,16 +255,20 @@ class _Clock:
             self._on_stage(self.times[-1])
 
 
-def load(name_or_path: str = "default", device: str = "auto", *, vgg: Path | None = None) -> Inpainter:
+def load(
+    name_or_path: str = "default", device: str = "auto", *, vgg: Path | None = None, precision: str = "auto"
+) -> Inpainter:
     """An Inpainter with the weights of that name, or of that file.
 
     Args:
         name_or_path: "default", or the path of a safetensors file made by ``inpaint train export``.
         device: "auto" takes a CUDA device if there is one, else the CPU.
         vgg: the VGG-19 file that weights of your own were trained with; the package's by default.
+        precision: "auto", "float32" or "bfloat16", as for ``Inpainter``.
 
     Raises:
-        InpaintError: weights missing or damaged, trained with another VGG-19, or a device that is not there.
+        InpaintError: weights missing or damaged, trained with another VGG-19, a device that is not there, or an unknown
+            precision.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -258,7 +278,7 @@ def load(name_or_path: str = "default", device: str = "auto", *, vgg: Path | Non
         raise InpaintError(f"device: expected auto, cpu or cuda, got {device!r}; choose one of these") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
-    return Inpainter(weights.load(name_or_path, vgg), chosen)
+    return Inpainter(weights.load(name_or_path, vgg), chosen, precision=precision)
 
 
 def _check(image: Tensor, hole: Tensor) -> None:

@@ -78,7 +78,8 @@ class LPIPS(nn.Module):
     ``weights`` is a safetensors file with ``features.N.weight``, ``features.N.bias`` (torchvision's AlexNet) and
     ``linN.weight`` (the heads). Without it the environment variable INPAINT_LPIPS_WEIGHTS and then the user's cache
     are looked at; a file from the cache must have the known checksum. Raises InpaintError if there is no such file, if
-    its checksum is wrong or if it holds something else. ``path`` and ``sha256`` tell which file was read.
+    its checksum is wrong or if it holds something else. ``path`` and ``sha256`` tell which file was read,
+    ``known`` whether it is the published one.
     """
 
     # Index of each convolution in AlexNet's `features`, its stride and padding; a 3x3 max-pool of stride 2 precedes
@@ -91,8 +92,9 @@ class LPIPS(nn.Module):
         super().__init__()
         self.path = find_lpips_weights(weights)
         self.sha256 = sha256(self.path)
+        self.known = self.sha256 == LPIPS_SHA256
         # A file that the user names is taken as it is; one that just lies in the cache may be a broken download.
-        if self.path == lpips_cache_path() and self.sha256 != LPIPS_SHA256:
+        if self.path == lpips_cache_path() and not self.known:
             raise InpaintError(
                 f"expected {self.path} to have the sha256 {LPIPS_SHA256}, got {self.sha256}; replace the file, "
                 f"or name it by {LPIPS_VARIABLE} from another folder to use it as it is"

@@ -8,16 +8,15 @@ against the photograph. A mean is over photographs: each counts the same whateve
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 import re
 import shlex
-import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -31,13 +30,31 @@ from torch import Tensor
 from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.evaluation import report
+from inpaint.evaluation.evaluation_page import caption, evaluation_page
+from inpaint.evaluation.fid import ENOUGH_IMAGES, FID
+from inpaint.evaluation.measurement import QUANTITIES, Measurement, bins_of_hole_share, means
 from inpaint.evaluation.methods import BASELINES, Method, named_method
-from inpaint.evaluation.metrics import LPIPS, LPIPS_SHA256, l1, psnr, ssim
+from inpaint.evaluation.metrics import LPIPS, l1, psnr, ssim
+from inpaint.evaluation.pictures import ContactSheets, draw_strip, webp
+from inpaint.evaluation.progress import progress_bar
+from inpaint.evaluation.uncertainty import LEVEL, RESAMPLES
 from inpaint.image import check_folder, read_image, read_mask, save_picture, to_pil, to_tensor
 
 KINDS = ("center", "thick", "medium", "thin")
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+DISTRIBUTIONS = (
+    "patchswap",
+    "torch",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "opencv-python",
+    "torch-fidelity",
+)
+
+COLUMNS = ("hole_l1", "l1", "ssim", "lpips", "psnr", "seconds", "fid")  # of the table
 
 CONVENTIONS = {
     "results": "the method's hole pasted into the photograph, rounded to 8 bits per channel",
@@ -48,6 +65,8 @@ CONVENTIONS = {
     "hole_ssim is the mean of the map over the hole's pixels",
     "lpips": "version 0.1, AlexNet, whole image",
     "seconds": "wall time of one call per photograph after one warm-up call",
+    "intervals": f"{LEVEL:.0%} percentile bootstrap over photographs, {RESAMPLES} draws, seed 0",
+    "hole_shares": "photographs of all kinds together, by the share of the image that is hole",
 }
 
 
@@ -62,25 +81,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What was measured on one sample. Lengths of time in seconds, L1 in percent, PSNR in dB; None = not measured."""
-
-    kind: str
-    name: str
-    hole_share: float
-    hole_l1: float
-    l1: float
-    hole_psnr: float
-    psnr: float
-    hole_ssim: float
-    ssim: float
-    lpips: float | None
-    seconds: float | None
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """All measurements and what ``summary.json`` holds: the means per kind, and how they came about."""
+    """All measurements and what ``summary.json`` holds: means with intervals, and how they came about."""
 
     measurements: list[Measurement]
     summary: dict[str, Any]
@@ -88,7 +90,11 @@ class Evaluation:
     @property
     def table(self) -> str:
         """The means as a Markdown table, one row per kind of hole."""
-        return report.markdown_table(self.summary["kinds"])
+        groups = self.summary["kinds"]
+        columns = report.measured(COLUMNS, groups.values())
+        headings = ["holes", "images", *(QUANTITIES[name].heading for name in columns)]
+        rows = [[kind, str(means["images"]), *report.mean_cells(means, columns)] for kind, means in groups.items()]
+        return report.markdown_table(headings, rows)
 
 
 def evaluate(
@@ -99,6 +105,7 @@ def evaluate(
     out_dir: str | os.PathLike[str],
     kinds: Sequence[str] = KINDS,
     lpips_weights: str | os.PathLike[str] | None = None,
+    fid_weights: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -110,11 +117,13 @@ def evaluate(
             or ``<kind>/<name of the photograph>.png``. Photographs without a mask of a kind are left out and counted.
         method: a callable (see :mod:`inpaint.evaluation.methods`), a name for :func:`named_method`, or a folder with
             the results of another program, named like the masks (with one kind, also just like the photographs).
-        out_dir: made if missing. Receives ``summary.json``, ``per_image.csv``, ``table.md``,
-            ``results/<kind>/<name>.png`` and ``sheets/<kind>_<number>.png``.
+        out_dir: made if missing. Receives ``report.html``, ``summary.json``, ``per_image.csv``, ``table.md``,
+            ``results/<kind>/<name>.png``, ``strips/<kind>/<name>.webp`` and ``sheets/<kind>_<number>.png``.
         kinds: kinds of holes, in the order of the table.
         lpips_weights: weight file of LPIPS. Without it, and without one in the environment or the cache, LPIPS is left
             out and a line says so.
+        fid_weights: weight file of FID's Inception network, see :class:`inpaint.evaluation.fid.FID`; without it FID is
+            left out.
         limit: use the first so many photographs only.
         progress: show a progress bar on standard error (needs tqdm). The table goes to standard output.
 
@@ -129,44 +138,63 @@ def evaluate(
         _load(sample)
     complete, method_facts = _completer(method, samples)
     perceptual = _load_lpips(lpips_weights)
-    for folder in (out, out / "sheets", *(out / "results" / kind for kind in kinds)):
-        _make_folder(folder)
+    inception = None if fid_weights is None else _InceptionFeatures(FID(fid_weights))
+    for folder in (out, out / "sheets", *(out / part / kind for part in ("results", "strips") for kind in kinds)):
+        make_folder(folder)
 
     name = method_facts["method"]
-    sheets = {kind: report.ContactSheets(out / "sheets", kind, f"{name}, {kind}") for kind in kinds}
+    sheets = {kind: ContactSheets(out / "sheets", kind, f"{name}, {kind}") for kind in kinds}
     measurements = []
-    with _progress_bar(len(samples), progress) as advance:
+    with progress_bar(len(samples), "evaluate", progress) as advance:
         for sample in samples:
             truth, hole = _load(sample)
             completion, seconds = complete(sample, truth.masked_fill(hole, 0), hole)
-            result = to_pil(torch.where(hole, completion, truth))
-            measurement = _measure(sample, to_tensor(result), truth, hole, perceptual, seconds)
+            picture = to_pil(torch.where(hole, completion, truth))
+            result = to_tensor(picture)
+            measurement = _measure(sample, result, truth, hole, perceptual, seconds)
             measurements.append(measurement)
-            save_picture(out / "results" / sample.kind / f"{sample.name}.png", result)
-            mask = Image.fromarray(hole.numpy()).convert("L")
-            sheets[sample.kind].add(_caption(measurement), to_pil(truth), mask, result)
+            if inception is not None:
+                inception.add(sample, result, truth)
+            save_picture(out / "results" / sample.kind / f"{sample.name}.png", picture)
+            strip = draw_strip(to_pil(truth), Image.fromarray(hole.numpy()).convert("L"), picture)
+            report.write_bytes(out / "strips" / sample.kind / f"{sample.name}.webp", webp(strip))
+            sheets[sample.kind].add(caption(measurement), strip)
             advance()
     for sheet in sheets.values():
         sheet.close()
 
+    by_kind = {kind: [row for row in measurements if row.kind == kind] for kind in kinds}
     summary = {
         **method_facts,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "command": shlex.join(sys.argv),
         "images_dir": str(images_dir),
         "masks_dir": str(masks_dir),
         "images": len({sample.image for sample in samples}),
-        "kinds": {kind: {**_means(measurements, kind), "without_mask": unpaired[kind]} for kind in kinds},
-        "lpips_weights": _lpips_facts(perceptual),
+        "kinds": {kind: {**means(rows), "without_mask": unpaired[kind]} for kind, rows in by_kind.items()},
+        "hole_shares": {
+            f"{start}-{end} %": {"from": start / 100, "to": end / 100, **means(rows)}
+            for (start, end), rows in bins_of_hole_share(measurements).items()
+        },
+        "notes": [],
+        "lpips_weights": _weights_facts(perceptual),
+        "fid_weights": None if inception is None else _weights_facts(inception.fid),
         "conventions": CONVENTIONS,
-        "versions": _versions(),
-        "machine": _machine(),
+        "versions": versions(),
+        "machine": machine(),
     }
+    if inception is not None:
+        for kind, distance in inception.distances().items():
+            summary["kinds"][kind]["fid"] = distance
+        summary["notes"] += _notes_on_fid(summary["kinds"])
     evaluation = Evaluation(measurements, summary)
     report.write_csv(out / "per_image.csv", [dataclasses.asdict(row) for row in measurements])
     report.write_json(out / "summary.json", summary)
     report.write_text(out / "table.md", evaluation.table)
-    print(f"{name} on {summary['images']} photographs\n\n{evaluation.table}", end="")
+    report.write_text(out / "report.html", evaluation_page(summary, measurements, out / "strips"))
+    for note in summary["notes"]:
+        print(note, file=sys.stderr)
+    print(f"{name} on {summary['images']} photographs\n\n{evaluation.table}\n{out / 'report.html'}")
     return evaluation
 
 
@@ -361,44 +389,72 @@ def _measure(
         ssim=ssim(result, truth).item(),
         lpips=None if perceptual is None else perceptual(result, truth).item(),
         seconds=seconds,
+        photograph_sha256=_digest((255 * truth).round().to(torch.uint8)),
+        mask_sha256=_digest(hole),
     )
 
 
-def _means(measurements: Sequence[Measurement], kind: str) -> dict[str, Any]:
-    rows = [dataclasses.asdict(row) for row in measurements if row.kind == kind]
-    means: dict[str, Any] = {"images": len(rows)}
-    for name in ("hole_share", "hole_l1", "l1", "hole_psnr", "psnr", "hole_ssim", "ssim", "lpips", "seconds"):
-        values = [row[name] for row in rows]
-        means[name] = None if None in values else statistics.fmean(values)
-    times = [row["seconds"] for row in rows if row["seconds"] is not None]
-    if times:
-        means["seconds_median"] = statistics.median(times)
-        means["seconds_p95"] = torch.tensor(times, dtype=torch.float64).quantile(0.95).item()
-    return means
+def _digest(pixels: Tensor) -> str:
+    """SHA-256 of 8-bit values with their shape."""
+    values = pixels.contiguous().numpy()
+    return hashlib.sha256(f"{values.shape} ".encode() + values.tobytes()).hexdigest()
 
 
-def _caption(measurement: Measurement) -> str:
-    perceptual = "" if measurement.lpips is None else f", LPIPS {measurement.lpips:.3f}"
-    return f"{measurement.name[:60]}: hole L1 {measurement.hole_l1:.1f} %, SSIM {measurement.ssim:.3f}{perceptual}"
+class _InceptionFeatures:
+    """Features for FID of results and truths, gathered photograph by photograph."""
+
+    def __init__(self, fid: FID) -> None:
+        self.fid = fid
+        self._truths: dict[Path, Tensor] = {}  # a photograph has one for all its masks
+        self._pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def add(self, sample: Sample, result: Tensor, truth: Tensor) -> None:
+        if sample.image not in self._truths:
+            self._truths[sample.image] = self.fid.features(truth)
+        pair = self.fid.features(result), self._truths[sample.image]
+        self._pairs.setdefault(sample.kind, []).append(pair)
+
+    def distances(self) -> dict[str, float | None]:
+        """FID per kind of hole; None for a single photograph, which has no covariance."""
+        return {
+            kind: self.fid.distance(*zip(*pairs, strict=True)) if len(pairs) > 1 else None
+            for kind, pairs in self._pairs.items()
+        }
 
 
-def _lpips_facts(perceptual: LPIPS | None) -> dict[str, Any] | None:
-    if perceptual is None:
+def _notes_on_fid(kinds: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"FID of {kind} is over {found['images']} photographs only: below {ENOUGH_IMAGES} it is too large, by more the "
+        "fewer there are, and can only be compared with that of other methods on the very same photographs."
+        for kind, found in kinds.items()
+        if found["images"] < ENOUGH_IMAGES
+    ]
+
+
+def _weights_facts(metric: LPIPS | FID | None) -> dict[str, Any] | None:
+    if metric is None:
         return None
-    return {"file": str(perceptual.path), "sha256": perceptual.sha256, "known": perceptual.sha256 == LPIPS_SHA256}
+    return {"file": str(metric.path), "sha256": metric.sha256, "known": metric.known}
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for distribution in ("patchswap", "torch", "numpy", "pillow", "opencv-python-headless", "opencv-python"):
+def now() -> str:
+    """Date and time in UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what took part in measuring."""
+    found = {"python": platform.python_version()}
+    for distribution in DISTRIBUTIONS:
         try:
-            versions[distribution] = metadata.version(distribution)
+            found[distribution] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
     return {
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
@@ -408,22 +464,10 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for files to come. Raises InpaintError if that or writing there is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InpaintError(f"cannot make the folder {folder}: {error.strerror}; choose another place") from error
     check_folder(folder)
-
-
-@contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
-    if not shown:
-        yield lambda: None
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise InpaintError("expected tqdm for the progress bar, it is not installed; pip install tqdm") from error
-    with tqdm(total=total, unit="photo", desc="evaluate") as bar:
-        yield bar.update

@@ -58,7 +58,7 @@ class VGG19(nn.Module):
         for name, convolution in self.layers.items():
             if _LAYERS[name][2]:
                 x = F.max_pool2d(x, 2, ceil_mode=True)
-            x = F.relu(convolution(_pad_one(x)))
+            x = F.relu(convolution(_pad_one(x)), inplace=True)
             relu = name.replace("conv", "relu")
             if relu in wanted:
                 features[relu] = x
@@ -93,7 +93,8 @@ class VGG19(nn.Module):
 
 
 def _pad_one(x: Tensor) -> Tensor:
-    return F.pad(x, (1, 1, 1, 1), mode="replicate")
+    with torch.autocast(x.device.type, enabled=False):  # which would pad in float32, and copy there and back for it
+        return F.pad(x, (1, 1, 1, 1), mode="replicate")
 
 
 def load_vgg19(path: Path, last: str = "conv3_1") -> VGG19:

@@ -287,16 +287,76 @@ def test_wrong_lpips_files_are_refused(weights: Path, tmp_path: Path) -> None:
         LPIPS(tmp_path / "incomplete.safetensors")
 
 
-@pytest.mark.skipif(not os.environ.get(metrics.LPIPS_VARIABLE), reason="needs the real weights of LPIPS")
-def test_real_lpips_weights() -> None:
+def photograph_and_blur() -> tuple[Tensor, Tensor]:
     data = pytest.importorskip("skimage.data")
+    truth = torch.from_numpy(np.ascontiguousarray(data.astronaut()[:128, 160:288])).permute(2, 0, 1) / 255
+    return truth, F.avg_pool2d(truth[None], 9, stride=1, padding=4, count_include_pad=False)[0]
+
+
+@pytest.fixture
+def package_lpips():
+    """LPIPS of the package ``lpips``, with its own heads; its AlexNet is random because it would be downloaded."""
+    package = pytest.importorskip("lpips", exc_type=ImportError)
+    return package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+
+
+def convolutions(package_lpips) -> dict[str, torch.nn.Conv2d]:
+    """The package's convolutions by their names in torchvision's AlexNet."""
+    found = {}
+    for part in range(1, 6):
+        for number, layer in getattr(package_lpips.net, f"slice{part}").named_children():
+            if isinstance(layer, torch.nn.Conv2d):
+                found[f"features.{number}"] = layer
+    return found
+
+
+def test_lpips_is_that_of_the_package(package_lpips, tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, layer in convolutions(package_lpips).items():
+        layer.weight.data *= 3  # random AlexNets barely react to what they see
+        tensors |= {f"{name}.{part}": tensor for part, tensor in layer.state_dict().items()}
+    for number in range(5):
+        tensors[f"lin{number}.weight"] = package_lpips.lins[number].model[1].weight.detach()
+    save_file(tensors, tmp_path / "package.safetensors")
+    truth, blurred = photograph_and_blur()
+    with torch.no_grad():
+        expected = package_lpips(blurred, truth, normalize=True).item()
+    assert expected > 1e-3
+    assert LPIPS(tmp_path / "package.safetensors")(blurred, truth).item() == pytest.approx(expected, rel=1e-4)
+
+
+needs_real_weights = pytest.mark.skipif(
+    not os.environ.get(metrics.LPIPS_VARIABLE), reason=f"needs the weights of LPIPS: set {metrics.LPIPS_VARIABLE}"
+)
+
+
+@needs_real_weights
+def test_real_weights_have_the_heads_of_the_package(package_lpips) -> None:
+    tensors = load_file(os.environ[metrics.LPIPS_VARIABLE])
+    for number in range(5):
+        assert torch.equal(tensors[f"lin{number}.weight"].float(), package_lpips.lins[number].model[1].weight)
+
+
+@needs_real_weights
+def test_real_weights_in_the_package_and_here(package_lpips) -> None:
+    tensors = load_file(os.environ[metrics.LPIPS_VARIABLE])
+    for name, layer in convolutions(package_lpips).items():
+        layer.load_state_dict({part: tensors[f"{name}.{part}"].float() for part in ("weight", "bias")})
+    truth, blurred = photograph_and_blur()
+    with torch.no_grad():
+        expected = package_lpips(blurred, truth, normalize=True).item()
+    assert LPIPS()(blurred, truth).item() == pytest.approx(expected, rel=1e-4)
+
+
+@needs_real_weights
+def test_real_lpips_weights() -> None:
+    truth, blurred = photograph_and_blur()
     path = Path(os.environ[metrics.LPIPS_VARIABLE])
     perceptual = LPIPS()
-    assert perceptual.sha256 == metrics.LPIPS_SHA256
-    truth = torch.from_numpy(np.ascontiguousarray(data.astronaut()[:128, 160:288])).permute(2, 0, 1) / 255
-    blurred = F.avg_pool2d(truth[None], 9, stride=1, padding=4, count_include_pad=False)[0]
+    assert perceptual.known
     value = perceptual(blurred, truth).item()
     assert value == pytest.approx(lpips_by_formula(path, blurred, truth), rel=1e-4)
+    assert value == pytest.approx(0.541415, abs=1e-5)  # of the package lpips 0.1.4 with these weights
     # A blur is far in LPIPS although it is near in L1; a slight change of brightness is the reverse.
     brighter = (truth + 0.05).clamp(0, 1)
     assert perceptual(brighter, truth).item() < 0.1 < value

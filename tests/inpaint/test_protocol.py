@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from inpaint.errors import InpaintError
-from inpaint.evaluation import evaluate, l1, metrics, named_method, pair_samples, psnr, ssim
+from inpaint.evaluation import evaluate, l1, metrics, named_method, pair_samples, pictures, psnr, ssim
 from inpaint.evaluation.methods import mean_colour
 from inpaint.image import to_tensor
 
@@ -97,7 +97,18 @@ def test_whole_evaluation(images: Path, masks: Path, tmp_path: Path, capsys: pyt
         assert means["images"] == 2 and means["without_mask"] == 0 and means["lpips"] is None
         assert means["hole_l1"] == pytest.approx(sum(row.hole_l1 for row in rows) / 2)
         assert means["ssim"] == pytest.approx(sum(row.ssim for row in rows) / 2)
-        assert f"| {kind} | 2 | {means['hole_l1']:.2f} | {means['ssim']:.3f} | – |" in evaluation.table
+        low, high = means["intervals"]["hole_l1"]
+        assert low == min(row.hole_l1 for row in rows) < means["hole_l1"] < high == max(row.hole_l1 for row in rows)
+        assert means["intervals"]["lpips"] is None
+        assert f"| {kind} | 2 | {means['hole_l1']:.2f} [{low:.2f}, {high:.2f}] | " in evaluation.table
+        assert f"| {means['ssim']:.3f} [" in evaluation.table
+    assert "| FID |" not in evaluation.table and "| LPIPS |" not in evaluation.table
+    shares = [row.hole_share for row in evaluation.measurements]
+    assert [found["images"] for found in summary["hole_shares"].values()] == [2, 2]
+    assert list(summary["hole_shares"]) == ["0-10 %", "10-20 %"]
+    for found in summary["hole_shares"].values():
+        inside = [share for share in shares if found["from"] <= share < found["to"]]
+        assert found["hole_share"] == pytest.approx(sum(inside) / 2)
     assert (out / "table.md").read_text() == evaluation.table
 
     with (out / "per_image.csv").open() as file:
@@ -107,7 +118,11 @@ def test_whole_evaluation(images: Path, masks: Path, tmp_path: Path, capsys: pyt
     assert table[0]["lpips"] == ""
     for kind in KINDS:
         with Image.open(out / "sheets" / f"{kind}_1.png") as sheet:
-            assert sheet.width > 4 * 192 and sheet.height > 192
+            assert sheet.width > 5 * pictures.TILE and sheet.height > pictures.TILE
+        for name, (height, width) in SIZES.items():
+            tiles = pictures.cut_strip(out / "strips" / kind / f"{name}.webp")
+            for tile in tiles.values():
+                assert tile.width / tile.height == pytest.approx(width / height, rel=0.02)
     assert not [path for path in out.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
 
 
@@ -129,6 +144,7 @@ def test_perfect_results_read_from_a_folder(images: Path, masks: Path, tmp_path:
     assert "inf" in evaluation.table
     means = json.loads((tmp_path / "out" / "summary.json").read_text())["kinds"]["thin"]
     assert means["psnr"] is None and means["seconds"] is None
+    assert means["intervals"]["psnr"] is None and means["intervals"]["hole_l1"] == [0, 0]
     assert means["ssim"] == pytest.approx(1)
 
 
@@ -170,6 +186,7 @@ def test_lpips_is_measured_when_its_weights_are_given(
     )
     assert all(row.lpips is not None and row.lpips > 0 for row in evaluation.measurements)
     facts = evaluation.summary["lpips_weights"]
+    assert (tmp_path / "out" / "report.html").read_text().count("LPIPS ↓") == 2  # both tables
     assert facts["file"] == str(weights) and facts["known"] is False and len(facts["sha256"]) == 64
     with pytest.raises(InpaintError, match="expected the weights of LPIPS"):
         evaluate(images, masks, method=half_grey, out_dir=tmp_path / "no", kinds=KINDS, lpips_weights=tmp_path / "x")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(ops.extension is None, reason="the extension is 
 
 
 def strokes(height, width, kind):
-    """A hole of one cell's width, (1, height, width): a diagonal, verticals, dots, a ring, or everything but an edge."""
+    """A hole, (1, height, width): a diagonal, verticals, dots, a ring, all of one cell's width, or all but an edge."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     holes = {
         "diagonal": (rows * 2 - columns).abs() <= 1,
