@@ -30,6 +30,8 @@ constexpr int64_t kMostSpentBase = 128, kMostSpentShare = 10;  // a query is giv
 // Pruning stops where, after this share of the pairs, more than such a share of them had to be scored in full, or more
 // than such a share of the queries has been given up.
 constexpr int64_t kJudgedShare = 8, kMostRescoredShare = 50, kMostGivenUpShare = 4;
+// It stops at once where, after so many pairs of a share, more than an 8th of them had to be.
+constexpr int64_t kGlancedPairs = 1 << 17, kMostPassedShare = 8;
 constexpr double kSmallestNorm = 1e-12;  // below, absolute rounding would matter: left to the dense search
 
 // A pair that the bound does not rule out: positions [rows][slots] in their tiles.
@@ -43,6 +45,13 @@ struct Resolved {
   int32_t query;  // [rows][slots]
   int64_t key;    // index in the key map's patch grid
   float ranking;
+};
+
+// How many pairs of a share have been visited, and how many of them the bound did not rule out.
+struct Passed {
+  int64_t visited = 0, passed = 0;
+
+  bool too_many() const { return visited >= kGlancedPairs && passed * kMostPassedShare > visited; }
 };
 
 // One thread's share of the pruned search: a pair of tiles. All arrays are [rows][slots] of their tile.
@@ -66,6 +75,8 @@ struct PrunedTask {
   std::vector<Resolved>& resolved;
   const Best<float>* sure;  // what rankings, in steps, the best keys of this share are sure to reach
   bool is_seeding;          // `sure` takes coarse scores instead
+  Passed* counts;
+  std::atomic<bool>* is_worthwhile;  // null: whether it is or not
 };
 
 // Scores the candidates in float32, in any order of summation. Those that may still be among the best are kept, with
@@ -128,7 +139,8 @@ struct PrunedVisitor {
 
   PATCHSWAP_INLINE bool wants(int64_t y, int64_t x) const {
     const int64_t query = y * task.query.slots + x;
-    return task.query_weight[query] > 0 && task.threshold[query] < kInfinity;
+    return task.query_weight[query] > 0 && task.threshold[query] < kInfinity &&
+           (!task.is_worthwhile || task.is_worthwhile->load(std::memory_order_relaxed));
   }
 
   PATCHSWAP_INLINE void visit(int64_t y, int64_t x, int64_t v, const int32_t* const (&summed)[P]) const {
@@ -146,19 +158,29 @@ struct PrunedVisitor {
       Lanes::at(task.upper + u) = upper;
       passes |= ~(upper < threshold);
     }
+    task.counts->visited += slots;
     if (!Walk::any(passes)) return;
     if constexpr (IsSeeding) {
       for (int64_t u = 0; u < slots; u++) {
         if (task.upper[u] > task.sure->worst(query)) task.sure->offer(query, task.upper[u], v * slots + u);
       }
     } else {
+      const size_t before = task.candidates.size();
       for (int64_t u = 0; u < slots; u++) {
         // Not less rather than greater: should the bound overflow to NaN, the pair stays in.
         if (!(task.upper[u] < threshold) && task.upper[u] != -kInfinity) {
           task.candidates.push_back({static_cast<int32_t>(query), static_cast<int32_t>(v * slots + u), task.upper[u]});
         }
       }
-      if (task.candidates.size() >= *task.kept + kMostCandidates) rescore<Lanes, P>(task);
+      task.counts->passed += task.candidates.size() - before;
+      if (task.candidates.size() < *task.kept + kMostCandidates) return;
+      if (task.is_worthwhile && task.counts->too_many()) {
+        *task.is_worthwhile = false;
+        task.candidates.clear();
+        *task.kept = 0;
+        return;
+      }
+      rescore<Lanes, P>(task);
     }
   }
 };
@@ -460,6 +482,7 @@ struct PruneWorker {
   std::vector<Candidate> candidates;
   size_t kept = 0;
   std::vector<Resolved> resolved;
+  Passed counts;
 
   PruneWorker(int64_t block_numbers, int64_t key_slots, int64_t patches, int64_t topk)
       : blocks(block_numbers),
@@ -563,7 +586,9 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                        .kept = &worker.kept,
                        .resolved = worker.resolved,
                        .sure = &sure,
-                       .is_seeding = is_seeding});
+                       .is_seeding = is_seeding,
+                       .counts = &worker.counts,
+                       .is_worthwhile = insist ? nullptr : &is_worthwhile});
       };
       // Takes what is known of the queries of a tile, and adds what has been found out about them.
       auto read = [&](PruneWorker& worker, size_t query) {
@@ -620,9 +645,10 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
       auto work = [&](int64_t number, const Share& share) {
         if (!is_worthwhile) return;
         PruneWorker& worker = workers[number];
+        worker.counts = {};
         read(worker, share.query);
         with_task(worker, share, false, [&](const PrunedTask& task) {
-          for (int64_t d = share.first_difference; d < share.end_difference; d += share.step) {
+          for (int64_t d = share.first_difference; d < share.end_difference && is_worthwhile; d += share.step) {
             kernel.search(patch_size, task, d);
           }
           kernel.resolve(patch_size, task);
