@@ -66,12 +66,12 @@ COLUMNS = {  # of the table on the screen
 
 
 class Worker:
-    """A process of measure.py."""
+    """A process of measure.py, or of another program that answers in the same way."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "measure.py") -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("measure.py"))],
+            [sys.executable, str(Path(__file__).with_name(program))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

@@ -23,6 +23,6 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
         }
         for row in output_json["benchmarks"]
     ]
-    command = "pytest benchmarks --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json"
+    command = " ".join(["pytest", *sys.argv[1:]])
     output_json.clear()
     output_json.update(machine=machine.describe("cpu", command), results=kept)

@@ -33,18 +33,22 @@ L2_BYTES = 128 << 20  # more than the L2 cache of a GPU holds: inputs take turns
 
 
 def main() -> None:
+    with torch.inference_mode():
+        answer_jobs(lambda job: measure_peak(job) if "peak" in job else measure(job))
+
+
+def answer_jobs(measure: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer the jobs on stdin, one line each, until there are no more."""
     # What libraries print goes to stderr; the answers have the original stdout to themselves.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:
-        job = json.loads(line)
-        with torch.inference_mode():
-            try:
-                answer = measure_peak(job) if "peak" in job else measure(job)
-            except Exception as error:  # whatever a rival dies of is its result
-                first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-                out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate" in first_line
-                answer = {"skipped": ("does not fit: " if out_of_memory else "failed: ") + first_line[:300]}
+        try:
+            answer = measure(json.loads(line))
+        except Exception as error:  # whatever a rival dies of is its result
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate" in first_line
+            answer = {"skipped": ("does not fit: " if out_of_memory else "failed: ") + first_line[:300]}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -20,13 +20,14 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/kernels.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/kernels.md", "docs/training.md", "docs/rivals.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- end -->)", re.DOTALL)
 FORMS = {
     "ours": "`patchswap.swap`",
     "matrix_form": "unfold + matrix product",
     "convolution_form": "convolution form (style-swap)",
 }
+STAGES = ("infer", "vgg", "match", "fold", "translate", "blend")  # of the pipeline
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -133,14 +134,128 @@ def swap_summary(results: list[dict[str, Any]]) -> str:
     return table(["patch-swap, 128x128x256 features, 56x56 hole", "time"], rows)
 
 
+def pipeline_times(results: list[dict[str, Any]]) -> str:
+    """Ways to fill a picture by sizes: seconds, and how many times those of ours it is."""
+    sizes = list(dict.fromkeys(row["size"] for row in results))
+    names = {row["form"]: row["label"] for row in results}
+    found = {(row["form"], row["size"]): row for row in results if "median_ms" in row}
+
+    def cell(form: str, size: str) -> str:
+        if (form, size) not in found:
+            return "-"
+        row = found[form, size]
+        time = f"{number(row['median_ms'] / 1e3)} s"
+        return f"**{time}**" if form == "ours" else time + ratio(row)
+
+    return table(
+        ["median (times ours)", *sizes], [[names[form], *(cell(form, size) for size in sizes)] for form in names]
+    )
+
+
+def pipeline_stages(results: list[dict[str, Any]]) -> str:
+    """Ours at every size: stages over all scales, what no stage covers, and memory."""
+    body = []
+    for row in results:
+        if row["group"] == "ours" and "median_ms" in row:
+            stages = list(stage_sums(row).values())
+            times = [f"{time:,.0f}" for time in (*stages, max(0.0, row["median_ms"] - sum(stages)))]
+            memory = f"{row['peak_memory_mib'] / 1024:.2f} GiB"
+            whole = [f"**{row['median_ms']:,.0f}**", f"{row['p95_ms']:,.0f}"]
+            body.append([f"{row['size']}, {row['multiplies_in']}", str(len(row["scale_ms"])), *times, *whole, memory])
+    return table(["milliseconds", "scales", *STAGES, "other", "all", "p95", "peak memory"], body)
+
+
+def pipeline_summary(results: list[dict[str, Any]]) -> str:
+    """Ours, and the fastest way to run each form of neural inpainting."""
+    sizes = [size for size in ("256/112", "512/224") if any(row["size"] == size for row in results)]
+    rows = [row for row in results if "median_ms" in row]
+    body = []
+    for title, prefix in (("neural inpainting, paper's form", "neural-paper"), ("faster form", "neural-fast")):
+        best = [fastest([row for row in rows if row["form"].startswith(prefix)], size) for size in sizes]
+        if any(best):
+            cells = [f"{number(row['median_ms'] / 1e3)} s{ratio(row)}" if row else "-" for row in best]
+            body.append([title, *cells])
+    ours = [fastest([row for row in rows if row["form"] == "ours"], size) for size in sizes]
+    body.append(["**ours**", *(f"**{number(row['median_ms'] / 1e3)} s**" if row else "-" for row in ours)])
+    return table(["image / hole", *sizes], body)
+
+
+def stage_sums(row: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of each stage over all scales."""
+    return {stage: sum(times.get(stage, 0.0) for times in row["scale_ms"].values()) for stage in STAGES}
+
+
+def ratio(row: dict[str, Any]) -> str:
+    return f" ({row['times_ours']:.3g} x)" if row["times_ours"] else ""
+
+
+def table1(results: list[dict[str, Any]]) -> str:
+    """The paper's Table 1 in form: methods by measures, the best of each column in bold."""
+    columns: dict[str, tuple[str, str, Callable[..., float]]] = {
+        "hole_l1": ("hole L1", "{:.2f} %", min),
+        "l1": ("L1", "{:.2f} %", min),
+        "ssim": ("SSIM", "{:.3f}", max),
+        "lpips": ("LPIPS", "{:.3f}", min),
+        "seconds": ("time", "{:.3g} s", min),
+    }
+    body = []
+    for row in results:
+        cells = [row["label"]]
+        for name, (_, form, best_of) in columns.items():
+            value = row[name]
+            known = [other[name] for other in results if other[name] is not None]
+            text = "" if value is None else form.format(value)
+            cells.append(f"**{text}**" if value is not None and len(known) > 1 and value == best_of(known) else text)
+        body.append(cells)
+    return table(["method", *(heading for heading, _, _ in columns.values())], body)
+
+
+def quality(results: list[dict[str, Any]]) -> str:
+    """Methods by kinds of holes: hole L1 %, SSIM, LPIPS; then the seconds of a photograph."""
+    kinds = list(dict.fromkeys(row["kind"] for row in results))
+    found = {(row["method"], row["kind"]): row for row in results}
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{row['hole_l1']:.2f} / {row['ssim']:.3f} / {row['lpips']:.3f}".replace(" 0.", " .")
+
+    body = []
+    for method in dict.fromkeys(row["method"] for row in results):
+        body.append([method, *(cell(found[method, kind]) for kind in kinds)])
+    first = results[0]["method"]
+    body.append([f"{first}, median seconds", *(f"{found[first, kind]['seconds_median']:.2f}" for kind in kinds)])
+    return table(["hole L1 % / SSIM / LPIPS", *kinds], body)
+
+
+def training(results: list[dict[str, Any]]) -> str:
+    """Throughput of each stage of training, and the share of each part of a step."""
+    parts = list(results[0]["share"])
+    body = [
+        [
+            row["stage"],
+            f"{row['batch']} x {row['image_size']} px",
+            number(row["images_per_second"]),
+            f"{row['peak_memory_mib']:,.0f} MiB",
+            *(f"{100 * row['share'][part]:.1f} %" for part in parts),
+        ]
+        for row in results
+    ]
+    return table(["stage", "crops an update", "images/s", "memory", *parts], body)
+
+
 # name: (file of results, what makes the table of its "results")
 TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "swap-cpu": ("swap-cpu.json", swap_times),
+    "training-cpu": ("training-cpu.json", training),
+    "table1-256-cpu": ("table1-256-cpu.json", table1),
+    "quality-512-cpu": ("quality-512-cpu.json", quality),
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),
 }
 for _device in ("cpu", "cuda"):
     _file = f"match-{_device}.json"
     TABLES |= {
+        f"pipeline-{_device}": (f"pipeline-{_device}.json", pipeline_times),
+        f"pipeline-{_device}-stages": (f"pipeline-{_device}.json", pipeline_stages),
+        f"pipeline-{_device}-summary": (f"pipeline-{_device}.json", pipeline_summary),
         f"match-{_device}-photo": (_file, partial(match_times, kind="photo")),
         f"match-{_device}-random": (_file, partial(match_times, kind="random")),
         f"match-{_device}-512": (_file, partial(match_details, size="512/224")),
@@ -193,8 +308,7 @@ def number(value: float | None) -> str:
 def time_and_ratio(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
-    ratio = "" if row["rival"] == "ours" or not row["times_ours"] else f" ({row['times_ours']:.3g} x)"
-    return f"{number(row['median_ms'])} ms{ratio}"
+    return f"{number(row['median_ms'])} ms{'' if row['rival'] == 'ours' else ratio(row)}"
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 >>> import inpaint
 >>> inpainter = inpaint.load("default")
 >>> filled = inpainter(image, mask)  # PIL images or tensors; white or True marks the hole
+>>> painted = inpaint.stylize(image, painting, inpainter=inpainter)
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     from inpaint.pipeline import Inpainter, load
+    from inpaint.style_transfer import stylize
 
-__all__ = ["InpaintError", "Inpainter", "load"]
+__all__ = ["InpaintError", "Inpainter", "load", "stylize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from inpaint import pipeline
 
         return getattr(pipeline, name)
+    if name == "stylize":
+        from inpaint import style_transfer
+
+        return style_transfer.stylize
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

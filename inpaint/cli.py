@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import click
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -117,6 +118,13 @@ def main() -> None:
 )
 @click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.")
 @click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What the networks multiply in; auto: bfloat16 on CPUs that have it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is random.")
 @click.option("--save-stages", type=FILE, metavar="DIR", help="Write the mask and each step's picture to this folder.")
 @click.option("--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input.")
@@ -133,6 +141,7 @@ def fill(
     scales: list[int] | None,
     weights: str,
     device: str,
+    precision: str,
     seed: int,
     save_stages: Path | None,
     max_megapixels: float,
@@ -188,7 +197,7 @@ def fill(
     import inpaint
 
     with progress.stage("load", photo.size), _memory_errors(photo.size):
-        inpainter = inpaint.load(weights, device=device)
+        inpainter = inpaint.load(weights, device=device, precision=precision)
     torch.manual_seed(seed)
     with _memory_errors(photo.size):
         result = inpainter.run(
@@ -217,12 +226,152 @@ def fill(
         click.echo(json.dumps(report))
 
 
-def _refuse_overwriting(output: Path, image: Path, mask: Path, overwrite: bool) -> None:
+@main.command()
+@click.argument("content", type=FILE)
+@click.argument("style", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="How much of the style: 0 is CONTENT itself.",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Size of the style's texture: how large STYLE is taken.",
+)
+@click.option("--keep-colours", "--keep-colors", is_flag=True, help="Only brightness from the style, not colour.")
+@click.option(
+    "--tone",
+    type=click.FloatRange(0),
+    default=0.35,
+    show_default=True,
+    help="How much brightness counts when patches are matched.",
+)
+@click.option(
+    "--largest-style",
+    type=click.IntRange(min=9),
+    default=1024,
+    show_default=True,
+    help="Longest side of STYLE in pixels at scale 1.",
+)
+@click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.")
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What the networks multiply in; auto: bfloat16 on CPUs that have it.",
+)
+@click.option("--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input.")
+@click.option("--overwrite", is_flag=True, help="Allow OUTPUT to be CONTENT itself.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print sizes and times as one JSON object.")
+def stylize(
+    content: Path,
+    style: Path,
+    output: Path,
+    strength: float,
+    scale: float,
+    keep_colours: bool,
+    tone: float,
+    largest_style: int,
+    weights: str,
+    device: str,
+    precision: str,
+    max_megapixels: float,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Paint CONTENT in the manner of STYLE.
+
+    STYLE is shrunk to the longest side of CONTENT, at most --largest-style, and then taken --scale times as large.
+    Grey photographs become coloured unless --keep-colours is given. Transparency, colour profile and EXIF stay.
+
+    \b
+    Examples:
+      inpaint stylize photo.jpg painting.jpg -o painted.png
+      inpaint stylize photo.jpg painting.jpg -o painted.png --strength 0.6 --scale 1.5 --keep-colours
+    """
+    start = time.perf_counter()
+    progress = _Progress(quiet)
+    _refuse_overwriting(output, content, style, overwrite, other="style picture")
+
+    import torch
+
+    import inpaint
+    from inpaint.image import check_output, read_image, save_image, to_tensor
+    from inpaint.style_transfer import check, flattened, in_colour, style_size
+    from inpaint.style_transfer import stylize as paint
+
+    check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
+    check_output(output)
+    photo = read_image(content, max_megapixels=max_megapixels)
+    if strength > 0 and not keep_colours:
+        photo = in_colour(photo)
+    check_output(output, photo)
+    texture = read_image(style, max_megapixels=max_megapixels)
+    taken = style_size(texture.size, photo.size, scale, largest_style)
+    for note in (*photo.notes, *texture.notes):
+        progress.say(f"note: {note}")
+    progress.say(f"{content}: {_by(photo.size)}, {style}: {_by(texture.size)} taken at {_by(taken)}")
+
+    with _memory_errors(photo.size, "use a smaller picture, --largest-style or --scale, or --device cpu"):
+        with progress.stage("load", photo.size):
+            inpainter = inpaint.load(weights, device=device, precision=precision)
+        with progress.stage("stylize", photo.size), _bar(quiet) as on_progress:
+            result = paint(
+                to_tensor(photo.image),
+                to_tensor(flattened(texture.image)),
+                strength=strength,
+                scale=scale,
+                keep_colours=keep_colours,
+                tone=tone,
+                largest_style=largest_style,
+                inpainter=inpainter,
+                on_progress=on_progress,
+            )
+    with progress.stage("save", photo.size):
+        save_image(output, photo, result, torch.full(photo.size, strength > 0))
+    seconds = time.perf_counter() - start
+    progress.say(f"{output}: done in {seconds:.2f} s")
+    if as_json:
+        report = {
+            "content": str(content),
+            "style": str(style),
+            "output": str(output),
+            "size": list(photo.size),
+            "style_size": list(taken),
+            "stages": progress.stages,
+            "seconds": seconds,
+        }
+        click.echo(json.dumps(report))
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, which appears with the first step; none where nobody watches."""
+    with click.progressbar(length=1, file=sys.stderr, hidden=quiet or not sys.stderr.isatty()) as bar:
+
+        def on_progress(done: int, steps: int) -> None:
+            bar.length = steps
+            bar.update(done - bar.pos)
+
+        yield on_progress
+
+
+def _refuse_overwriting(output: Path, image: Path, mask: Path, overwrite: bool, other: str = "mask") -> None:
     def is_output(path: Path) -> bool:
         return path.exists() and output.exists() and output.samefile(path)
 
     if is_output(mask):
-        raise InpaintError(f"{output} is the mask itself; choose another name for the output")
+        raise InpaintError(f"{output} is the {other} itself; choose another name for the output")
     if is_output(image) and not overwrite:
         raise InpaintError(
             f"{output} is the input photograph itself; choose another name, or allow it with --overwrite"
@@ -255,16 +404,16 @@ def _warn_of_transparent_hole(photo: Photo, hole: torch.Tensor, progress: _Progr
 
 
 @contextmanager
-def _memory_errors(size: tuple[int, int]) -> Iterator[None]:
+def _memory_errors(
+    size: tuple[int, int], remedy: str = "use smaller --scales, --device cpu, or a smaller picture"
+) -> Iterator[None]:
     """torch reports exhausted memory as a RuntimeError, on a GPU as a subclass of it."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
-        raise InpaintError(
-            f"not enough memory for {_by(size)} pixels: use smaller --scales, --device cpu, or a smaller picture"
-        ) from error
+        raise InpaintError(f"not enough memory for {_by(size)} pixels: {remedy}") from error
 
 
 def _save_stages(folder: Path, result: Result, hole: torch.Tensor) -> None:
@@ -465,6 +614,7 @@ def export(image2feature: Path, feature2image: Path, output: Path, vgg: Path | N
 )
 @click.option("--kinds", default="center,thick,medium,thin", show_default=True, help="Kinds of masks.")
 @click.option("--lpips-weights", type=FILE, help="Weights of LPIPS (AlexNet); without them LPIPS is left out.")
+@click.option("--fid-weights", type=FILE, help="Weights of FID's Inception network (torch-fidelity); without, no FID.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many photographs.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [torch's default]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -475,11 +625,15 @@ def evaluate(
     method: str,
     kinds: str,
     lpips_weights: Path | None,
+    fid_weights: Path | None,
     limit: int | None,
     threads: int | None,
     quiet: bool,
 ) -> None:
     """Fill every photograph of IMAGES under its masks in MASKS and measure L1, PSNR, SSIM and LPIPS.
+
+    --out receives report.html, which needs no other file, the numbers as JSON and CSV, and the results. Every mean has
+    a 95 % bootstrap interval. `inpaint compare` puts several such folders side by side.
 
     The mask of 0001_dog.jpg and kind center is MASKS/center_0001.png or MASKS/center/0001_dog.png; white = hole.
 
@@ -501,9 +655,43 @@ def evaluate(
         method=method,
         out_dir=out,
         lpips_weights=lpips_weights,
+        fid_weights=fid_weights,
         limit=limit,
         progress=not quiet,
     )
+
+
+@main.command()
+@click.argument("reports", nargs=-1, required=True, metavar="[NAME=]REPORT...")
+@click.option("--out", type=FILE, required=True, help="Folder for the comparison.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def compare(reports: tuple[str, ...], out: Path, seed: int, quiet: bool) -> None:
+    """Compare evaluations of the same photographs and masks: the first method with each of the others.
+
+    REPORT is a folder that `inpaint evaluate` wrote; its method is called NAME, or as the folder. --out receives
+    report.html, which needs no other file, comparison.json and table.md: means with 95 % bootstrap intervals, the mean
+    difference of every quantity, how often the first method is better, and the exact sign test of that.
+
+    \b
+    Example:
+      inpaint evaluate photos masks --out report
+      inpaint evaluate photos masks --out report_telea --method telea
+      inpaint compare ours=report telea=report_telea --out comparison
+    """
+    from inpaint.evaluation import comparison
+
+    folders: dict[str, Path] = {}
+    for report in reports:
+        name, _, folder = report.partition("=")
+        if not folder or Path(report).is_dir():
+            name, folder = Path(report).resolve().name, report
+        path = Path(folder)
+        if not name or name in folders:
+            raise InpaintError(f"expected a name of its own for each report, got {name!r} again; write NAME={path}")
+        folders[name] = path
+    click.echo(comparison.compare(folders, out, seed=seed, progress=not quiet).table, nl=False)
+    click.echo(f"\n{out / 'report.html'}")
 
 
 @main.command()

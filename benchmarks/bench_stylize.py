@@ -1,0 +1,196 @@
+"""Style transfer: Feature2Image against descent on the pixels (style-swap's optimisation form), in one run.
+
+    python benchmarks/bench_stylize.py --out benchmarks/results/style-cpu.json
+    python benchmarks/bench_stylize.py --quality
+
+Both decode the same swapped features of the same pictures, each in a process of its own, with networks in the same
+precision. Times cover everything from two pictures in memory to the painted one, the same VGG-19 and patchswap.match
+included. The objective is that of the optimisation, in float32; ours does not minimise it.
+
+--quality measures instead what `tone` does, on four photographs in four styles: the distance of the results' relu1_1,
+relu2_1 and relu3_1 Gram matrices to the style's (relative, mean of the layers; Gatys et al. 2016), the correlation of
+their brightness with the content's, and the distance of their colours to the style's (sliced Wasserstein, in percent
+of the full range).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import machine
+import torch
+from measure import peak_memory, reset_peak
+from PIL import Image
+from rivals import style_optimisation
+from torch import Tensor
+
+import inpaint
+import patchswap
+from inpaint.image import to_tensor
+from inpaint.style_transfer import DEFAULT_TONE, find_features, luminance, match_bands
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CONTENTS = ("astronaut.jpg", "chelsea.png", "china.jpg", "coffee.png")
+STYLES = ("starry_night.jpg", "mosaic.jpg", "engraving.jpg", "dots.jpg")
+SIDES = (256, 512)
+STEPS = 100  # what Chen & Schmidt count for this form [recalled]
+ROUNDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--quality", action="store_true", help="measure what tone does instead of times")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the optimisation")
+    parser.add_argument("--job", nargs=2, metavar=("FORM", "SIDE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.job:
+        form, side = arguments.job[0], int(arguments.job[1])
+        print(json.dumps(time_ours(side) if form == "ours" else time_optimisation(side, arguments.steps)))
+        return
+    if arguments.quality:
+        measure_quality()
+        return
+    content: dict[str, Any] = {
+        "machine": machine.describe("cpu", machine.command_line("benchmarks/bench_stylize.py")),
+        "results": [],
+    }
+    for side in SIDES:
+        ours, optimisation = (in_own_process(form, side, arguments.steps) for form in ("ours", "optimisation"))
+        reached = [seconds for seconds, value in optimisation.pop("trace") if value <= ours["objective"]]
+        optimisation["seconds_to_our_objective"] = round(reached[0], 3) if reached else None
+        optimisation["times_ours"] = round(optimisation["seconds"] / ours["seconds"], 1)
+        content["results"] += [
+            {"size": side, "form": "ours", **ours},
+            {"size": side, "form": "optimisation", **optimisation},
+        ]
+        for row in content["results"][-2:]:
+            print(row, flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def in_own_process(form: str, side: int, steps: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--job", form, str(side), "--steps", str(steps)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def pictures(side: int) -> tuple[Tensor, Tensor]:
+    """Content and style, (3, side, side)."""
+    opened = (Image.open(EXAMPLES / "photos" / CONTENTS[0]), Image.open(EXAMPLES / "styles" / STYLES[0]))
+    content, style = (image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in opened)
+    return to_tensor(content), to_tensor(style)
+
+
+def time_ours(side: int) -> dict[str, Any]:
+    inpainter = inpaint.load(device="cpu")
+    content, style = pictures(side)
+    inpaint.stylize(content[:, :64, :64], style[:, :64, :64], inpainter=inpainter)  # code is loaded
+    before = reset_peak("cpu")
+    painted = inpaint.stylize(content, style, inpainter=inpainter)
+    memory = peak_memory("cpu") - before
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        inpaint.stylize(content, style, inpainter=inpainter)
+        times.append(time.perf_counter() - start)
+    with torch.no_grad():
+        target = swapped(content, style, inpainter)
+        objective = style_optimisation.objective(painted.unsqueeze(0), target, inpainter.vgg).item()
+    return {
+        "seconds": round(statistics.median(times), 3),
+        "slowest": round(max(times), 3),
+        "runs": ROUNDS,
+        "peak_memory_mib": round(memory / 2**20),
+        "objective": round(objective, 4),
+    }
+
+
+def time_optimisation(side: int, steps: int) -> dict[str, Any]:
+    inpainter = inpaint.load(device="cpu")
+    content, style = pictures(side)
+    small = content[None, :, :64, :64]
+    with torch.no_grad():
+        target = swapped(small[0], small[0], inpainter)
+    list(style_optimisation.optimise(small, target, inpainter.vgg, steps=2, dtype=inpainter._dtype))  # code is loaded
+    before = reset_peak("cpu")
+    start = time.perf_counter()
+    with torch.no_grad():
+        target = swapped(content, style, inpainter)
+    matched = time.perf_counter() - start
+    trace = []
+    for step in style_optimisation.optimise(
+        content.unsqueeze(0), target, inpainter.vgg, steps=steps, dtype=inpainter._dtype
+    ):
+        trace.append((matched + step.seconds, step.objective))
+    seconds = time.perf_counter() - start
+    memory = peak_memory("cpu") - before
+    with torch.no_grad():
+        objective = style_optimisation.objective(step.picture, target, inpainter.vgg).item()
+    return {
+        "seconds": round(seconds, 3),
+        "steps": steps,
+        "seconds_a_step": round((seconds - matched) / steps, 4),
+        "peak_memory_mib": round(memory / 2**20),
+        "objective": round(objective, 4),
+        "trace": trace,
+    }
+
+
+def swapped(content: Tensor, style: Tensor, inpainter: inpaint.Inpainter) -> Tensor:
+    """The features that inpaint.stylize decodes: (1, 256, H/4, W/4)."""
+    pictures = content.unsqueeze(0), style.unsqueeze(0)
+    features, copied = (find_features(picture, inpainter) for picture in pictures)
+    index = torch.cat(list(match_bands((pictures[0], features), (pictures[1], copied), DEFAULT_TONE)), dim=1)
+    return patchswap.fold(index, copied, output_size=(features.shape[2], features.shape[3]))
+
+
+def measure_quality() -> None:
+    inpainter = inpaint.load(device="cpu")
+    print(f"{'tone':>6} {'Gram':>8} {'brightness':>11} {'colours':>8}")
+    for tone in (0.0, 0.15, 0.35, 0.5, 1.0):
+        rows = []
+        for content_name in CONTENTS:
+            content = to_tensor(Image.open(EXAMPLES / "photos" / content_name))
+            for style_name in STYLES:
+                style = to_tensor(Image.open(EXAMPLES / "styles" / style_name))
+                painted = inpaint.stylize(content, style, tone=tone, inpainter=inpainter)
+                rows.append(compare(painted, content, style, inpainter))
+        gram, brightness, colours = torch.tensor(rows).mean(0).tolist()
+        print(f"{tone:6.2f} {gram:8.3f} {brightness:11.3f} {100 * colours:7.2f} %", flush=True)
+
+
+@torch.inference_mode()
+def compare(
+    painted: Tensor, content: Tensor, style: Tensor, inpainter: inpaint.Inpainter
+) -> tuple[float, float, float]:
+    """Relative distance of Gram matrices, correlation of brightness in 16x16 pixels, distance of colours."""
+    layers = ("relu1_1", "relu2_1", "relu3_1")
+    found, wanted = (
+        [gram(inpainter.vgg(picture.unsqueeze(0), layers)[layer]) for layer in layers] for picture in (painted, style)
+    )
+    distances = [((a - b).norm() / b.norm()).item() for a, b in zip(found, wanted, strict=True)]
+    blocks = [torch.nn.functional.avg_pool2d(luminance(p.unsqueeze(0)), 16).flatten() for p in (painted, content)]
+    directions = torch.nn.functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    levels = torch.linspace(0, 1, 257)
+    quantiles = [(directions @ picture.flatten(1)).quantile(levels, dim=1) for picture in (painted, style)]
+    colours = (quantiles[0] - quantiles[1]).abs().mean().item()
+    return statistics.mean(distances), torch.corrcoef(torch.stack(blocks))[0, 1].item(), colours
+
+
+def gram(features: Tensor) -> Tensor:
+    cells = features[0].flatten(1)
+    return cells @ cells.T / cells.shape[1]
+
+
+if __name__ == "__main__":
+    main()

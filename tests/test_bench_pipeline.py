@@ -1,0 +1,141 @@
+"""bench_pipeline.py: what is measured, what is refused and why, how pieces are merged, and its tables and plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+pytest.importorskip("tqdm")
+
+import bench_pipeline  # noqa: E402
+import measure_pipeline  # noqa: E402
+import plot  # noqa: E402
+import tables  # noqa: E402
+from bench_pipeline import Bench  # noqa: E402
+
+
+class FakeWorker:
+    """Answers every job in the same way and remembers the jobs."""
+
+    jobs: list[dict[str, Any]] = []
+
+    def __init__(self, program: str) -> None:
+        assert (BENCHMARKS / program).is_file()
+
+    def ask(self, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+        self.jobs.append(job)
+        scales = {"256x256": dict.fromkeys(tables.STAGES, 0.01)} if job["form"].startswith("ours") else {}
+        seconds = 0.5 if job["form"] == "ours" else 50.0
+        return {"times": [seconds], "peak_memory": 300 << 20, "multiplies_in": "float32", "scales": scales}
+
+    def stop(self) -> None:
+        pass
+
+
+def measured(*wanted: tuple[str, str], budget: float = 1000.0) -> list[dict[str, Any]]:
+    bench = Bench("cpu", budget, new_worker=FakeWorker)
+    for form, size in wanted:
+        bench.measure(form, size)
+    return bench.results
+
+
+def content(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    machine = {"cpu": "a CPU", "cores": 2, "threads": 2, "memory_gib": 8.0, "packages": {"torch": "2"}}
+    return {"machine": machine, "pieces": [{"command": "x"}], "results": rows}
+
+
+def test_ours_is_measured_whole_and_by_stage() -> None:
+    image, hole = measure_pipeline.tiny(measure_pipeline.picture("256/32", "cpu")[0])
+    filled, note = measure_pipeline.FORMS["ours-float32"].make("cpu", None)(image, hole)
+    assert (filled == image)[:, ~hole].all() and (filled != image)[:, hole].any()
+    assert list(note["scales"]) == ["96x96"] and set(note["scales"]["96x96"]) == set(tables.STAGES)
+    assert all(seconds > 0 for seconds in note["scales"]["96x96"].values())
+
+
+def test_peers_fill_the_hole() -> None:
+    image, hole = measure_pipeline.picture("256/32", "cpu")
+    for name in ("telea", "ns", "biharmonic"):
+        pytest.importorskip("skimage" if name == "biharmonic" else "cv2")
+        filled, _ = measure_pipeline.FORMS[name].make("cpu", None)(image, hole)
+        measure_pipeline.check(filled, image)
+        assert (filled[:, hole] - image[:, hole]).abs().mean() < 0.2
+
+
+def test_a_form_without_its_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INPAINT_VGG19", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    worker = bench_pipeline.Worker("measure_pipeline.py")
+    job = {"form": "neural-fast-patchswap", "size": "256/112", "device": "cpu", "seconds": 0.0, "vgg": None}
+    answer = worker.ask(job, 60)
+    worker.stop()
+    assert answer["skipped"].startswith("failed: expected VGG-19 weights")
+
+
+def test_ratio_is_to_ours_in_the_same_run() -> None:
+    ours, rival, alone = measured(("ours", "256/112"), ("neural-fast-patchswap", "256/112"), ("telea", "512/224"))
+    assert ours["times_ours"] == 1 and ours["median_ms"] == 500 and ours["peak_memory_mib"] == 300
+    assert rival["times_ours"] == 100 and rival["ours_ms"] == 500
+    assert alone["times_ours"] is None
+
+
+def test_what_does_not_fit_into_the_budget_is_not_started() -> None:
+    first, second = measured(("neural-paper-patchswap", "256/112"), ("neural-paper-patchswap", "512/224"), budget=120)
+    assert "median_ms" in first
+    assert second["skipped"] == "over the time budget: needs about 206 s, 120 s are left"  # 50 s x 4 and the start
+
+
+def test_plan() -> None:
+    order = bench_pipeline.plan(["256/112", "1024/512"], ["telea", "neural-fast-patchswap"], "cpu")
+    assert order == [
+        ("ours", "256/112"),
+        ("ours", "1024/512"),
+        ("telea", "256/112"),
+        ("telea", "1024/512"),
+        ("neural-fast-patchswap", "256/112"),
+    ]
+    assert all(form != "telea" for form, _ in bench_pipeline.plan(["256/112"], ["telea"], "cuda"))
+
+
+def test_pieces_are_merged() -> None:
+    earlier = content(measured(("ours", "512/224"), ("telea", "256/112")))
+    again = {**earlier["results"][0], "median_ms": 400.0}
+    skipped = {"form": "telea", "size": "256/112", "label": "", "group": "weight-free", "skipped": "no time"}
+    merged = bench_pipeline.merge(earlier, content([again, skipped]))
+    assert [(row["form"], row["median_ms"]) for row in merged["results"]] == [("telea", 50000), ("ours", 400)]
+    assert len(merged["pieces"]) == 2
+
+
+def test_command_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--vgg", "/home/someone/vgg.tar.gz", "--out", "benchmarks/results/a.json"])
+    expected = "python benchmarks/bench_pipeline.py --vgg vgg.tar.gz --out benchmarks/results/a.json"
+    assert bench_pipeline.command_line() == expected
+
+
+def test_tables_and_plot(tmp_path: Path) -> None:
+    rows = measured(("ours", "256/112"), ("neural-paper-patchswap", "256/112"), ("ours", "512/224"))
+    (tmp_path / "pipeline-cpu.json").write_text(json.dumps(content(rows)))
+    times = tables.render("pipeline-cpu", tmp_path).splitlines()
+    assert times[2:] == [
+        "| patchswap | **0.500 s** | **0.500 s** |",
+        "| neural inpainting, paper form, matching by patchswap | 50.0 s (100 x) | - |",
+    ]
+    stages = tables.render("pipeline-cpu-stages", tmp_path).splitlines()
+    assert stages[2].startswith("| 256/112, float32 | 1 | 10 |") and stages[2].endswith(
+        "| 440 | **500** | 500 | 0.29 GiB |"
+    )
+    summary = tables.render("pipeline-cpu-summary", tmp_path).splitlines()
+    assert summary[2:] == [
+        "| neural inpainting, paper's form | 50.0 s (100 x) | - |",
+        "| **ours** | **0.500 s** | **0.500 s** |",
+    ]
+    pytest.importorskip("matplotlib")
+    plot.draw_pipeline(content(rows), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
