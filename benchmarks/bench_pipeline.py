@@ -151,7 +151,9 @@ def merge(earlier: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
             found[key] = row
     order = list(FORMS)
     rows = sorted(found.values(), key=lambda row: (parse_size(row["size"])[0], row["size"], order.index(row["form"])))
-    return {**content, "pieces": earlier["pieces"] + content["pieces"], "results": rows}
+    dates = {row["date"] for row in rows}
+    pieces = [piece for piece in earlier["pieces"] + content["pieces"] if piece["date"] in dates]
+    return {**content, "pieces": pieces, "results": rows}
 
 
 def print_table(results: list[dict[str, Any]]) -> None:
@@ -220,6 +222,7 @@ def main() -> None:
     content: dict[str, Any] = {}
     for name, size in tqdm(plan(arguments.sizes, arguments.forms, arguments.device), unit="form"):
         bench.measure(name, size)
+        bench.results[-1]["date"] = facts["date"]  # of its piece
         piece = {name: facts[name] for name in ("command", "date", "commit")}
         piece["seconds"] = round(time.monotonic() - bench.start)
         content = {"machine": facts, "pieces": [piece], "results": bench.results}

@@ -95,11 +95,11 @@ def draw_pipeline(content: dict[str, Any], path: Path) -> None:
         stages.bar(list(ours), shares, bottom=bottoms[: len(ours)], label=stage, width=0.6)
         bottoms = [bottom + share for bottom, share in zip(bottoms, shares, strict=False)]
     stages.set_ylabel("patchswap: stages, % of its time", fontsize=8)
-    for axis, columns in ((times, 1), (stages, 3)):
+    for axis, columns in ((times, 2), (stages, 3)):
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
         legend = {"fontsize": 6.5, "frameon": False, "ncols": columns}
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), **legend)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), **legend)
         axis.set_xlabel("image / hole", fontsize=8)
     figure.suptitle(where(content["machine"]), fontsize=8)
     save(figure, path)

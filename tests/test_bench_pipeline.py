@@ -105,12 +105,15 @@ def test_plan() -> None:
 
 
 def test_pieces_are_merged() -> None:
-    earlier = content(measured(("ours", "512/224"), ("telea", "256/112")))
-    again = {**earlier["results"][0], "median_ms": 400.0}
-    skipped = {"form": "telea", "size": "256/112", "label": "", "group": "weight-free", "skipped": "no time"}
-    merged = bench_pipeline.merge(earlier, content([again, skipped]))
+    first, second, third = ({"command": "x", "date": date} for date in ("one", "two", "three"))
+    ours, telea = measured(("ours", "512/224"), ("telea", "256/112"))
+    earlier = content([{**ours, "date": "one"}, {**telea, "date": "two"}])
+    earlier["pieces"] = [first, second]
+    skipped = {"form": "telea", "size": "256/112", "label": "", "group": "weight-free", "skipped": "", "date": "three"}
+    again = content([{**ours, "median_ms": 400.0, "date": "three"}, skipped])
+    merged = bench_pipeline.merge(earlier, {**again, "pieces": [third]})
     assert [(row["form"], row["median_ms"]) for row in merged["results"]] == [("telea", 50000), ("ours", 400)]
-    assert len(merged["pieces"]) == 2
+    assert merged["pieces"] == [second, third]  # nothing of the first is left
 
 
 def test_command_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
