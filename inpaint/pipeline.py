@@ -170,7 +170,7 @@ class Inpainter:
         results: list[ScaleResult] = []
         picture, missing = shrink(photograph, holes, sizes[0])
         rows, columns = window_around(missing[0], _CONTEXT)
-        with clock.measure("infer", sizes[0]), self._multiplying():
+        with clock.measure("infer", sizes[0]), self.multiplying():
             coarse = picture.clone()
             part, gap = picture[..., rows, columns], missing[..., rows, columns]
             if self.symmetric and len(sizes) > 1:
@@ -190,7 +190,8 @@ class Inpainter:
         final = torch.where(hole, final, image)
         return Result(final, coarse[0].to(image.device), results, clock.times)
 
-    def _multiplying(self) -> torch.autocast:
+    def multiplying(self) -> torch.autocast:
+        """A context in which the networks multiply in the precision that was asked for."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def _refine(
@@ -200,13 +201,13 @@ class Inpainter:
         size = (filled.shape[2], filled.shape[3])
         rows, columns = window
         part, missing = filled[..., rows, columns], hole[..., rows, columns]
-        with clock.measure("vgg", size), self._multiplying():
+        with clock.measure("vgg", size), self.multiplying():
             features = self.vgg.relu3_1(part).float()
         with clock.measure("match", size):
             swapped, match = patchswap.swap(
                 features, hole=feature_hole(missing), key_margin=self.key_margin, return_match=True
             )
-        with clock.measure("translate", size), self._multiplying():
+        with clock.measure("translate", size), self.multiplying():
             decoded = self.feature2image(swapped)[..., : part.shape[2], : part.shape[3]]
         with clock.measure("blend", size):
             painted = decoded

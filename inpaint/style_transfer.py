@@ -158,7 +158,7 @@ def luminance(pictures: Tensor) -> Tensor:
 
 def find_features(picture: Tensor, inpainter: Inpainter) -> Tensor:
     """relu3_1 of a picture (1, 3, H, W), computed in strips of about half a megapixel."""
-    with inpainter._multiplying():
+    with inpainter.multiplying():
         return inpainter.vgg.relu3_1(picture, strip=max(64, (1 << 19) // picture.shape[3] // 4 * 4)).float()
 
 
@@ -261,7 +261,7 @@ def _study(style: Tensor, inpainter: Inpainter) -> _Style:
 
 
 def _decode(features: Tensor, inpainter: Inpainter) -> Tensor:
-    with inpainter._multiplying():
+    with inpainter.multiplying():
         return inpainter.feature2image(features)
 
 
