@@ -151,8 +151,8 @@ def merge(earlier: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
             found[key] = row
     order = list(FORMS)
     rows = sorted(found.values(), key=lambda row: (parse_size(row["size"])[0], row["size"], order.index(row["form"])))
-    dates = {row["date"] for row in rows}
-    pieces = [piece for piece in earlier["pieces"] + content["pieces"] if piece["date"] in dates]
+    dates = {row.get("date") for row in rows}
+    pieces = [piece for piece in earlier["pieces"] + content["pieces"] if piece["date"] in dates or None in dates]
     return {**content, "pieces": pieces, "results": rows}
 
 

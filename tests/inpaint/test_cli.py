@@ -61,8 +61,8 @@ class FakeInpainter:
 def fake(monkeypatch) -> FakeInpainter:
     inpainter = FakeInpainter()
 
-    def load(name_or_path="default", device="auto"):
-        inpainter.loaded = (name_or_path, device)
+    def load(name_or_path="default", device="auto", *, precision="auto"):
+        inpainter.loaded = (name_or_path, device, precision)
         return inpainter
 
     monkeypatch.setattr(inpaint, "load", load, raising=False)
@@ -107,7 +107,7 @@ def test_fill_changes_the_hole_and_nothing_else(fake, files):
     assert (saved[files.hole] == (255, 0, 0)).all()
     assert torch.equal(fake.image, to_tensor(Image.fromarray(files.pixels)))
     assert torch.equal(fake.hole, torch.from_numpy(files.hole))
-    assert fake.loaded == ("default", "auto") and fake.scales is None and fake.seed == 0
+    assert fake.loaded == ("default", "auto", "auto") and fake.scales is None and fake.seed == 0
     assert result.stdout == ""
 
 
@@ -135,14 +135,13 @@ def test_options_reach_mask_and_pipeline(fake, files):
     soft = files.folder / "soft.png"
     Image.fromarray(np.where(files.hole, 100, 255).astype(np.uint8)).save(soft)
     arguments = ["--invert-mask", "--threshold", "0.45", "--dilate", 2, "--scales", "16,32", "--seed", 7]
-    result = run(
-        "fill", files.image, soft, "-o", files.out, *arguments, "--device", "cpu", "--weights", "mine.safetensors"
-    )
+    arguments += ["--device", "cpu", "--weights", "mine.safetensors", "--precision", "float32"]
+    result = run("fill", files.image, soft, "-o", files.out, *arguments)
     assert result.exit_code == 0, result.output
     grown = np.zeros_like(files.hole)
     grown[6:26, 8:32] = True
     assert torch.equal(fake.hole, torch.from_numpy(grown))
-    assert fake.scales == [16, 32] and fake.seed == 7 and fake.loaded == ("mine.safetensors", "cpu")
+    assert fake.scales == [16, 32] and fake.seed == 7 and fake.loaded == ("mine.safetensors", "cpu", "float32")
 
 
 def test_stages_are_saved_as_pictures(fake, files):
