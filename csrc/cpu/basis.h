@@ -4,6 +4,8 @@
 // much is pruned, never what is found: coarse.h bounds whatever they leave out, for any axes.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -29,21 +31,28 @@ constexpr int kIterations = 3;
 // power of two near their root mean square norm, which is returned; 0 if they are all zero.
 template <class Element>
 double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>& sample) {
-  const size_t before = sample.size();
-  const int64_t step = divide_up(patches, kSampledCells), middle = map.patch_size / 2;
-  double square = 0;
-  int64_t passed = 0;
-  for (int64_t patch = 0; patch < map.rows * map.columns; patch++) {
-    if (!map.takes_part_at(patch) || passed++ % step != 0) continue;
-    const Element* cell = map.features + (patch / map.columns + middle) * map.row_stride +
-                          (patch % map.columns + middle) * map.column_stride;
-    for (int64_t channel = 0; channel < map.channels; channel++) {
-      sample.push_back(static_cast<float>(cell[channel * map.channel_stride]));
-      square += static_cast<double>(sample.back()) * sample.back();
-    }
+  const int64_t before = sample.size(), step = divide_up(patches, kSampledCells), middle = map.patch_size / 2;
+  std::vector<int64_t> sampled;
+  for (int64_t patch = 0, passed = 0; patch < map.rows * map.columns; patch++) {
+    if (map.takes_part_at(patch) && passed++ % step == 0) sampled.push_back(patch);
   }
-  if (square == 0) return 0;
-  const double unit = std::exp2(std::round(std::log2(square * map.channels / (sample.size() - before)) / 2));
+  const int64_t cells = sampled.size();
+  sample.resize(before + cells * map.channels);
+  std::vector<double> square(cells);
+  torch::stable::parallel_for(0, cells, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const Element* cell = map.features + (sampled[i] / map.columns + middle) * map.row_stride +
+                            (sampled[i] % map.columns + middle) * map.column_stride;
+      float* to = sample.data() + before + i * map.channels;
+      for (int64_t channel = 0; channel < map.channels; channel++) {
+        to[channel] = static_cast<float>(cell[channel * map.channel_stride]);
+        square[i] += static_cast<double>(to[channel]) * to[channel];
+      }
+    }
+  });
+  const double mean = std::accumulate(square.begin(), square.end(), 0.0) / std::max<int64_t>(cells, 1);
+  if (mean == 0) return 0;
+  const double unit = std::exp2(std::round(std::log2(mean) / 2));
   for (size_t i = before; i < sample.size(); i++) sample[i] = static_cast<float>(sample[i] / unit);
   return unit;
 }
@@ -114,45 +123,72 @@ PATCHSWAP_INLINE void orthonormalise(float* vectors, int64_t count, int64_t leng
   }
 }
 
-PATCHSWAP_INLINE void find_axes(const std::vector<float>& sample, Basis& basis) {
-  const int64_t channels = basis.channels, cells = sample.size() / channels;
-  std::vector<float> moments(channels * channels), next(basis.axes * channels);
-  multiply_rows_of(sample.data(), 1, channels, sample.data(), cells, channels, 0, channels, moments.data());
-  basis.axis.resize(basis.axes * channels);
+// Frobenius norm of axis axis^T - 1, or more. In double precision, as the bound of coarse.h is no tighter than this.
+inline double deviation(const Basis& basis) {
+  const double rounding = 1.01 * basis.channels * 0x1p-53 * 1.01;
+  std::vector<double> square(basis.axes);
+  torch::stable::parallel_for(0, basis.axes, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const float* left = &basis.axis[i * basis.channels];
+      for (int64_t j = 0; j < basis.axes; j++) {
+        constexpr int kChains = 8;
+        const float* right = &basis.axis[j * basis.channels];
+        double sum[kChains] = {};
+        int64_t channel = 0;
+        for (; channel + kChains <= basis.channels; channel += kChains) {
+          for (int n = 0; n < kChains; n++) sum[n] += static_cast<double>(left[channel + n]) * right[channel + n];
+        }
+        for (; channel < basis.channels; channel++) sum[0] += static_cast<double>(left[channel]) * right[channel];
+        const double off = std::abs(std::accumulate(sum, sum + kChains, 0.0) - (i == j)) + rounding;
+        square[i] += off * off;
+      }
+    }
+  });
+  return std::sqrt(std::accumulate(square.begin(), square.end(), 0.0)) * (1 + 1e-9);
+}
+
+// multiply_rows_of() and orthonormalise() for one instruction set.
+struct BasisKernel {
+  void (*multiply_rows)(const float* left, int64_t row_stride, int64_t left_stride, const float* right, int64_t depth,
+                        int64_t columns, int64_t begin, int64_t end, float* result);
+  void (*orthonormalise)(float* vectors, int64_t count, int64_t length, int passes);
+};
+
+inline void find_axes(const std::vector<float>& sample, const BasisKernel& kernel, Basis& basis) {
+  const int64_t channels = basis.channels, axes = basis.axes, cells = sample.size() / channels;
+  auto multiply = [&](const float* left, int64_t row_stride, int64_t left_stride, const float* right, int64_t depth,
+                      int64_t rows, float* result) {
+    torch::stable::parallel_for(0, rows, grain_size(depth * channels), [&](int64_t begin, int64_t end) {
+      kernel.multiply_rows(left, row_stride, left_stride, right, depth, channels, begin, end, result);
+    });
+  };
+  std::vector<float> moments(channels * channels), next(axes * channels);
+  multiply(sample.data(), 1, channels, sample.data(), cells, channels, moments.data());
+  basis.axis.resize(axes * channels);
   uint32_t random = 1;
   for (float& number : basis.axis)
     number = static_cast<float>((random = random * 1664525u + 1013904223u) >> 8) - (1 << 23);
   for (int i = 0; i < kIterations; i++) {
-    multiply_rows_of(basis.axis.data(), channels, 1, moments.data(), channels, channels, 0, basis.axes, next.data());
+    multiply(basis.axis.data(), channels, 1, moments.data(), channels, axes, next.data());
     basis.axis.swap(next);
-    orthonormalise(basis.axis.data(), basis.axes, channels, i + 1 < kIterations ? 1 : 2);
+    kernel.orthonormalise(basis.axis.data(), axes, channels, i + 1 < kIterations ? 1 : 2);
   }
-  multiply_rows_of(basis.axis.data(), channels, 1, moments.data(), channels, channels, 0, basis.axes, next.data());
-  std::vector<double> energy(basis.axes);
-  for (int64_t i = 0; i < basis.axes; i++) {
+  multiply(basis.axis.data(), channels, 1, moments.data(), channels, axes, next.data());
+  std::vector<double> energy(axes);
+  for (int64_t i = 0; i < axes; i++) {
     energy[i] = inner_product(&next[i * channels], &basis.axis[i * channels], channels) / cells;
   }
-  std::vector<int64_t> order(basis.axes);
+  std::vector<int64_t> order(axes);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy[i] > energy[j]; });
-  for (int64_t i = 0; i < basis.axes; i++) {
+  for (int64_t i = 0; i < axes; i++) {
     std::copy_n(&basis.axis[order[i] * channels], channels, &next[i * channels]);
     if (i == basis.leading) basis.first_trailing_energy = energy[order[i]];
     (i < basis.leading ? basis.leading_energy : basis.trailing_energy) += energy[order[i]];
   }
   basis.axis.swap(next);
   for (int64_t i = 0; i < channels; i++) basis.energy += moments[i * channels + i] / cells;
-
-  // Each entry of axis axis^T in float, with what rounding may have added to it.
-  const double rounding = 1.01 * channels * 0x1p-24 * 1.01;
-  for (int64_t i = 0; i < basis.axes; i++) {
-    for (int64_t j = 0; j <= i; j++) {
-      const float product = inner_product(&basis.axis[i * channels], &basis.axis[j * channels], channels);
-      const double off = std::abs(static_cast<double>(product) - (i == j)) + rounding;
-      basis.deviation += (i == j ? 1 : 2) * off * off;
-    }
-  }
-  basis.deviation = std::sqrt(basis.deviation);
+  basis.deviation = deviation(basis);
 }
 
 }  // namespace patchswap

@@ -4,12 +4,15 @@
 // A cell x has the coordinates a = V x along the axes of basis.h. In steps of size `step` they are rounded: the leading
 // ones to an eighth of a step in 16 bits, the trailing ones to a step in 8 bits. With h and l these numbers,
 //     coarse(x, y) = floor(<h_x, h_y> / 64) + <l_x, l_y>.
+// Where eight bits multiply no faster than sixteen, the walk takes the leading numbers only; the trailing ones are kept
+// apart, for the pairs of patches that the leading ones do not rule out.
 // What is lost: e = a - rounded a, for the leading and the trailing axes, and r = x minus its part along the axes.
 // Stacked over the p * p cells of a patch, with E and A the norms of the errors and of the rounded coordinates, N the
 // patch's norm and R that of what lies off the axes, all in steps, for a query patch and a key patch
 //     | <query, key> / (step step') - coarse | <= w w',
 //     w^2 = (E_h X_h)^2 + (A_h / X_h)^2 + (E_l X_l)^2 + (A_l / X_l)^2 + R^2 + eta N^2 + p^2
-// for any X_h, X_l; eta covers rounding in float32, here and in the full-precision score.
+// for any X_h, X_l; eta covers rounding in float32, here and in the full-precision score. Of the leading numbers alone
+// the same holds without E_l and A_l, where R is the norm of what lies off the leading axes.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +24,8 @@
 
 namespace patchswap {
 
-constexpr int kLeadingShift = 3;  // leading coordinates are this many bits finer than trailing ones
+constexpr int64_t kKeptTogether = 32;  // numbers kept apart come in multiples of this
+constexpr int kLeadingShift = 3;       // leading coordinates are this many bits finer than trailing ones
 constexpr float kMostLeading = 32767, kMostTrailing = 127;
 constexpr float kMostLeadingSquare = 2.1e9f;  // of a cell, so that products of leading numbers stay below 2^31
 
@@ -29,6 +33,7 @@ constexpr float kMostLeadingSquare = 2.1e9f;  // of a cell, so that products of 
 struct CoarseScheme {
   Basis basis;
   int64_t pairs = 0, quads = 0;              // words of two leading, of four trailing numbers
+  int64_t kept_apart = 0;                    // trailing numbers outside the words, with zeros up to whole registers
   double leading_balance, trailing_balance;  // X_h^2 and X_l^2
   double coordinate_rounding;                // the error of a computed coordinate vector, relative to the cell's norm
   double score_rounding;                     // eta
@@ -38,35 +43,50 @@ struct CoarseScheme {
 
 // A cell's sums of squares that patches are bounded with, in steps.
 struct CoarseErrors {
-  float leading_error, leading_size, trailing_error, trailing_size, off_axis;
+  float leading_error, leading_size, trailing_error, trailing_size, off_leading, off_axis;
 };
 
+// What a machine multiplies whole numbers with: nothing special; pairs of 16 bits and an addition (SSE2, AVX2,
+// AVX-512); or pairs of 16 and quads of 8 bits, added up at once (VNNI).
+enum class WholeNumbers { kPlain, kPairs, kPairsAndQuads };
+
 // A key's word holds its trailing numbers plus 128, unsigned; `correction` of the query takes that off again.
-template <int VectorBytes, int QueryPanel, bool HasVnni>
+template <int VectorBytes, int QueryPanel, WholeNumbers Instructions>
 struct CoarseProducts : Registers<int32_t, VectorBytes> {
   using Number = int32_t;
   using Base = Registers<int32_t, VectorBytes>;
   using Base::kLanes;
   using typename Base::Vector;
   static constexpr int kQueryPanel = QueryPanel;
+  static constexpr bool kTakesQuads = Instructions == WholeNumbers::kPairsAndQuads;  // else they are kept apart
 
-  // sum + the inner products of the query's two leading numbers with each key's.
-  static PATCHSWAP_INLINE void add_pairs(Vector& sum, int32_t query, const Vector& key) {
+  // sum + the inner products of two leading numbers of a query with two of a key, in each lane.
+  static PATCHSWAP_INLINE void add_pairs(Vector& sum, const Vector& query, const Vector& key) {
 #if defined(__x86_64__)
-    if constexpr (HasVnni) {
+    if constexpr (Instructions == WholeNumbers::kPairsAndQuads) {
       Vector total = sum;  // a register, which an element of an array would not become
-      asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(key), "v"(Vector{} + query));
+      asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(key), "v"(query));
       sum = total;
+      return;
+    } else if constexpr (Instructions == WholeNumbers::kPairs && VectorBytes > 16) {
+      Vector products;
+      asm("vpmaddwd %2, %1, %0" : "=v"(products) : "v"(key), "v"(query));
+      sum += products;
+      return;
+    } else if constexpr (Instructions == WholeNumbers::kPairs) {
+      Vector products = query;
+      asm("pmaddwd %1, %0" : "+x"(products) : "x"(key));
+      sum += products;
       return;
     }
 #endif
-    sum += static_cast<int16_t>(query) * ((key << 16) >> 16) + (query >> 16) * (key >> 16);
+    sum += ((query << 16) >> 16) * ((key << 16) >> 16) + (query >> 16) * (key >> 16);
   }
 
   // sum + the inner products of the query's four trailing numbers with each key's unsigned ones.
   static PATCHSWAP_INLINE void add_quads(Vector& sum, int32_t query, const Vector& key) {
 #if defined(__x86_64__)
-    if constexpr (HasVnni) {
+    if constexpr (Instructions == WholeNumbers::kPairsAndQuads) {
       Vector total = sum;  // a register, which an element of an array would not become
       asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(key), "v"(Vector{} + query));
       sum = total;
@@ -75,6 +95,31 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
 #endif
 #pragma GCC unroll 4
     for (int byte = 0; byte < 4; byte++) sum += static_cast<int8_t>(query >> 8 * byte) * ((key >> 8 * byte) & 255);
+  }
+
+  // The inner product of `count` bytes, a multiple of kKeptTogether.
+  static PATCHSWAP_INLINE int32_t product_of_bytes(const int8_t* left, const int8_t* right, int64_t count) {
+    using Bytes = Registers<int8_t, VectorBytes / 2>;
+    using Halves = Registers<int16_t, VectorBytes>::Vector;
+    auto widen = [](const int8_t* from, Vector& to) __attribute__((always_inline)) {
+#if defined(__x86_64__)
+      if constexpr (VectorBytes > 16) {  // for which the compiler would take a detour
+        asm("vpmovsxbw %1, %0" : "=v"(to) : "m"(Bytes::load(from)));
+        return;
+      }
+#endif
+      reinterpret_cast<Halves&>(to) = __builtin_convertvector(Bytes::load(from), Halves);
+    };
+    Vector sum = {};
+    for (int64_t i = 0; i < count; i += Bytes::kLanes) {
+      Vector a, b;
+      widen(left + i, a);
+      widen(right + i, b);
+      add_pairs(sum, a, b);
+    }
+    int32_t total = 0;
+    for (int lane = 0; lane < kLanes; lane++) total += sum[lane];
+    return total;
   }
 
   // coarse() of Rows query cells and Columns panels of key cells.
@@ -92,7 +137,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
       for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 8
         for (int j = 0; j < Columns; j++) {
-          add_pairs(sum[i][j], query[i / QueryPanel * query_step + i % QueryPanel], right[j]);
+          add_pairs(sum[i][j], Vector{} + query[i / QueryPanel * query_step + i % QueryPanel], right[j]);
         }
       }
     }
@@ -134,6 +179,7 @@ struct EncodeTask {
   bool is_query;
   int64_t panel, word_slots;  // of the result; word_slots <= slots
   int32_t* words;             // [word_slots / panel][words][panel]
+  int8_t* kept_apart;         // [word_slots][scheme.kept_apart]
   CoarseErrors* errors;       // [word_slots]
 };
 
@@ -192,10 +238,14 @@ PATCHSWAP_INLINE void encode_slots(const EncodeTask& task, int64_t first) {
     leading_size[i] = 0;
   }
 
+  const Values along_leading = along;
   size = error = Values{};
   Numbers sum = {};
+  if (scheme.kept_apart > 0) {
+    std::fill_n(task.kept_apart + first * scheme.kept_apart, present * scheme.kept_apart, int8_t(0));
+  }
   const int32_t offset = task.is_query ? 0 : 128;
-  for (int64_t quad = 0; quad < scheme.quads; quad++) {
+  for (int64_t quad = 0; quad < divide_up(basis.axes - basis.leading, 4); quad++) {
     Numbers packed = {};
     const int64_t begin = basis.leading + 4 * quad;
     for (int64_t i = begin; i < std::min(begin + 4, basis.axes); i++, from += task.slots) {
@@ -210,29 +260,41 @@ PATCHSWAP_INLINE void encode_slots(const EncodeTask& task, int64_t first) {
       along += value * value;
       sum += number;
       packed |= ((number + offset) & 0xff) << static_cast<int32_t>((i - begin) * 8);
+      for (int64_t n = 0; scheme.kept_apart > 0 && n < present; n++) {
+        task.kept_apart[(first + n) * scheme.kept_apart + i - basis.leading] = static_cast<int8_t>(number[n]);
+      }
     }
+    if (quad >= scheme.quads) continue;
     Ints::at(word) = packed;
     store(scheme.pairs + 1 + quad);
   }
-  Ints::at(word) = task.is_query ? sum * -128 : Numbers{};
+  Ints::at(word) = task.is_query && scheme.quads > 0 ? sum * -128 : Numbers{};
   store(scheme.pairs);
 
   constexpr float kUp = 1 + 1e-4f;  // covers the rounding of these sums themselves
   for (int64_t i = 0; i < present; i++) {
     // What lies off the axes: at most |x|^2 minus the square of what is surely along them.
     const double square = task.square_norms[first + i] * task.factor * task.factor;
-    const double surely =
-        std::max(0.0, std::sqrt(along[i] * (1 - 1e-4)) - scheme.coordinate_rounding * std::sqrt(square));
-    const double off = std::max(0.0, square - surely * surely * (1 - scheme.basis.deviation)) + 1e-12 * square;
-    task.errors[first + i] = {leading_error[i] * kUp, leading_size[i] * kUp, error[i] * kUp, size[i] * kUp,
-                              static_cast<float>(off) * kUp};
+    auto off = [&](float square_along) {
+      const double surely =
+          std::max(0.0, std::sqrt(square_along * (1 - 1e-4)) - scheme.coordinate_rounding * std::sqrt(square));
+      return static_cast<float>(std::max(0.0, square - surely * surely * (1 - scheme.basis.deviation)) +
+                                1e-12 * square);
+    };
+    task.errors[first + i] = {leading_error[i] * kUp, leading_size[i] * kUp,       error[i] * kUp,
+                              size[i] * kUp,          off(along_leading[i]) * kUp, off(along[i]) * kUp};
   }
 }
 
-// Bound w of the patch that begins at a slot of a row, from the errors of the tile's cells and its norm in steps.
-inline double patch_weight(const CoarseScheme& scheme, const Tile& tile, const CoarseErrors* cells, int64_t row,
-                           int64_t slot, int64_t patch_size, double norm) {
-  double leading_error = 0, leading_size = 0, trailing_error = 0, trailing_size = 0, off_axis = 0;
+// The bounds w of a patch: for what the walk adds up, and with the numbers that are kept apart.
+struct PatchWeights {
+  double walk, refined;
+};
+
+// Those of the patch that begins at a slot of a row, from the errors of the tile's cells and its norm in steps.
+inline PatchWeights patch_weights(const CoarseScheme& scheme, const Tile& tile, const CoarseErrors* cells, int64_t row,
+                                  int64_t slot, int64_t patch_size, double norm) {
+  double leading_error = 0, leading_size = 0, trailing_error = 0, trailing_size = 0, off_leading = 0, off_axis = 0;
   for (int64_t dy = 0; dy < patch_size; dy++) {
     const CoarseErrors* first = cells + (row + dy) * tile.slots + tile.slot(dy, row, slot);
     for (int64_t dx = 0; dx < patch_size; dx++) {
@@ -241,6 +303,7 @@ inline double patch_weight(const CoarseScheme& scheme, const Tile& tile, const C
       leading_size += cell.leading_size;
       trailing_error += cell.trailing_error;
       trailing_size += cell.trailing_size;
+      off_leading += cell.off_leading;
       off_axis += cell.off_axis;
     }
   }
@@ -249,9 +312,11 @@ inline double patch_weight(const CoarseScheme& scheme, const Tile& tile, const C
     const double most_error = std::sqrt(error) + slack, most_size = std::sqrt(size) + most_error;
     return most_error * most_error * balance + most_size * most_size / balance;
   };
-  return std::sqrt(balanced(leading_error, leading_size, scheme.leading_balance) +
-                   balanced(trailing_error, trailing_size, scheme.trailing_balance) + off_axis +
-                   scheme.score_rounding * norm * norm + patch_size * patch_size);
+  const double leading = balanced(leading_error, leading_size, scheme.leading_balance) +
+                         scheme.score_rounding * norm * norm + patch_size * patch_size;
+  const double trailing = balanced(trailing_error, trailing_size, scheme.trailing_balance);
+  const double refined = std::sqrt(leading + trailing + off_axis);
+  return {.walk = scheme.kept_apart > 0 ? std::sqrt(leading + off_leading) : refined, .refined = refined};
 }
 
 }  // namespace patchswap

@@ -29,12 +29,18 @@ Map<Element> map_of(const char* name, const Tensor& features, const std::optiona
           .patch_size = patch_size};
 }
 
-// Finding the axes and coding the cells takes as long as this many dense products; and it takes fast whole numbers.
+// Finding the axes and coding the cells takes as long as this many dense products; and it takes fast whole numbers,
+// which every x86-64 has.
 template <class Element>
 bool pruning_looks_worthwhile(const Map<Element>& query, const Map<Element>& key) {
   constexpr double kProducts = 3e9;
   constexpr int64_t kChannels = 64;
-  return instruction_set() == InstructionSet::kAvx512Vnni && query.channels >= kChannels &&
+#if defined(__x86_64__)
+  constexpr bool kHasFastWholeNumbers = true;
+#else
+  constexpr bool kHasFastWholeNumbers = false;
+#endif
+  return kHasFastWholeNumbers && query.channels >= kChannels &&
          static_cast<double>(query.patches_taking_part()) * key.patches_taking_part() * query.channels >= kProducts;
 }
 

@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -23,21 +24,24 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kMostCoarseQuerySlots = 60;
 constexpr int64_t kMostCoarseKeySlots = 128;
 constexpr int64_t kSeedStride = 8;           // every so many diagonals are searched for good keys to begin with
+constexpr int64_t kWholePairs = 1 << 30;     // as such a stride: shares are whole pairs of tiles
 constexpr size_t kMostCandidates = 1 << 15;  // waiting in a thread
-constexpr double kLeadingShare = 0.25, kTrailingShare = 0.4;  // axes, as a share of the channels
+// Axes, as a share of the channels. Leading ones: where the walk takes the trailing ones too, and where it does not.
+constexpr double kLeadingShareWithQuads = 0.25, kLeadingShareAlone = 0.3125, kTrailingShare = 0.4;
 constexpr double kTrailingRange = 4;
 constexpr int64_t kMostSpentBase = 128, kMostSpentShare = 10;  // a query is given up beyond this and a 10th of the keys
 // Pruning stops where, after this share of the pairs, more than such a share of them had to be scored in full, or more
 // than such a share of the queries has been given up.
 constexpr int64_t kJudgedShare = 8, kMostRescoredShare = 50, kMostGivenUpShare = 4;
-// It stops at once where, after so many pairs of a share, more than an 8th of them had to be.
-constexpr int64_t kGlancedPairs = 1 << 17, kMostPassedShare = 8;
+// It stops at once where a share has scored so many, and these are more than an 8th of the pairs that it has visited.
+constexpr int64_t kGlancedScores = 1 << 13, kMostScoredShare = 8;
 constexpr double kSmallestNorm = 1e-12;  // below, absolute rounding would matter: left to the dense search
 
 // A pair that the bound does not rule out: positions [rows][slots] in their tiles.
 struct Candidate {
   int32_t query, key;
   float upper;
+  int32_t coarse = 0;  // the walk's sum
 };
 
 // A pair whose ranking has been computed, in dense_ranking()'s order of summation.
@@ -47,11 +51,11 @@ struct Resolved {
   float ranking;
 };
 
-// How many pairs of a share have been visited, and how many of them the bound did not rule out.
-struct Passed {
-  int64_t visited = 0, passed = 0;
+// How many pairs of a share have been visited, and how many of them scored in full.
+struct Effort {
+  int64_t visited = 0, scored = 0;
 
-  bool too_many() const { return visited >= kGlancedPairs && passed * kMostPassedShare > visited; }
+  bool too_much() const { return scored >= kGlancedScores && scored * kMostScoredShare > visited; }
 };
 
 // One thread's share of the pruned search: a pair of tiles. All arrays are [rows][slots] of their tile.
@@ -59,7 +63,11 @@ struct PrunedTask {
   PackedTile<int32_t> query, key;
   const float* query_weight;             // w, 0 where no query takes part
   const float *key_factor, *key_weight;  // step / norm, and w times that; 0 and -inf where no key takes part
-  const float* key_scale;                // 1 / norm
+  // With the numbers kept apart: w as above, and the numbers themselves, [cell rows][slots][kept_apart].
+  const float *query_refined, *key_refined;
+  const int8_t *query_apart, *key_apart;
+  int64_t kept_apart;      // 0: there are none
+  const float* key_scale;  // 1 / norm
   const float* query_norm;
   CellReader query_cells, key_cells;
   int64_t channels;
@@ -68,6 +76,7 @@ struct PrunedTask {
   int64_t most_spent;
   WalkBuffers<int32_t> buffers;
   float* upper;      // [key slots]
+  int32_t* coarse;   // [key slots]
   float* threshold;  // rankings that a key must reach, in steps; inf where the query is given up
   int32_t* spent;    // pairs resolved
   std::vector<Candidate>& candidates;
@@ -75,19 +84,45 @@ struct PrunedTask {
   std::vector<Resolved>& resolved;
   const Best<float>* sure;  // what rankings, in steps, the best keys of this share are sure to reach
   bool is_seeding;          // `sure` takes coarse scores instead
-  Passed* counts;
+  Effort* effort;
   std::atomic<bool>* is_worthwhile;  // null: whether it is or not
 };
 
+// A bound on a pair's ranking that is tighter than the walk's: with the numbers that are kept apart.
+template <class Products, int P>
+PATCHSWAP_INLINE float refine(const PrunedTask& task, const Candidate& candidate) {
+  const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
+  const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
+  int32_t sum = 0;
+  for (int64_t dy = 0; dy < P; dy++) {
+    const int64_t query_cell = (y + dy) * task.query.slots + task.query.tile->slot(dy, y, x);
+    const int64_t key_cell = (v + dy) * task.key.slots + task.key.tile->slot(dy, v, u);
+    sum += Products::product_of_bytes(task.query_apart + query_cell * task.kept_apart,
+                                      task.key_apart + key_cell * task.kept_apart, P * task.kept_apart);
+  }
+  return static_cast<float>(candidate.coarse + sum) * task.key_factor[candidate.key] +
+         task.query_refined[candidate.query] * task.key_refined[candidate.key];
+}
+
 // Scores the candidates in float32, in any order of summation. Those that may still be among the best are kept, with
 // `upper` now above their ranking by no more than rounding; thresholds rise to what their rankings are sure to reach.
-template <class Lanes, int P>
+template <class Products, int P>
 PATCHSWAP_INLINE void rescore(const PrunedTask& task) {
+  using Lanes = Registers<float, sizeof(typename Products::Vector)>;
   size_t& kept = *task.kept;
   for (size_t i = kept; i < task.candidates.size(); i++) {
     const Candidate candidate = task.candidates[i];
     float& threshold = task.threshold[candidate.query];
     if (candidate.upper < threshold) continue;
+    if (candidate.upper < kInfinity) {  // no seed
+      if (task.kept_apart > 0 && refine<Products, P>(task, candidate) < threshold) continue;
+      task.effort->scored++;
+      if (task.is_worthwhile && task.effort->too_much()) {
+        *task.is_worthwhile = false;
+        kept = 0;
+        break;
+      }
+    }
     const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
     const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
     if (++task.spent[candidate.query] > task.most_spent) {
@@ -114,15 +149,15 @@ PATCHSWAP_INLINE void rescore(const PrunedTask& task) {
 }
 
 // Rankings, as the dense search would have them, of the candidates that are left.
-template <class Lanes, int P>
+template <class Products, int P>
 PATCHSWAP_INLINE void resolve(const PrunedTask& task) {
-  rescore<Lanes, P>(task);
+  rescore<Products, P>(task);
   for (const Candidate& candidate : task.candidates) {
     if (candidate.upper < task.threshold[candidate.query]) continue;
     const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
     const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
-    const float ranking = dense_ranking<P, Lanes::kHasFma>(task.query_cells, y, x, task.key_cells, v, u, task.channels,
-                                                           task.key_scale[candidate.key]);
+    const float ranking = dense_ranking<P, Products::kHasFma>(task.query_cells, y, x, task.key_cells, v, u,
+                                                              task.channels, task.key_scale[candidate.key]);
     task.resolved.push_back({candidate.query, task.key.tile->patch[candidate.key], ranking});
   }
   task.candidates.clear();
@@ -155,39 +190,37 @@ struct PrunedVisitor {
       for (int dy = 1; dy < P; dy++) total += Walk::load(summed[dy] + u);
       const Vector upper =
           __builtin_convertvector(total, Vector) * Lanes::load(factor + u) + weight * Lanes::load(key_weight + u);
+      if constexpr (!Walk::kTakesQuads) Walk::at(task.coarse + u) = total;
       Lanes::at(task.upper + u) = upper;
       passes |= ~(upper < threshold);
     }
-    task.counts->visited += slots;
+    task.effort->visited += slots;
     if (!Walk::any(passes)) return;
     if constexpr (IsSeeding) {
       for (int64_t u = 0; u < slots; u++) {
         if (task.upper[u] > task.sure->worst(query)) task.sure->offer(query, task.upper[u], v * slots + u);
       }
     } else {
-      const size_t before = task.candidates.size();
-      for (int64_t u = 0; u < slots; u++) {
-        // Not less rather than greater: should the bound overflow to NaN, the pair stays in.
-        if (!(task.upper[u] < threshold) && task.upper[u] != -kInfinity) {
-          task.candidates.push_back({static_cast<int32_t>(query), static_cast<int32_t>(v * slots + u), task.upper[u]});
+      for (int64_t first = 0; first < slots; first += kLanes) {
+        if (!Walk::any(~(Lanes::load(task.upper + first) < threshold))) continue;
+        for (int64_t u = first; u < first + kLanes; u++) {
+          // Not less rather than greater: should the bound overflow to NaN, the pair stays in.
+          if (!(task.upper[u] < threshold) && task.upper[u] != -kInfinity) {
+            task.candidates.push_back(
+                {static_cast<int32_t>(query), static_cast<int32_t>(v * slots + u), task.upper[u], task.coarse[u]});
+          }
         }
       }
-      task.counts->passed += task.candidates.size() - before;
       if (task.candidates.size() < *task.kept + kMostCandidates) return;
-      if (task.is_worthwhile && task.counts->too_many()) {
-        *task.is_worthwhile = false;
-        task.candidates.clear();
-        *task.kept = 0;
-        return;
-      }
-      rescore<Lanes, P>(task);
+      rescore<Walk, P>(task);
     }
   }
 };
 
 struct PrunedKernel {
   int64_t query_panel, key_panel;
-  void (*find_axes)(const std::vector<float>& sample, Basis& basis);
+  bool takes_quads;  // else trailing numbers are kept apart
+  BasisKernel basis;
   void (*coordinates)(const float* axes, int64_t padded_axes, const float* cells, int64_t slots, int64_t channels,
                       float* result);
   void (*encode)(const EncodeTask& task);
@@ -196,14 +229,25 @@ struct PrunedKernel {
 };
 
 // The functions of PrunedKernel for one instruction set.
-#define PATCHSWAP_PRUNED_KERNEL(name, target, bytes, panel, has_vnni)                                               \
+#define PATCHSWAP_PRUNED_KERNEL(name, target, bytes, panel, whole_numbers)                                          \
   struct name {                                                                                                     \
     using Full = Walk<FullProducts<float, bytes, panel>>;                                                           \
-    using Coarse = Walk<CoarseProducts<bytes, panel, has_vnni>>;                                                    \
-    target static void axes(const std::vector<float>& sample, Basis& basis) { find_axes(sample, basis); }           \
+    using Coarse = Walk<CoarseProducts<bytes, panel, WholeNumbers::whole_numbers>>;                                 \
+    target static void multiply(const float* left, int64_t row_stride, int64_t left_stride, const float* right,     \
+                                int64_t depth, int64_t columns, int64_t begin, int64_t end, float* result) {        \
+      multiply_rows_of(left, row_stride, left_stride, right, depth, columns, begin, end, result);                   \
+    }                                                                                                               \
+    target static void orthonormal(float* vectors, int64_t count, int64_t length, int passes) {                     \
+      orthonormalise(vectors, count, length, passes);                                                               \
+    }                                                                                                               \
     target static void coordinates(const float* axes, int64_t padded_axes, const float* cells, int64_t slots,       \
                                    int64_t channels, float* result) {                                               \
-      for (int64_t j = 0; j < slots; j += Full::kLanes) {                                                           \
+      int64_t j = 0;                                                                                                \
+      for (; j + 2 * Full::kLanes <= slots; j += 2 * Full::kLanes) {                                                \
+        Full::template multiply_rows<2>(axes, padded_axes, cells + j * channels, {.numbers = channels}, result + j, \
+                                        slots);                                                                     \
+      }                                                                                                             \
+      for (; j < slots; j += Full::kLanes) {                                                                        \
         Full::template multiply_rows<1>(axes, padded_axes, cells + j * channels, {.numbers = channels}, result + j, \
                                         slots);                                                                     \
       }                                                                                                             \
@@ -226,21 +270,26 @@ struct PrunedKernel {
     }                                                                                                               \
     template <int P>                                                                                                \
     target static void resolve_all(const PrunedTask& task) {                                                        \
-      patchswap::resolve<Registers<float, bytes>, P>(task);                                                         \
+      patchswap::resolve<Coarse, P>(task);                                                                          \
     }                                                                                                               \
     static void resolve(int64_t patch_size, const PrunedTask& task) {                                               \
       with_patch_size(patch_size, [&](auto size) { resolve_all<size.value>(task); });                               \
     }                                                                                                               \
-    static PrunedKernel kernel() { return {panel, Full::kLanes, &axes, &coordinates, &encode, &search, &resolve}; } \
+    static PrunedKernel kernel() {                                                                                  \
+      return {panel,   Full::kLanes, Coarse::kTakesQuads, {&multiply, &orthonormal}, &coordinates, &encode,         \
+              &search, &resolve};                                                                                   \
+    }                                                                                                               \
   };
 
 #if defined(__x86_64__)
 PATCHSWAP_PRUNED_KERNEL(PrunedVnni, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512vnni,fma"))), 64, 4,
-                        true)
-PATCHSWAP_PRUNED_KERNEL(PrunedAvx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64, 4, false)
-PATCHSWAP_PRUNED_KERNEL(PrunedAvx2, __attribute__((target("avx2,fma"))), 32, 2, false)
+                        kPairsAndQuads)
+PATCHSWAP_PRUNED_KERNEL(PrunedAvx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64, 4, kPairs)
+PATCHSWAP_PRUNED_KERNEL(PrunedAvx2, __attribute__((target("avx2,fma"))), 32, 2, kPairs)
+PATCHSWAP_PRUNED_KERNEL(PrunedGeneric, , 16, 2, kPairs)  // SSE2
+#else
+PATCHSWAP_PRUNED_KERNEL(PrunedGeneric, , 16, 2, kPlain)
 #endif
-PATCHSWAP_PRUNED_KERNEL(PrunedGeneric, , 16, 2, false)
 
 inline PrunedKernel pruned_kernel() {
 #if defined(__x86_64__)
@@ -255,7 +304,8 @@ inline PrunedKernel pruned_kernel() {
 struct CoarseGroup {
   std::vector<Tile> contents;
   std::vector<PackedTile<int32_t>> tiles;
-  std::vector<const float*> factor, weight, scale, norm;
+  std::vector<const float*> factor, weight, refined, scale, norm;
+  std::vector<const int8_t*> apart;
   std::vector<CellReader> cells;
 };
 
@@ -279,8 +329,8 @@ class CoarsePacker {
 
   // Bytes that a cell takes in a group.
   int64_t cell_bytes() const {
-    return scheme_.depth().numbers * 4 + sizeof(CoarseErrors) + sizeof(double) + 4 * sizeof(float) +
-           (reads_in_place() ? 0 : map_.channels * sizeof(float));
+    return scheme_.depth().numbers * 4 + scheme_.kept_apart + sizeof(CoarseErrors) + sizeof(double) +
+           5 * sizeof(float) + (reads_in_place() ? 0 : map_.channels * sizeof(float));
   }
 
   // Whether a patch that takes part has a norm too small for the bound. Known once all groups have been packed.
@@ -302,13 +352,15 @@ class CoarsePacker {
       capacity_ = cells;
       words_ = Buffer<int32_t>();
       words_ = Buffer<int32_t>(cells * scheme_.depth().numbers);
+      apart_ = Buffer<int8_t>();
+      apart_ = Buffer<int8_t>(cells * scheme_.kept_apart);
       if (!reads_in_place()) {
         copies_ = Buffer<float>();
         copies_ = Buffer<float>(cells * map_.channels);
       }
       errors_.resize(cells);
       squares_.resize(cells);
-      for (auto* array : {&factor_, &weight_, &scale_, &norm_}) array->resize(cells);
+      for (auto* array : {&factor_, &weight_, &refined_, &scale_, &norm_}) array->resize(cells);
     }
     for (size_t i = first; i < end; i++) {
       const Tile& tile = group.contents[i - first];
@@ -319,6 +371,8 @@ class CoarsePacker {
                              .cells = words_.get() + before * scheme_.depth().numbers});
       group.factor.push_back(factor_.data() + before);
       group.weight.push_back(weight_.data() + before);
+      group.refined.push_back(refined_.data() + before);
+      group.apart.push_back(apart_.get() + before * scheme_.kept_apart);
       group.scale.push_back(scale_.data() + before);
       group.norm.push_back(norm_.data() + before);
       group.cells.push_back(reader(tile, before));
@@ -394,6 +448,7 @@ class CoarsePacker {
                     .panel = panel_,
                     .word_slots = present,
                     .words = words_.get() + at * scheme_.depth().numbers,
+                    .kept_apart = apart_.get() + at * scheme_.kept_apart,
                     .errors = errors_.data() + at});
   }
 
@@ -411,9 +466,11 @@ class CoarsePacker {
         too_small_ = true;
         continue;
       }
-      const double weight =
-          patch_weight(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size, norm / step_ * (1 + 1e-6));
-      weight_[at + slot] = static_cast<float>(weight * (is_query_ ? 1 : step_ * scale) * (1 + 1e-6));
+      const PatchWeights weights =
+          patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size, norm / step_ * (1 + 1e-6));
+      const double unit = (is_query_ ? 1 : step_ * scale) * (1 + 1e-6);
+      weight_[at + slot] = static_cast<float>(weights.walk * unit);
+      refined_[at + slot] = static_cast<float>(weights.refined * unit);
     }
   }
 
@@ -426,10 +483,11 @@ class CoarsePacker {
   int64_t panel_, padded_axes_, capacity_ = 0;
   std::vector<float> axes_;  // [padded axes / panel][channels][panel]
   Buffer<int32_t> words_;
+  Buffer<int8_t> apart_;
   Buffer<float> copies_;
   std::vector<CoarseErrors> errors_;
   std::vector<double> squares_;
-  std::vector<float> factor_, weight_, scale_, norm_;
+  std::vector<float> factor_, weight_, refined_, scale_, norm_;
   std::atomic<bool> too_small_ = false;
 };
 
@@ -446,11 +504,16 @@ bool plan_coarse_cells(const Map<Element>& query_map, int64_t queries, const Map
   if (key_unit == 0 || query_unit == 0) return false;
   Basis& basis = scheme.basis;
   basis.channels = channels;
-  basis.leading = std::min(channels, round_up(std::ceil(channels * kLeadingShare), 2));
+  const double leading_share = kernel.takes_quads ? kLeadingShareWithQuads : kLeadingShareAlone;
+  basis.leading = std::min(channels, round_up(std::ceil(channels * leading_share), 2));
   basis.axes = std::min(channels, basis.leading + round_up(std::ceil(channels * kTrailingShare), 4));
-  kernel.find_axes(sample, basis);
+  find_axes(sample, kernel.basis, basis);
   scheme.pairs = divide_up(basis.leading, 2);
-  scheme.quads = divide_up(basis.axes - basis.leading, 4);
+  if (kernel.takes_quads) {
+    scheme.quads = divide_up(basis.axes - basis.leading, 4);
+  } else {
+    scheme.kept_apart = round_up(basis.axes - basis.leading, kKeptTogether);
+  }
   // A step lets 127 of them reach some root mean squares of the strongest trailing axis; what lies beyond is clipped.
   const double strongest = std::max({basis.first_trailing_energy, basis.energy * 1e-6, 1e-30});
   const double step = kTrailingRange * std::sqrt(strongest) / kMostTrailing;
@@ -477,18 +540,20 @@ struct PruneResult {
 struct PruneWorker {
   Buffer<int32_t> blocks;
   std::vector<float> upper, threshold, sure_score;
+  std::vector<int32_t> coarse;
   std::vector<int64_t> sure_index;
   std::vector<int32_t> spent;
   std::vector<Candidate> candidates;
   size_t kept = 0;
   std::vector<Resolved> resolved;
-  Passed counts;
+  Effort effort;
 
   PruneWorker(int64_t block_numbers, int64_t key_slots, int64_t patches, int64_t topk)
       : blocks(block_numbers),
         upper(key_slots),
         threshold(patches),
         sure_score(patches * topk),
+        coarse(key_slots),
         sure_index(patches * topk),
         spent(patches) {
     std::fill_n(blocks.get(), block_numbers, 0);
@@ -543,12 +608,17 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
   };
 
   for (size_t first = 0, end; first < queries.size(); first = end) {
-    end = group_end(queries, first, patch_size, query_packer.cell_bytes(), kPackedBytes);
+    const int64_t seed_bytes = topk * (sizeof(float) + sizeof(int64_t));
+    end = group_end(queries, first, patch_size, query_packer.cell_bytes() + seed_bytes, kPackedBytes);
     const CoarseGroup query_group = query_packer.pack(first, end);
     // Pairs rescored for each query of the group, [rows][slots] of each tile; kGivenUp: left to the dense search.
     constexpr int32_t kGivenUp = -1;
     std::vector<std::vector<int32_t>> spent;
-    for (size_t i = first; i < end; i++) spent.emplace_back(queries[i].rows * queries[i].slots);
+    std::vector<int64_t> queries_before = {0};  // in the tiles before each
+    for (size_t i = first; i < end; i++) {
+      spent.emplace_back(queries[i].rows * queries[i].slots);
+      queries_before.push_back(queries_before.back() + queries[i].rows * queries[i].slots);
+    }
     auto for_each_query = [&](size_t query, auto visit) {  // visit(position in the tile, index on the patch grid)
       const Tile& tile = query_group.contents[query - first];
       for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
@@ -570,6 +640,11 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                        .query_weight = query_group.weight[q],
                        .key_factor = key_group.factor[k],
                        .key_weight = key_group.weight[k],
+                       .query_refined = query_group.refined[q],
+                       .key_refined = key_group.refined[k],
+                       .query_apart = query_group.apart[q],
+                       .key_apart = key_group.apart[k],
+                       .kept_apart = scheme.kept_apart,
                        .key_scale = key_group.scale[k],
                        .query_norm = query_group.norm[q],
                        .query_cells = query_group.cells[q],
@@ -580,6 +655,7 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                        .most_spent = most_spent,
                        .buffers = WalkBuffers<int32_t>(worker.blocks.get(), query_sizes.slots, key_sizes.slots),
                        .upper = worker.upper.data(),
+                       .coarse = worker.coarse.data(),
                        .threshold = worker.threshold.data(),
                        .spent = worker.spent.data(),
                        .candidates = worker.candidates,
@@ -587,7 +663,7 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                        .resolved = worker.resolved,
                        .sure = &sure,
                        .is_seeding = is_seeding,
-                       .counts = &worker.counts,
+                       .effort = &worker.effort,
                        .is_worthwhile = insist ? nullptr : &is_worthwhile});
       };
       // Takes what is known of the queries of a tile, and adds what has been found out about them.
@@ -622,7 +698,10 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
 
       // The best keys by the coarse score alone, among some of the diagonals, are scored in full at first: good
       // thresholds make short work of the rest.
-      auto seed = [&](int64_t number, const Share& share) {
+      std::vector<float> seed_score(key_first == 0 ? queries_before.back() * topk : 0, -kInfinity);
+      std::vector<int64_t> seed_key(seed_score.size(), -1);  // positions in all tiles of the group
+      const Best<float> seeds{topk, topk, 1, seed_score.data(), seed_key.data()};
+      auto find_seeds = [&](int64_t number, const Share& share) {
         PruneWorker& worker = workers[number];
         worker.forget();
         std::fill(worker.threshold.begin(), worker.threshold.end(), -kInfinity);
@@ -631,21 +710,34 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
             kernel.search(patch_size, task, d);
           }
         });
+        const std::lock_guard<std::mutex> lock(merging);
+        const int64_t before = queries_before[share.query - first];
+        const int64_t keys_before = (share.key - key_first) * key_sizes.patches;
+        for_each_query(share.query, [&](int64_t i, int64_t) {
+          for (int64_t at = i * topk; at < (i + 1) * topk && worker.sure_index[at] >= 0; at++) {
+            seeds.offer(before + i, worker.sure_score[at], keys_before + worker.sure_index[at]);
+          }
+        });
+      };
+      auto score_seeds = [&](int64_t number, const Share& share) {
+        PruneWorker& worker = workers[number];
+        read(worker, share.query);
+        const int64_t before = queries_before[share.query - first];
+        const int64_t keys_before = (share.key - key_first) * key_sizes.patches;
         for_each_query(share.query, [&](int64_t i, int64_t) {
           for (int64_t rank = 0; rank < topk; rank++) {
-            const int64_t key = worker.sure_index[i * topk + rank];
-            if (key < 0) continue;
+            const int64_t key = seed_key[(before + i) * topk + rank] - keys_before;
+            if (key < 0 || key >= key_sizes.patches) continue;
             worker.candidates.push_back({static_cast<int32_t>(i), static_cast<int32_t>(key), kInfinity});
           }
         });
-        read(worker, share.query);
         with_task(worker, share, false, [&](const PrunedTask& task) { kernel.resolve(patch_size, task); });
         write(worker, share.query);
       };
       auto work = [&](int64_t number, const Share& share) {
         if (!is_worthwhile) return;
         PruneWorker& worker = workers[number];
-        worker.counts = {};
+        worker.effort = {};
         read(worker, share.query);
         with_task(worker, share, false, [&](const PrunedTask& task) {
           for (int64_t d = share.first_difference; d < share.end_difference && is_worthwhile; d += share.step) {
@@ -661,7 +753,8 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
       };
       auto nothing = [](int64_t, size_t) {};
       if (key_first == 0) {
-        share_tile_pairs(queries, first, end, keys, 0, key_end, threads, kSeedStride, seed, nothing);
+        share_tile_pairs(queries, first, end, keys, 0, key_end, threads, kSeedStride, find_seeds, nothing);
+        share_tile_pairs(queries, first, end, keys, 0, key_end, threads, kWholePairs, score_seeds, nothing);
       }
       share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, nothing);
       if (!is_worthwhile) return {.complete = false, .rescored_pairs = rescored_pairs};
