@@ -93,6 +93,23 @@ def match_pairs(results: list[dict[str, Any]]) -> str:
     return table(header, body)
 
 
+def holes(results: list[dict[str, Any]]) -> str:
+    """Thin strokes beside a square of as many cells: the time of each, and how many times the square's pace it is."""
+    found = {(row["share_percent"], row["shape"]): row for row in results}
+    body = []
+    for share in dict.fromkeys(row["share_percent"] for row in results):
+        thin, square = found[share, "thin"], found[share, "square"]
+        paces = [
+            f"{thin['median_ms'] / thin[unit] / (square['median_ms'] / square[unit]):.2f}"
+            for unit in ("hole_cells", "queries", "query_cells")
+        ]
+        counts = [f"{thin[unit]:,} / {square[unit]:,}" for unit in ("hole_cells", "queries", "query_cells")]
+        times = [f"{number(row['median_ms'])} ms" for row in (thin, square)]
+        body.append([f"{share:g} %", *counts, *times, *paces])
+    header = ["share of the cells", "hole cells, thin / square", "queries", "cells under them", "thin", "square"]
+    return table([*header, "thin / square, per hole cell", "per query", "per cell under a query"], body)
+
+
 def match_summary(results: list[dict[str, Any]]) -> str:
     """Ours and the fastest exact form of each other idea."""
     families = ("ours", "gemm-direct", "product", "faiss", "style-swap")
@@ -249,8 +266,9 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "table1-256-cpu": ("table1-256-cpu.json", table1),
     "quality-512-cpu": ("quality-512-cpu.json", quality),
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),
+    "holes-cpu": ("holes-cpu.json", holes),
 }
-for _device in ("cpu", "cuda"):
+for _device in ("cpu", "cpu-avx512", "cuda"):
     _file = f"match-{_device}.json"
     TABLES |= {
         f"pipeline-{_device}": (f"pipeline-{_device}.json", pipeline_times),

@@ -89,3 +89,11 @@ def test_check_finds_an_edited_number(tmp_path: Path) -> None:
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert tables.number(value) == text
+
+
+def test_holes_are_compared_with_squares_of_as_many_cells() -> None:
+    shared = {"share_percent": 1.0, "keys": 100}
+    thin = {**shared, "shape": "thin", "hole_cells": 10, "queries": 20, "query_cells": 40, "median_ms": 6.0}
+    square = {**shared, "shape": "square", "hole_cells": 10, "queries": 12, "query_cells": 20, "median_ms": 3.0}
+    last = tables.holes([thin, square]).splitlines()[-1]
+    assert last == "| 1 % | 10 / 10 | 20 / 12 | 40 / 20 | 6.00 ms | 3.00 ms | 2.00 | 1.20 | 1.00 |"
