@@ -1,8 +1,8 @@
 // fold and fold_backward on the CPU.
 //
-// fold works one output row at a time: where the patches that cover each cell come from is looked up once and then used
-// for every channel. fold_backward works one channel plane at a time, so that each thread owns what it adds to and the
-// order of additions is fixed.
+// fold works on a band of output rows at a time: where the patches that cover each cell come from is looked up once and
+// then used for every channel, of which each thread takes some. fold_backward works one channel plane at a time, so
+// that each thread owns what it adds to and the order of additions is fixed.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -45,31 +45,48 @@ int source_cells(const FoldCall& call, const int64_t* index, int64_t y, int64_t 
   return count;
 }
 
+// Rows of output cells: those that some patch covers, and where these patches' cells lie in the key map.
+struct Band {
+  int64_t first, end;                             // rows
+  std::vector<int64_t> cells;                     // of the covered cells, one after the other
+  std::vector<std::pair<int64_t, int64_t>> ends;  // of each covered cell: (output cell, end of its part of `cells`)
+};
+
+// The rows from `first` on that have about kMostCells cells to be read, so that these and a channel stay in the cache.
+Band find_band(const FoldCall& call, const int64_t* index, int64_t first) {
+  constexpr size_t kMostCells = 1 << 16;
+  Band band{.first = first, .end = first};
+  int64_t found[25];
+  for (; band.end < call.height && band.cells.size() < kMostCells; band.end++) {
+    for (int64_t x = 0; x < call.width; x++) {
+      const int count = source_cells(call, index, band.end, x, found);
+      if (count == 0) continue;
+      band.cells.insert(band.cells.end(), found, found + count);
+      band.ends.emplace_back(band.end * call.width + x, band.cells.size());
+    }
+  }
+  return band;
+}
+
 template <class Element>
-void fold_rows(const FoldCall& call, int64_t begin, int64_t end) {
+void fold_band(const FoldCall& call, int64_t sample, const Band& band, int64_t begin, int64_t end) {
   using Sum = Accumulate<Element>;
-  const int64_t most = call.patch_size * call.patch_size;
   const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
-  std::vector<int64_t> cells(call.width * most);
-  std::vector<int> counts(call.width);
-  for (int64_t item = begin; item < end; item++) {
-    const int64_t sample = item / call.height, y = item % call.height;
-    const int64_t* index = call.index.const_data_ptr<int64_t>() + sample * call.rows * call.columns;
-    for (int64_t x = 0; x < call.width; x++) counts[x] = source_cells(call, index, y, x, &cells[x * most]);
-    for (int64_t channel = sample * call.channels; channel < (sample + 1) * call.channels; channel++) {
-      const Element* key = call.source.const_data_ptr<Element>() + channel * key_plane;
-      const Element* base =
-          call.base ? call.base->const_data_ptr<Element>() + channel * plane + y * call.width : nullptr;
-      Element* result = call.result.mutable_data_ptr<Element>() + channel * plane + y * call.width;
-      for (int64_t x = 0; x < call.width; x++) {
-        if (counts[x] == 0) {
-          result[x] = base ? base[x] : static_cast<Element>(0);
-          continue;
-        }
-        Sum sum = 0;
-        for (int i = 0; i < counts[x]; i++) sum += static_cast<Sum>(key[cells[x * most + i]]);
-        result[x] = static_cast<Element>(sum / counts[x]);
-      }
+  const int64_t first = band.first * call.width, count = (band.end - band.first) * call.width;
+  for (int64_t channel = sample * call.channels + begin; channel < sample * call.channels + end; channel++) {
+    const Element* key = call.source.const_data_ptr<Element>() + channel * key_plane;
+    Element* result = call.result.mutable_data_ptr<Element>() + channel * plane;
+    if (call.base) {
+      std::copy_n(call.base->const_data_ptr<Element>() + channel * plane + first, count, result + first);
+    } else {
+      std::fill_n(result + first, count, static_cast<Element>(0));
+    }
+    int64_t i = 0;
+    for (const auto& [cell, cells_end] : band.ends) {
+      const int64_t patches = cells_end - i;
+      Sum sum = 0;
+      for (; i < cells_end; i++) sum += static_cast<Sum>(key[band.cells[i]]);
+      result[cell] = static_cast<Element>(sum / patches);
     }
   }
 }
@@ -110,10 +127,18 @@ void fold_backward_planes(const FoldCall& call, const std::vector<int>& counts, 
 void fold_cpu(const FoldCall& call) {
   check_index_range(call, "fold");
   if (call.result.numel() == 0) return;
-  const int64_t grain = grain_size(call.channels * call.width * call.patch_size * call.patch_size);
   with_element_type(call.source.scalar_type(), [&](auto element) {
-    torch::stable::parallel_for(0, call.batch * call.height, grain,
-                                [&](int64_t begin, int64_t end) { fold_rows<decltype(element)>(call, begin, end); });
+    for (int64_t sample = 0; sample < call.batch; sample++) {
+      const int64_t* index = call.index.const_data_ptr<int64_t>() + sample * call.rows * call.columns;
+      for (int64_t first = 0; first < call.height;) {
+        const Band band = find_band(call, index, first);
+        const int64_t grain = grain_size((band.end - first) * call.width + band.cells.size());
+        torch::stable::parallel_for(0, call.channels, grain, [&](int64_t begin, int64_t end) {
+          fold_band<decltype(element)>(call, sample, band, begin, end);
+        });
+        first = band.end;
+      }
+    }
   });
 }
 

@@ -11,6 +11,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "coarse.h"
@@ -30,12 +31,13 @@ constexpr size_t kMostCandidates = 1 << 15;  // waiting in a thread
 constexpr double kLeadingShareWithQuads = 0.25, kLeadingShareAlone = 0.3125, kTrailingShare = 0.4;
 constexpr double kTrailingRange = 4;
 constexpr int64_t kMostSpentBase = 128, kMostSpentShare = 10;  // a query is given up beyond this and a 10th of the keys
-// Pruning stops where, after this share of the pairs, more than such a share of them had to be scored in full, or more
-// than such a share of the queries has been given up.
-constexpr int64_t kJudgedShare = 8, kMostRescoredShare = 50, kMostGivenUpShare = 4;
-// It stops at once where a share has scored so many, and these are more than an 8th of the pairs that it has visited.
-constexpr int64_t kGlancedScores = 1 << 13, kMostScoredShare = 8;
-constexpr double kSmallestNorm = 1e-12;  // below, absolute rounding would matter: left to the dense search
+// Pruning stops where, after an 8th of the pairs, more than a quarter of the queries has been given up; and where full
+// scores cost more than the walk spares, by more than a 50th of the dense search. In units of a pair of the dense
+// search, a full score takes about kScoreCost, mostly waiting for memory, and the walk spares about half.
+constexpr int64_t kJudgedShare = 8, kMostGivenUpShare = 4;
+constexpr double kScoreCost = 64, kSparedByWalk = 0.5, kMostLost = 0.02;
+constexpr int64_t kReportedTogether = 256;  // full scores
+constexpr double kSmallestNorm = 1e-12;     // below, absolute rounding would matter: left to the dense search
 
 // A pair that the bound does not rule out: positions [rows][slots] in their tiles.
 struct Candidate {
@@ -51,11 +53,12 @@ struct Resolved {
   float ranking;
 };
 
-// How many pairs of a share have been visited, and how many of them scored in full.
+// How many pairs all threads together have visited, and how many of them scored in full.
 struct Effort {
-  int64_t visited = 0, scored = 0;
+  double all_pairs;
+  std::atomic<int64_t> visited = 0, scored = 0;
 
-  bool too_much() const { return scored >= kGlancedScores && scored * kMostScoredShare > visited; }
+  bool too_much() const { return scored * kScoreCost > visited * kSparedByWalk + all_pairs * kMostLost; }
 };
 
 // One thread's share of the pruned search: a pair of tiles. All arrays are [rows][slots] of their tile.
@@ -85,6 +88,7 @@ struct PrunedTask {
   const Best<float>* sure;  // what rankings, in steps, the best keys of this share are sure to reach
   bool is_seeding;          // `sure` takes coarse scores instead
   Effort* effort;
+  int64_t* visited;                  // pairs, not yet reported
   std::atomic<bool>* is_worthwhile;  // null: whether it is or not
 };
 
@@ -110,17 +114,22 @@ template <class Products, int P>
 PATCHSWAP_INLINE void rescore(const PrunedTask& task) {
   using Lanes = Registers<float, sizeof(typename Products::Vector)>;
   size_t& kept = *task.kept;
+  Effort& effort = *task.effort;
+  effort.visited += std::exchange(*task.visited, 0);
+  int64_t scored = 0;  // not yet reported
   for (size_t i = kept; i < task.candidates.size(); i++) {
     const Candidate candidate = task.candidates[i];
     float& threshold = task.threshold[candidate.query];
     if (candidate.upper < threshold) continue;
     if (candidate.upper < kInfinity) {  // no seed
       if (task.kept_apart > 0 && refine<Products, P>(task, candidate) < threshold) continue;
-      task.effort->scored++;
-      if (task.is_worthwhile && task.effort->too_much()) {
-        *task.is_worthwhile = false;
-        kept = 0;
-        break;
+      if (++scored == kReportedTogether) {
+        effort.scored += std::exchange(scored, 0);
+        if (task.is_worthwhile && effort.too_much()) {
+          *task.is_worthwhile = false;
+          kept = 0;
+          break;
+        }
       }
     }
     const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
@@ -138,6 +147,7 @@ PATCHSWAP_INLINE void rescore(const PrunedTask& task) {
     threshold = std::max(threshold, task.sure->worst(candidate.query));
     task.candidates[kept++] = {candidate.query, candidate.key, upper};
   }
+  effort.scored += scored;
   if (kept > kMostCandidates) {  // too many near-ties: these queries are given up
     for (size_t i = 0; i < kept; i++) {
       task.threshold[task.candidates[i].query] = kInfinity;
@@ -194,7 +204,7 @@ struct PrunedVisitor {
       Lanes::at(task.upper + u) = upper;
       passes |= ~(upper < threshold);
     }
-    task.effort->visited += slots;
+    *task.visited += slots;
     if (!Walk::any(passes)) return;
     if constexpr (IsSeeding) {
       for (int64_t u = 0; u < slots; u++) {
@@ -546,7 +556,7 @@ struct PruneWorker {
   std::vector<Candidate> candidates;
   size_t kept = 0;
   std::vector<Resolved> resolved;
-  Effort effort;
+  int64_t visited = 0;
 
   PruneWorker(int64_t block_numbers, int64_t key_slots, int64_t patches, int64_t topk)
       : blocks(block_numbers),
@@ -597,14 +607,11 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
   std::mutex merging;
   int64_t rescored_pairs = 0;
   int64_t given_up = 0;
-  // Once some of all pairs have been visited: do many of them need their full score, or are many queries given up?
-  double visited_pairs = 0;
+  Effort effort{.all_pairs = static_cast<double>(query_sizes.all_slots) * key_sizes.all_slots};
   std::atomic<bool> is_worthwhile = true;
   auto judge = [&] {
-    if (insist || visited_pairs * kJudgedShare < double(query_sizes.all_slots) * key_sizes.all_slots) return;
-    if (rescored_pairs * kMostRescoredShare > visited_pairs || given_up * kMostGivenUpShare > wanted_queries) {
-      is_worthwhile = false;
-    }
+    if (insist || effort.visited * kJudgedShare < effort.all_pairs) return;
+    if (given_up * kMostGivenUpShare > wanted_queries) is_worthwhile = false;
   };
 
   for (size_t first = 0, end; first < queries.size(); first = end) {
@@ -663,7 +670,8 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
                        .resolved = worker.resolved,
                        .sure = &sure,
                        .is_seeding = is_seeding,
-                       .effort = &worker.effort,
+                       .effort = &effort,
+                       .visited = &worker.visited,
                        .is_worthwhile = insist ? nullptr : &is_worthwhile});
       };
       // Takes what is known of the queries of a tile, and adds what has been found out about them.
@@ -737,7 +745,6 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
       auto work = [&](int64_t number, const Share& share) {
         if (!is_worthwhile) return;
         PruneWorker& worker = workers[number];
-        worker.effort = {};
         read(worker, share.query);
         with_task(worker, share, false, [&](const PrunedTask& task) {
           for (int64_t d = share.first_difference; d < share.end_difference && is_worthwhile; d += share.step) {
@@ -747,8 +754,6 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
         });
         write(worker, share.query);
         const std::lock_guard<std::mutex> lock(merging);
-        const Outline &query = queries[share.query], &key = keys[share.key];
-        visited_pairs += double(query.rows * query.slots) * (key.rows * key.slots) / share.step;
         judge();
       };
       auto nothing = [](int64_t, size_t) {};
