@@ -50,7 +50,9 @@ def test_vgg_weights_are_the_normalised_ones() -> None:
 @pytest.mark.parametrize("height", [1, 31, 32, 33, 64, 99, 130])
 def test_strips_give_the_features_of_the_whole(height: int) -> None:
     vgg, image = load_vgg19(OWN_VGG), torch.rand(2, 3, height, 45)
-    assert torch.allclose(vgg.relu3_1(image, strip=32), vgg(image)["relu3_1"], atol=1e-4, rtol=1e-4)
+    whole = vgg(image)["relu3_1"]
+    for strip_bytes in (1, 1 << 18, None):
+        assert torch.allclose(vgg.relu3_1(image, strip_bytes), whole, atol=1e-4, rtol=1e-4)
 
 
 def test_vgg_is_frozen_and_says_which_layers_it_lacks() -> None:
