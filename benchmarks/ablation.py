@@ -80,8 +80,8 @@ class Variant:
         """The functions that the pipeline calls are this variant's."""
         with ExitStack() as changes:
             if self.matched:
-                swap = partial(swap_matched_in, self.matched, patchswap.swap)
-                changes.enter_context(mock.patch.object(patchswap, "swap", swap))
+                swap = partial(swap_matched_in, self.matched, pipeline._swap)
+                changes.enter_context(mock.patch.object(pipeline, "_swap", swap))
             if self.detail:
                 changes.enter_context(mock.patch.object(pipeline, "_lost_detail", self.detail))
             yield
@@ -95,7 +95,7 @@ def swap_matched_in(
     hole: Tensor,
     **options: Any,
 ) -> tuple[Tensor, patchswap.Match]:
-    """patchswap.swap of ``features`` with the choice made in other ones."""
+    """patchswap.swap, or the pipeline's, of ``features`` with the choice made in other ones."""
     _, match = swap(matched(features, hole), hole=hole, **options)
     size = (features.shape[2], features.shape[3])
     copied = patchswap.fold(match.index, features, output_size=size, base=features)

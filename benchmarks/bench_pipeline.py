@@ -10,7 +10,9 @@ process of its own (measure_pipeline.py), warmed up with a small picture; what t
 
 What does not fit into memory or into the time budget is listed with that reason; nothing is extrapolated. Ours comes
 first, at all sizes, then the weight-free methods, then neural inpainting from the smallest size on, so that its minutes
-keep nothing else from being measured. A ratio is always to ours in the same run.
+keep nothing else from being measured, and at last ours once more where there was something to compare it with: its
+median is over both times, before and after the others. A ratio is always to ours in the same run. Each row says what
+share of the machine other programs took meanwhile ("others_percent"): where that is more than a few, measure again.
 
 Neural inpainting needs VGG-19 up to relu4_2 (rivals/deep_vgg.py says where to get it): --vgg or INPAINT_VGG19.
 
@@ -50,7 +52,7 @@ SECONDS_PER_FORM = 6.0
 START_SECONDS = 6.0  # to start a process, load networks and warm up
 REFERENCE = "ours"
 GROUPS = ("ours", "weight-free", "neural")  # in the order of measuring
-SAME_MACHINE = ("cpu", "cores", "threads", "memory_gib", "packages", "gpu")
+SAME_MACHINE = ("cpu", "instruction_set", "cores", "threads", "memory_gib", "packages", "gpu")
 
 
 @dataclass
@@ -71,46 +73,66 @@ class Bench:
         return self.start + self.budget - time.monotonic()
 
     def measure(self, name: str, size: str) -> None:
-        """Adds one row to the results."""
+        """Adds one row to the results, or to the runs of the row that is there already."""
         form = FORMS[name]
         head = {"size": size, "form": name, "label": form.label, "group": form.group}
-        self.results.append({**head, **(self.refuse(name, size) or self.summary(name, size))})
+        earlier = self.row(name, size)
+        row = {**head, **(self.refuse(name, size) or self.ask(name, size))}
+        if earlier is None:
+            self.results.append(row)
+        elif "times" in row and "times" in earlier:
+            earlier.update(joined(earlier, row))
+        elif "times" in row:
+            earlier.clear()
+            earlier.update(row)
+
+    def row(self, name: str, size: str) -> dict[str, Any] | None:
+        return next((row for row in self.results if (row["form"], row["size"]) == (name, size)), None)
 
     def refuse(self, name: str, size: str) -> dict[str, Any] | None:
         """Why a form is not started, if it is not."""
-        expected = self.predict(name, size)
-        if expected <= self.left:
+        expected, left = self.predict(name, size), self.left
+        if name != REFERENCE:  # which is measured again after the others
+            ours = [row["size"] for row in self.results if row["form"] == REFERENCE and "times" in row]
+            left -= sum(self.predict(REFERENCE, size) for size in ours)
+        if expected <= left:
             return None
-        left = max(0.0, self.left)
-        return {"skipped": f"over the time budget: needs about {expected:.0f} s, {left:.0f} s are left"}
+        return {"skipped": f"over the time budget: needs about {expected:.0f} s, {max(0.0, left):.0f} s are left"}
 
     def predict(self, name: str, size: str) -> float:
         """Seconds that measuring a form will take, by the hole's area and its time at the last size."""
         for row in reversed(self.results):
-            if row["form"] == name and "median_ms" in row:
+            if row["form"] == name and "times" in row:
                 area = float(make_hole(size).sum()) / float(make_hole(row["size"]).sum())
-                return START_SECONDS + max(self.seconds, row["median_ms"] / 1e3 * max(1.0, area))
+                return START_SECONDS + max(self.seconds, statistics.median(row["times"]) * max(1.0, area))
         return START_SECONDS
 
-    def summary(self, name: str, size: str) -> dict[str, Any]:
-        """What goes into the results."""
+    def ask(self, name: str, size: str) -> dict[str, Any]:
+        """What a process of its own measures, or the reason why it did not."""
         job = {"form": name, "size": size, "device": self.device, "seconds": self.seconds, "vgg": self.vgg}
         worker = self.new_worker("measure_pipeline.py")
         try:
-            answer = worker.ask(job, max(START_SECONDS, self.left))
+            return worker.ask(job, max(START_SECONDS, self.left))
         finally:
             worker.stop()
-        if "times" not in answer:
-            return answer
-        times, memory, scales = (answer.pop(key) for key in ("times", "peak_memory", "scales"))
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """What goes into the results file."""
+        return [self.summary(row) if "times" in row else row for row in self.results]
+
+    def summary(self, row: dict[str, Any]) -> dict[str, Any]:
+        told = dict(row)
+        times, memory, scales, others = (told.pop(key) for key in ("times", "peak_memory", "scales", "others"))
         median = statistics.median(times)
-        reference = median if name == REFERENCE else self.reference(size)
+        ours = self.row(REFERENCE, row["size"])
+        reference = statistics.median(ours["times"]) if ours and "times" in ours else None
         return {
-            **answer,
+            **told,
             "median_ms": _round(1e3 * median),
             "p95_ms": _round(1e3 * sorted(times)[min(len(times) - 1, int(0.95 * len(times)))]),
             "fastest_ms": _round(1e3 * min(times)),
             "runs": len(times),
+            "others_percent": _round(100 * others),
             "times_ours": _round(median / reference) if reference else None,
             "ours_ms": _round(1e3 * reference) if reference else None,  # in the same run
             "peak_memory_mib": round(memory / 2**20),
@@ -120,26 +142,35 @@ class Bench:
             },
         }
 
-    def reference(self, size: str) -> float | None:
-        """Seconds of ours at this size."""
-        for row in self.results:
-            if row["form"] == REFERENCE and row["size"] == size and "median_ms" in row:
-                return row["median_ms"] / 1e3
-        return None
+
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """One answer of a worker out of two about the same form: all runs, and the means of their stages."""
+    return {
+        "times": first["times"] + second["times"],
+        "peak_memory": max(first["peak_memory"], second["peak_memory"]),
+        "others": (first["others"] + second["others"]) / 2,
+        "scales": {
+            scale: {stage: (seconds + second["scales"][scale][stage]) / 2 for stage, seconds in stages.items()}
+            for scale, stages in first["scales"].items()
+        },
+    }
 
 
 def plan(sizes: Sequence[str], forms: Sequence[str], device: str) -> list[tuple[str, str]]:
-    """(form, size) in the order of measuring. Ours is always among them, as what the others are compared with."""
+    """(form, size) in the order of measuring. Ours is always among them, as what the others are compared with, and
+    twice where there are others."""
     here = [
         form for form in FORMS.values() if (form.name in forms or form.name == REFERENCE) and device in form.devices
     ]
-    return [
+    once = [
         (form.name, size)
         for group in GROUPS
         for size in sizes
         for form in here
         if form.group == group and (group != "neural" or parse_size(size)[0] in NEURAL_SIDES)
     ]
+    compared = {size for name, size in once if FORMS[name].group != REFERENCE}
+    return once + [(REFERENCE, size) for size in sizes if size in compared]
 
 
 def merge(earlier: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
@@ -158,13 +189,14 @@ def merge(earlier: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
 
 def print_table(results: list[dict[str, Any]]) -> None:
     for size in dict.fromkeys(row["size"] for row in results):
-        print(f"\n{size:59}median s       p95    x ours       MiB")
+        print(f"\n{size:59}median s       p95    x ours       MiB  others %")
         rows = [row for row in results if row["size"] == size]
         for row in sorted(rows, key=lambda row: row.get("median_ms", float("inf"))):
             if "skipped" in row:
                 print(f"{row['label']:55}  {row['skipped']}")
                 continue
-            values = [row["median_ms"] / 1e3, row["p95_ms"] / 1e3, row["times_ours"], row["peak_memory_mib"]]
+            values = [row["median_ms"] / 1e3, row["p95_ms"] / 1e3]
+            values += [row[name] for name in ("times_ours", "peak_memory_mib", "others_percent")]
             print(f"{row['label']:55}" + "".join(f"{'' if value is None else f'{value:.4g}':>10}" for value in values))
             if row["group"] == "ours":
                 print("    " + ", ".join(f"{stage} {time / 1e3:.3g}" for stage, time in stage_sums(row).items()))
@@ -222,15 +254,15 @@ def main() -> None:
     content: dict[str, Any] = {}
     for name, size in tqdm(plan(arguments.sizes, arguments.forms, arguments.device), unit="form"):
         bench.measure(name, size)
-        bench.results[-1]["date"] = facts["date"]  # of its piece
         piece = {name: facts[name] for name in ("command", "date", "commit")}
         piece["seconds"] = round(time.monotonic() - bench.start)
-        content = {"machine": facts, "pieces": [piece], "results": bench.results}
+        rows = [{**row, "date": facts["date"]} for row in bench.summaries()]  # the date of their piece
+        content = {"machine": facts, "pieces": [piece], "results": rows}
         if earlier:
             content = merge(earlier, content)
         if arguments.out:
             write(arguments.out, content)
-    print_table(bench.results)
+    print_table(bench.summaries())
     if arguments.plot:
         draw_pipeline(content, arguments.plot)
 

@@ -30,6 +30,7 @@ def describe(device: str, command: str) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
         "cpu": _cpu_name(),
+        "instruction_set": _instruction_set(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -64,6 +65,12 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _instruction_set() -> str:
+    """The widest that torch uses; the same name of a CPU can stand for machines with and without it."""
+    bfloat16 = " with bfloat16" if torch.cpu._is_avx512_bf16_supported() else ""
+    return torch.backends.cpu.get_cpu_capability() + bfloat16
 
 
 def _commit() -> str | None:

@@ -8,6 +8,7 @@ up to relu4_2 that neural inpainting needs (null: what the environment names). P
 from __future__ import annotations
 
 import importlib
+import os
 import resource
 import statistics
 import sys
@@ -159,6 +160,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     reset_peak(device)
     times: list[float] = []
     notes: list[dict[str, Any]] = []
+    before = machine_seconds()
     while not times or (times[0] < SINGLE_RUN and len(times) < MOST_ROUNDS and wanted(times, job["seconds"])):
         start = time.perf_counter()
         filled, note = fill(image, hole)
@@ -168,17 +170,27 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         if len(times) == 1:
             memory = peak_memory(device)
             check(filled, image)
+    wall, others = (after - start for after, start in zip(machine_seconds(), before, strict=True))
     if len(times) > FEWEST_RUNS:  # the first run of a size asks the system for memory
         del times[0], notes[0]
     return {
         "times": times,
         "peak_memory": memory,
+        "others": others / wall / (os.cpu_count() or 1),
         **notes[0],
         "scales": {
             size: {stage: statistics.median(note["scales"][size][stage] for note in notes) for stage in stages}
             for size, stages in notes[0].get("scales", {}).items()
         },
     }
+
+
+def machine_seconds() -> tuple[float, float]:
+    """Time that has passed, and processor time that programs other than this one have used, since some moment."""
+    user, nice, system, _, _, interrupt, soft_interrupt, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    used = (user + nice + system + interrupt + soft_interrupt + stolen) / os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return time.perf_counter(), used - own.user - own.system
 
 
 def wanted(times: list[float], seconds: float) -> bool:

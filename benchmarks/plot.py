@@ -106,7 +106,10 @@ def draw_pipeline(content: dict[str, Any], path: Path) -> None:
 
 
 def where(machine: dict[str, Any]) -> str:
-    return machine["gpu"]["name"] if "gpu" in machine else f"{machine['threads']} threads, {machine['cpu']}"
+    """The GPU, or the CPU with its instruction set, which results of older runs do not name."""
+    if "gpu" in machine:
+        return machine["gpu"]["name"]
+    return ", ".join([f"{machine['threads']} threads", machine["cpu"], *filter(None, [machine.get("instruction_set")])])
 
 
 def save(figure: Any, path: Path) -> None:

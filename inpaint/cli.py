@@ -84,6 +84,42 @@ class _Progress:
         self.ended(name, size, time.perf_counter() - start)
 
 
+_output_option = click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+
+
+def _painting_options(photograph: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What the commands that paint into a photograph, the argument of that name, share."""
+    options = [
+        click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file."),
+        click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="What the networks multiply in; auto: bfloat16 on CPUs that have it.",
+        ),
+        click.option(
+            "--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input."
+        ),
+        click.option("--overwrite", is_flag=True, help=f"Allow OUTPUT to be {photograph} itself."),
+        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
+        click.option("--json", "as_json", is_flag=True, help="Print sizes, times and more as one JSON object."),
+    ]
+    return _in_order(options)
+
+
+def _in_order(options: list[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """One decorator for all of these options, which --help lists in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="patchswap", prog_name="inpaint")
 def main() -> None:
@@ -101,7 +137,7 @@ def main() -> None:
 @main.command()
 @click.argument("image", type=FILE)
 @click.argument("mask", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+@_output_option
 @click.option("--invert-mask", is_flag=True, help="Black marks the hole instead of white.")
 @click.option(
     "--threshold",
@@ -116,21 +152,9 @@ def main() -> None:
 @click.option(
     "--scales", type=_ScalesType(), help="Short sides in pixels, coarse to fine, such as 256,512. [automatic]"
 )
-@click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.")
-@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What the networks multiply in; auto: bfloat16 on CPUs that have it.",
-)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of whatever is random.")
 @click.option("--save-stages", type=FILE, metavar="DIR", help="Write the mask and each step's picture to this folder.")
-@click.option("--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input.")
-@click.option("--overwrite", is_flag=True, help="Allow OUTPUT to be IMAGE itself.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print sizes, hole share and times as one JSON object.")
+@_painting_options("IMAGE")
 def fill(
     image: Path,
     mask: Path,
@@ -229,7 +253,7 @@ def fill(
 @main.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+@_output_option
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1),
@@ -259,19 +283,7 @@ def fill(
     show_default=True,
     help="Longest side of STYLE in pixels at scale 1.",
 )
-@click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.")
-@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What the networks multiply in; auto: bfloat16 on CPUs that have it.",
-)
-@click.option("--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input.")
-@click.option("--overwrite", is_flag=True, help="Allow OUTPUT to be CONTENT itself.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print sizes and times as one JSON object.")
+@_painting_options("CONTENT")
 def stylize(
     content: Path,
     style: Path,
@@ -481,9 +493,7 @@ def _training_options(command: Any) -> Any:
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [torch's default]"),
         click.option("--quiet", is_flag=True, help="No progress bar."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _in_order(options)(command)
 
 
 @train.command("image2feature")

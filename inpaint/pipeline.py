@@ -23,6 +23,7 @@ from inpaint.mask import feature_hole
 from inpaint.networks.layout import multiply_in, on_device
 from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
 from inpaint.symmetry import complete_symmetrically
+from patchswap.swap import masks_from_hole
 
 Picture = TypeVar("Picture", Image.Image, Tensor)
 
@@ -204,15 +205,11 @@ class Inpainter:
         with clock.measure("vgg", size), self.multiplying():
             features = self.vgg.relu3_1(part).float()
         with clock.measure("match", size):
-            swapped, match = patchswap.swap(
-                features, hole=feature_hole(missing), key_margin=self.key_margin, return_match=True
-            )
+            swapped, match = _swap(features, hole=feature_hole(missing), key_margin=self.key_margin)
         with clock.measure("translate", size), self.multiplying():
             decoded = self.feature2image(swapped)[..., : part.shape[2], : part.shape[3]]
         with clock.measure("blend", size):
-            painted = decoded
-            if self.detail:
-                painted = painted + _lost_detail(part - decoded, match.index)
+            painted = decoded + _lost_detail(part - decoded, match.index) if self.detail else decoded
             if self.carry:
                 painted = painted + low_frequencies(part - painted, self.carry)
             painted = painted.clamp(0, 1)
@@ -224,17 +221,51 @@ class Inpainter:
         return result, ScaleResult(size, shown[0].cpu(), result[0].cpu(), index.cpu())
 
 
-def _lost_detail(residual: Tensor, index: Tensor) -> Tensor:
-    """What the decoder lost of each matched patch, put where the patch was copied to.
+def _swap(features: Tensor, *, hole: Tensor, key_margin: int) -> tuple[Tensor, patchswap.Match]:
+    """``patchswap.swap``, of one sample and with its match, that folds the hole's surroundings and not the whole map.
 
-    Photograph minus decoded picture, (B, 3, H, W), is the decoder's error, known outside the hole. The same match field
+    The features keep their layout in memory, channels last, as the decoder wants them.
+    """
+    queries, keys = masks_from_hole(hole, 3, key_margin)
+    match = patchswap.match(features, features, query_mask=queries, key_mask=keys)
+    rows, columns = _covered(match.index)
+    old = features[..., rows, columns]
+    new = _fold_covered(match.index, features, base=old)
+    swapped = features.clone()
+    swapped[..., rows, columns] = torch.where(hole[:, None, rows, columns], new, old)
+    return swapped, match
+
+
+def _lost_detail(residual: Tensor, index: Tensor) -> Tensor:
+    """What the decoder lost of each matched patch, put where the patch was copied to; 0 elsewhere.
+
+    Photograph minus decoded picture, (1, 3, H, W), is the decoder's error, known outside the hole. The same match field
     that copied the features copies the 12x12 pixels of error that belong to a 3x3 patch of cells.
     """
     height, width = residual.shape[-2:]
     whole_cells = F.pad(residual, (0, -width % 4, 0, -height % 4))
-    cells = F.pixel_unshuffle(whole_cells, 4)
-    copied = patchswap.fold(index, cells, output_size=(cells.shape[2], cells.shape[3]))
-    return F.pixel_shuffle(copied, 4)[..., :height, :width]
+    rows, columns = _covered(index)
+    copied = F.pixel_shuffle(_fold_covered(index, F.pixel_unshuffle(whole_cells, 4)), 4)
+    detail = torch.zeros_like(whole_cells)
+    detail[..., 4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop] = copied
+    return detail[..., :height, :width]
+
+
+def _covered(index: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of the cells that matched 3x3 patches (1, h-2, w-2) cover."""
+    spans = []
+    for axis in (1, 0):
+        matched = (index[0] >= 0).any(dim=axis).nonzero()
+        spans.append(slice(int(matched[0]), int(matched[-1]) + 3) if len(matched) else slice(0, 0))
+    return spans[0], spans[1]
+
+
+def _fold_covered(index: Tensor, key: Tensor, base: Tensor | None = None) -> Tensor:
+    """``patchswap.fold``, but only of the cells that ``_covered`` names."""
+    rows, columns = _covered(index)
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    patches = index[:, rows.start : max(0, rows.stop - 2), columns.start : max(0, columns.stop - 2)]
+    return patchswap.fold(patches, key, output_size=size, base=base)
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -66,15 +67,20 @@ def hole_depth(hole: Tensor) -> int:
         hole: (H, W) bool with at least one known pixel.
     """
     cell = max(1, min(hole.shape) // 256)
-    missing = F.max_pool2d(hole[None, None].float(), cell, ceil_mode=True)
-    steps = 0
-    while bool(missing.any()):
-        shrunk = -F.max_pool2d(-missing, 3, stride=1, padding=1)  # beyond the border nothing is known
-        steps += 1
-        if torch.equal(shrunk, missing):
-            break  # all cells are hole
-        missing = shrunk
-    return steps * cell
+    known = F.max_pool2d(hole[None, None].float(), cell, ceil_mode=True)[0, 0] == 0
+    if not known.any():
+        return cell
+    rows, columns = known.shape
+    above_left = F.pad(known.int().cumsum(0).cumsum(1), (1, 0, 1, 0))  # known cells above and left of each corner
+
+    def is_reached(steps: int) -> bool:
+        """Whether every cell has a known one within so many steps: a square around it that is not empty."""
+        top, bottom = ((torch.arange(rows) + shift).clamp(0, rows) for shift in (-steps, steps + 1))
+        left, right = ((torch.arange(columns) + shift).clamp(0, columns) for shift in (-steps, steps + 1))
+        strips = above_left[bottom] - above_left[top]
+        return bool((strips[:, right] > strips[:, left]).all())
+
+    return cell * bisect_left(range(max(rows, columns)), True, key=is_reached)
 
 
 def shrink(image: Tensor, hole: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

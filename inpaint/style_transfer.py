@@ -157,9 +157,9 @@ def luminance(pictures: Tensor) -> Tensor:
 
 
 def find_features(picture: Tensor, inpainter: Inpainter) -> Tensor:
-    """relu3_1 of a picture (1, 3, H, W), computed in strips of about half a megapixel."""
+    """relu3_1 of a picture (1, 3, H, W)."""
     with inpainter.multiplying():
-        return inpainter.vgg.relu3_1(picture, strip=max(64, (1 << 19) // picture.shape[3] // 4 * 4)).float()
+        return inpainter.vgg.relu3_1(picture).float()
 
 
 def match_bands(content: tuple[Tensor, Tensor], style: tuple[Tensor, Tensor], tone: float) -> Iterator[Tensor]:

@@ -57,12 +57,12 @@ def test_the_default_variant_is_the_pipeline(networks: weights.Networks) -> None
 
 @pytest.mark.parametrize("name", sorted(ablation.VARIANTS.keys() - WITHOUT_EFFECT - {"default"}))
 def test_every_variant_changes_the_hole_and_nothing_else(networks: weights.Networks, name: str) -> None:
-    functions = (patchswap.swap, pipeline._lost_detail)
+    functions = (pipeline._swap, pipeline._lost_detail)
     changed = ablation.VARIANTS[name].method(networks)(PHOTOGRAPH, HOLE)
     default = Inpainter(networks).run(PHOTOGRAPH, HOLE).image
     assert torch.equal(changed[:, ~HOLE], PHOTOGRAPH[:, ~HOLE]) and torch.isfinite(changed).all()
     assert not torch.equal(changed, default)
-    assert (patchswap.swap, pipeline._lost_detail) == functions
+    assert (pipeline._swap, pipeline._lost_detail) == functions
 
 
 def test_averaging_over_the_mirror_image(networks: weights.Networks) -> None:

@@ -11,7 +11,8 @@ from inpaint.evaluation.uncertainty import Interval
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7b3294", "#c51b7d", "#8c6d31", "#525252", "#e6ab02")
 MOST_DOTS = 500  # of a row; more would only slow the browser down
-LEFT, RIGHT, TOP, BOTTOM, ROW = 130, 16, 8, 40, 34  # pixels
+LEFT, RIGHT, TOP, BOTTOM, ROW = 130, 16, 8, 40, 34  # pixels; LEFT is more where a name needs it
+CHARACTER = 8  # pixels, at a font size of 12, more than the mean of any name in any usual font
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ def spread(rows: Mapping[str, Row], label: str, *, width: int = 560, zero: bool 
     """
     drawn = {name: _every_so_many(sorted(filter(math.isfinite, row.values))) for name, row in rows.items()}
     everything = [value for values in drawn.values() for value in values] + ([0.0] if zero else [])
-    axis = _Axis.around(everything, LEFT, width - RIGHT)
+    left = max(LEFT, 16 + CHARACTER * max(map(len, map(_shortened, rows)), default=0))
+    axis = _Axis.around(everything, left, width - RIGHT)
     height = TOP + ROW * len(rows) + BOTTOM
     parts = [_open(width, height, label), _horizontal_axis(axis, TOP + ROW * len(rows), label)]
     if zero:
@@ -39,7 +41,7 @@ def spread(rows: Mapping[str, Row], label: str, *, width: int = 560, zero: bool 
     for number, (name, row) in enumerate(rows.items()):
         middle, colour = TOP + ROW * (number + 0.5), COLOURS[row.colour % len(COLOURS)]
         parts.append(
-            f'<text x="{LEFT - 8}" y="{middle + 4:.0f}" text-anchor="end">{escape(_shortened(name))}'
+            f'<text x="{left - 8}" y="{middle + 4:.0f}" text-anchor="end">{escape(_shortened(name))}'
             f"<title>{escape(name)}</title></text>"
         )
         # The golden ratio spreads neighbouring dots over the height of the line without any of them overlapping much.
@@ -123,7 +125,7 @@ class _Axis:
 def _open(width: int, height: int, label: str) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(label)}" font-size="12" fill="#222">'
+        f'aria-label="{escape(label)}" font-size="12" fill="#222" overflow="visible">'
     )
 
 

@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inpaint.networks.doubling import convolve_doubled
+
+_STRIP_BYTES = 8 << 20  # of the finest layer that are computed at once: less memory, and kinder to the cache
+
 
 @dataclass(frozen=True)
 class Feature2ImageConfig:
@@ -54,17 +58,23 @@ class Feature2Image(nn.Module):
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         skips: list[Tensor] = []
         for convolution in self.down:
-            x = F.leaky_relu(convolution(x), 0.2)
+            x = F.leaky_relu(convolution(x), 0.2, inplace=True)
             skips.append(x)
         skips.pop()
         for convolution in self.up:
-            x = F.leaky_relu(convolution(torch.cat((_double(x), skips.pop()), dim=1)), 0.2)
+            x = convolve_doubled(x, convolution, skips.pop())  # type: ignore[arg-type]  # ModuleList of Conv2d
+            x = F.leaky_relu(x, 0.2, inplace=True)
         x = x[..., :height, :width]  # the finest layers run on the real size only
-        x = F.leaky_relu(self.to_half(_double(x)), 0.2)
-        x = F.leaky_relu(self.to_full(_double(x)), 0.2)
-        picture = self.to_rgb(x).float() + 0.5
+        row_bytes = 4 * len(x) * 4 * self.to_full.out_channels * 4 * width  # of what to_full makes of a row of cells
+        rows = max(1, _STRIP_BYTES // row_bytes)
+        strips = [self._paint(x, start, min(start + rows, height)) for start in range(0, height, rows)]
+        picture = (strips[0] if len(strips) == 1 else torch.cat(strips, dim=2)).float() + 0.5
         return (picture if self.training else picture.clamp(0, 1)).to(features.dtype)
 
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+    def _paint(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The finest layers, of the rows of cells from ``start`` to ``stop``: (B, 3, 4 * rows, 4 * W)."""
+        above = min(start, 1)  # one more row of cells is seen
+        x = x[:, :, start - above : stop + 1]
+        x = F.leaky_relu(convolve_doubled(x, self.to_half), 0.2, inplace=True)
+        x = F.leaky_relu(convolve_doubled(x, self.to_full), 0.2, inplace=True)
+        return self.to_rgb(x)[:, :, 4 * above : 4 * (above + stop - start)]

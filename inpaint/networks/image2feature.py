@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inpaint.networks.doubling import convolve_doubled
 from inpaint.networks.smooth_fill import fill_smoothly
 
 
@@ -31,7 +33,7 @@ class Image2Feature(nn.Module):
     smooth fill is off by 13.3 % (docs/training.md). Three strided convolutions, residual blocks with growing dilation
     that carry the surroundings into the middle of the hole, and two upsampling steps with skips that keep the rim
     continuous. The last step to full resolution is a sub-pixel convolution: a coarse fill has no detail that would pay
-    for full-size layers.
+    for full-size layers, and the layers after the residual blocks run where the holes are.
     """
 
     stride = 8  # sides are padded to a multiple of this inside forward
@@ -71,11 +73,56 @@ class Image2Feature(nn.Module):
         x = F.leaky_relu(self.to_eighth(quarter), 0.1)
         for block in self.context:
             x = block(x)
-        x = F.leaky_relu(self.up_quarter(torch.cat((_double(x), quarter), dim=1)), 0.1)
-        x = F.leaky_relu(self.up_half(torch.cat((_double(x), half), dim=1)), 0.1)
-        painted = smooth + F.pixel_shuffle(self.to_rgb(x), 2)[..., :height, :width].to(image.dtype)
+        parts = _whole(x) if self.training else _around(hole, self.stride)  # training on a GPU does not wait for it
+        x, quarter, half = (parts.cut(each, cell) for each, cell in ((x, 1), (quarter, 2), (half, 4)))
+        x = F.leaky_relu(convolve_doubled(x, self.up_quarter, quarter), 0.1, inplace=True)
+        x = F.leaky_relu(convolve_doubled(x, self.up_half, half), 0.1, inplace=True)
+        painted = parts.add(F.pixel_shuffle(self.to_rgb(x), 2).to(image.dtype), smooth, self.stride)
         painted = painted if self.training else painted.clamp(0, 1)
         return torch.where(mask, painted, image)
+
+
+class _Parts(NamedTuple):
+    """A part of every sample, all of one size, in cells at 1/8."""
+
+    tops: list[int]
+    lefts: list[int]
+    height: int
+    width: int
+
+    def cut(self, x: Tensor, cell: int) -> Tensor:
+        """The parts of (B, C, H, W), where a cell has ``cell`` pixels a side."""
+        height, width = cell * self.height, cell * self.width
+        corners = zip(x, self.tops, self.lefts, strict=True)
+        parts = [one[:, cell * top :, cell * left :][:, :height, :width] for one, top, left in corners]
+        return torch.stack(parts).contiguous(memory_format=torch.channels_last)
+
+    def add(self, parts: Tensor, x: Tensor, cell: int) -> Tensor:
+        """(B, C, H, W) plus the parts in their places; what reaches beyond it is left out."""
+        result = x.clone()
+        for number, (part, top, left) in enumerate(zip(parts, self.tops, self.lefts, strict=True)):
+            place = result[number, :, cell * top :, cell * left :][:, : part.shape[1], : part.shape[2]]
+            place += part[:, : place.shape[1], : place.shape[2]]
+        return result
+
+
+def _whole(x: Tensor) -> _Parts:
+    return _Parts([0] * len(x), [0] * len(x), x.shape[2], x.shape[3])
+
+
+def _around(hole: Tensor, cell: int) -> _Parts:
+    """The cells that the holes (B, H, W) touch and one more around them, which the last layers see."""
+    cells = F.max_pool2d(hole.unsqueeze(1).float(), cell, ceil_mode=True)[:, 0] > 0
+    spans = []
+    for axis in (2, 1):
+        touched = cells.any(axis).int()
+        count = touched.shape[1]
+        first = (touched.argmax(1) - 1).clamp(min=0)
+        stop = (count - touched.flip(1).argmax(1) + 1).clamp(max=count)
+        length = int((stop - first).max())
+        spans.append((first.clamp(max=count - length).tolist(), length))
+    (tops, height), (lefts, width) = spans
+    return _Parts(tops, lefts, height, width)
 
 
 class _DilatedBlock(nn.Module):
@@ -88,7 +135,3 @@ class _DilatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.gain * self.dilated(F.leaky_relu(x, 0.1))
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")

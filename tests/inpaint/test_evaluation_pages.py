@@ -90,6 +90,14 @@ def test_spread_of_differences_keeps_zero_in_view() -> None:
     assert max(numbers(svg, r'cx="([\d.]+)"')) < zero <= 560
 
 
+def test_there_is_room_for_long_names() -> None:
+    names = ("short", "neural inpainting, paper form", "contextual attention")
+    svg = plots.spread({name: plots.Row([1.0, 2.0], 1.5, None) for name in names}, "x")
+    ends = numbers(svg, r'<text x="(\d+)" y="\d+" text-anchor="end">')
+    assert len(ends) == 3 and min(ends) >= plots.CHARACTER * 18  # longer ones are shortened to 18 characters
+    assert min(numbers(svg, r'cx="([\d.]+)"')) > max(ends)
+
+
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [1e-12, 2e-12], [-1e9, 1e9], [float("inf")], []])
 def test_axes_of_all_ranges(values: list[float]) -> None:
     ElementTree.fromstring(plots.spread({"a": plots.Row(values, float("nan"), None)}, "x"))

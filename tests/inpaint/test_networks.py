@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
+from inpaint.mask import strokes
+from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator, feature2image
+from inpaint.networks.doubling import convolve_doubled
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.smooth_fill import fill_smoothly
@@ -50,7 +52,9 @@ def test_vgg_weights_are_the_normalised_ones() -> None:
 @pytest.mark.parametrize("height", [1, 31, 32, 33, 64, 99, 130])
 def test_strips_give_the_features_of_the_whole(height: int) -> None:
     vgg, image = load_vgg19(OWN_VGG), torch.rand(2, 3, height, 45)
-    assert torch.allclose(vgg.relu3_1(image, strip=32), vgg(image)["relu3_1"], atol=1e-4, rtol=1e-4)
+    whole = vgg(image)["relu3_1"]
+    for strip_bytes in (1, 1 << 18, None):
+        assert torch.allclose(vgg.relu3_1(image, strip_bytes), whole, atol=1e-4, rtol=1e-4)
 
 
 def test_vgg_is_frozen_and_says_which_layers_it_lacks() -> None:
@@ -178,3 +182,44 @@ def test_discriminators_judge_patches() -> None:
     assert not torch.equal(conditioned(image, features), conditioned(image, 1 - features))
     with pytest.raises(ValueError, match="feature map it is conditioned on"):
         conditioned(image)
+
+
+@pytest.mark.parametrize("skipped", [0, 3])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
+def test_convolving_a_doubled_map_without_doubling_it(size: tuple[int, int], skipped: int) -> None:
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(4 + skipped, 6, 3, padding=1)
+    x, skip = torch.randn(2, 4, *size, requires_grad=True), torch.randn(2, skipped, 2 * size[0], 2 * size[1])
+    expected = convolution(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip), dim=1))
+    found = convolve_doubled(x, convolution, skip if skipped else None)
+    assert torch.allclose(found, expected, atol=1e-5)
+    weights_of_sum = torch.randn_like(expected)
+    for one, other in zip(
+        *(torch.autograd.grad((y * weights_of_sum).sum(), (x, *convolution.parameters())) for y in (found, expected)),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_feature2image_in_strips_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network, features = Feature2Image().eval(), torch.rand(1, 256, 13, 10)
+    whole = network(features)
+    monkeypatch.setattr(feature2image, "_STRIP_BYTES", 1)
+    assert torch.allclose(network(features), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (61, 83), (9, 5)])
+def test_image2feature_paints_the_same_where_only_the_holes_are_painted(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = painter_with_an_output()
+    image = torch.rand(3, 3, *size)
+    hole = torch.stack(
+        [strokes(*size, torch.Generator().manual_seed(seed), kind="medium") for seed in (1, 2)]
+        + [torch.zeros(size, dtype=torch.bool)]
+    )
+    everywhere = network.train()(image, hole).clamp(0, 1)
+    assert torch.allclose(network.eval()(image, hole), everywhere, atol=1e-5)
+    corner = torch.zeros_like(hole)
+    corner[:, -3:, -2:] = True
+    assert torch.allclose(network(image, corner), network.train()(image, corner).clamp(0, 1), atol=1e-5)

@@ -59,6 +59,26 @@ def test_nothing_is_known_beyond_the_border() -> None:
     assert hole_depth(center(1024, 1024, 400)) == 200
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31), st.booleans())
+def test_depth_is_how_often_known_pixels_grow_until_the_hole_is_gone(
+    height: int, width: int, seed: int, inverted: bool
+) -> None:
+    hole = strokes(height, width, torch.Generator().manual_seed(seed), kind="medium") ^ inverted
+    assume(not hole.all())
+    missing, steps = hole[None].float(), 0
+    while missing.any():
+        missing = -torch.nn.functional.max_pool2d(-missing, 3, stride=1, padding=1)
+        steps += 1
+    assert hole_depth(hole) == steps
+
+
+def test_a_hole_in_every_cell_of_a_large_picture_is_one_cell_deep() -> None:
+    hole = torch.zeros(1024, 1024, dtype=torch.bool)
+    hole[::4, ::4] = True
+    assert hole_depth(hole) == 4
+
+
 @pytest.mark.parametrize("scales", [[], [300, 150], [150, 150], [8, 64], [601], [-5]])
 def test_unfit_scales_are_refused(scales: list[int]) -> None:
     with pytest.raises(InpaintError, match="growing short sides from 16 to 600"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ from inpaint.cli import main
 from inpaint.errors import InpaintError
 from inpaint.pipeline import Inpainter
 from inpaint.style_transfer import luminance, style_size, stylize
+from patchswap import ops
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +194,37 @@ def test_errors_come_before_any_work(monkeypatch, arguments, message):
     with pytest.raises(InpaintError) as error:
         stylize(**{"content": waves(40, 40), "style": waves(40, 40, 1), **arguments})
     assert message in str(error.value)
+
+
+# Prints the peak of the process's memory while a picture is painted, in KiB above what it held before.
+PEAK_PROGRAM = """
+import sys, torch, inpaint
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+torch.manual_seed(0)
+torch.set_num_threads(2)
+inpainter = inpaint.load(device="cpu", precision="float32")
+content, style = (torch.rand(3, int(side), int(side)) for side in sys.argv[1:])
+inpaint.stylize(content[:, :64, :64], style[:, :64, :64], inpainter=inpainter)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+before = status("VmRSS")
+inpaint.stylize(content, style, inpainter=inpainter)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_matrix_of_all_content_patches_times_all_style_patches():
+    side = 512
+    command = [sys.executable, "-c", PEAK_PROGRAM, str(side), str(side)]
+    peak = 1024 * int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    matrix = 4 * ((side // 4 - 2) ** 2) ** 2
+    assert peak < 384 << 20 < matrix / 2
 
 
 def test_the_package_exports_it():
