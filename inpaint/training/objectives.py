@@ -82,7 +82,7 @@ class Image2FeatureObjective(Objective):
         self.config = config
         self.vgg = vgg
         self.generator = Image2Feature(Image2FeatureConfig(**config.network))
-        self.discriminator = PatchDiscriminator(7, width=config.discriminator_width)
+        self.discriminator = PatchDiscriminator(7, width=config.discriminator_width, spectral=config.spectral_norm)
 
     def paint(self, batch: Batch) -> Tensor:
         return self.generator(batch.image, batch.hole)
@@ -140,7 +140,9 @@ class Feature2ImageObjective(Objective):
         self.vgg = vgg
         self.painter = painter
         self.generator = Feature2Image(Feature2ImageConfig(**config.network))
-        self.discriminator = PatchDiscriminator(3, self.generator.config.features, config.discriminator_width)
+        self.discriminator = PatchDiscriminator(
+            3, self.generator.config.features, config.discriminator_width, spectral=config.spectral_norm
+        )
 
     def paint(self, batch: Batch) -> Tensor:
         with torch.no_grad():
