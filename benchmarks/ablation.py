@@ -37,10 +37,9 @@ import patchswap
 from inpaint import pipeline, weights
 from inpaint.evaluation.protocol import evaluate, pair_samples
 from inpaint.image import read_image, read_mask, to_tensor
+from inpaint.networks import VGG19
 from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.pipeline import Inpainter
-
-Infer = Callable[[Tensor, Tensor], Tensor]
 
 MEASURED = {"hole_l1": ("hole L1 %", ".2f"), "ssim": ("SSIM", ".4f"), "lpips": ("LPIPS", ".4f")}
 
@@ -51,7 +50,7 @@ class Variant:
 
     change: what it is, for the table. options: keyword arguments of Inpainter. scales: short sides in pixels instead
     of the automatic choice. matched: makes what is matched out of (features, feature hole); what is copied stays the
-    features. detail: instead of ``pipeline._lost_detail``. infer: makes another Image2Feature out of the one there is.
+    features. detail: instead of ``pipeline._lost_detail``. networks: puts other networks in the pipeline's place.
     other_weights: the networks of --other-weights.
     """
 
@@ -60,14 +59,14 @@ class Variant:
     scales: tuple[int, ...] | None = None
     matched: Callable[[Tensor, Tensor], Tensor] | None = None
     detail: Callable[[Tensor, Tensor], Tensor] | None = None
-    infer: Callable[[Infer], Infer] | None = None
+    networks: Callable[[Inpainter], None] | None = None
     other_weights: bool = False
 
     def method(self, networks: weights.Networks, device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
         """A method for ``inpaint.evaluation``: (3, H, W) and (H, W) -> (3, H, W)."""
         inpainter = Inpainter(networks, device, **self.options)
-        if self.infer:
-            inpainter.image2feature = self.infer(inpainter.image2feature)
+        if self.networks:
+            self.networks(inpainter)
 
         def fill(image: Tensor, hole: Tensor) -> Tensor:
             with self.in_force():
@@ -180,13 +179,49 @@ def rim_offset(residual: Tensor, index: Tensor) -> Tensor:
     return detail + fill_smoothly(off, ~rim[:, 0])
 
 
-def averaged_over_mirror_image(network: Infer) -> Infer:
-    """The mean of the network's completions of the picture and of its mirror image."""
+def copied_pixels(photograph: Tensor, index: Tensor) -> Tensor:
+    """The pixels themselves carried by the match field, and the photograph where nothing was matched."""
+    height, width = photograph.shape[-2:]
+    cells = F.pixel_unshuffle(F.pad(photograph, (0, -width % 4, 0, -height % 4), mode="replicate"), 4)
+    copied = patchswap.fold(index, cells, output_size=(cells.shape[2], cells.shape[3]), base=cells)
+    return F.pixel_shuffle(copied, 4)[..., :height, :width]
+
+
+def without_decoder(inpainter: Inpainter) -> None:
+    """Feature2Image paints nothing, so that all of the picture is "detail"."""
+    inpainter.feature2image = lambda features: features.new_zeros(
+        (len(features), 3, 4 * features.shape[2], 4 * features.shape[3])
+    )
+
+
+def averaged_over_mirror_image(inpainter: Inpainter) -> None:
+    """Image2Feature's mean of the completions of the picture and of its mirror image."""
+    network = inpainter.image2feature
 
     def infer(image: Tensor, hole: Tensor) -> Tensor:
         return (network(image, hole) + network(image.flip(-1), hole.flip(-1)).flip(-1)) / 2
 
-    return infer
+    inpainter.image2feature = infer
+
+
+class FinerToo:
+    """VGG-19's relu3_1 with the four cells of relu2_1 that lie in each of its own as further channels."""
+
+    def __init__(self, vgg: VGG19) -> None:
+        self.vgg = vgg
+
+    def relu3_1(self, image: Tensor) -> Tensor:
+        features = self.vgg(image, ("relu2_1", "relu3_1"))
+        coarse, fine = features["relu3_1"], features["relu2_1"]
+        cells = F.pixel_unshuffle(F.pad(fine, (0, fine.shape[3] % 2, 0, fine.shape[2] % 2), mode="replicate"), 2)
+        return torch.cat((coarse, cells * (coarse.norm() / cells.norm())), dim=1)  # both weigh the same
+
+
+def matching_finer_too(inpainter: Inpainter) -> None:
+    """Patches are matched, and so carried, with relu2_1 beside relu3_1; Feature2Image sees relu3_1 as ever."""
+    network = inpainter.feature2image
+    inpainter.vgg = FinerToo(inpainter.vgg)
+    inpainter.feature2image = lambda features: network(features[:, :256])
 
 
 VARIANTS = {
@@ -201,16 +236,20 @@ VARIANTS = {
     "detail-agreed": Variant("detail damped where copies disagree", detail=agreed_detail),
     "detail-lively": Variant("detail as strong as the copies are", detail=lively_detail),
     "detail-single": Variant("detail from one patch, not from the mean of nine", detail=single_detail),
+    "pixels": Variant(
+        "the pixels themselves carried, without a decoder", detail=copied_pixels, networks=without_decoder
+    ),
     "rim-offset": Variant("what is off along the rim, spread into the hole", detail=rim_offset),
     "key-margin-1": Variant("`key_margin=1`", {"key_margin": 1}),
     "key-margin-2": Variant("`key_margin=2`", {"key_margin": 2}),
     "key-margin-4": Variant("`key_margin=4`", {"key_margin": 4}),
     "match-centred": Variant("match without each channel's mean", matched=centred),
     "match-deviation": Variant("match with channels of deviation 1", matched=unit_deviation),
+    "match-finer": Variant("match relu2_1 as well as relu3_1", networks=matching_finer_too),
     "match-logarithms": Variant("match logarithms of the activations", matched=logarithms),
     "asymmetric": Variant("Image2Feature not averaged (`symmetric=False`)", {"symmetric": False}),
     "mirrored": Variant(
-        "Image2Feature averaged over the mirror image only", {"symmetric": False}, infer=averaged_over_mirror_image
+        "Image2Feature averaged over the mirror image only", {"symmetric": False}, networks=averaged_over_mirror_image
     ),
     "float32": Variant("networks in float32 (`precision`)", {"precision": "float32"}),
     "scales-512": Variant("one scale: 512", scales=(512,)),
