@@ -34,6 +34,7 @@ from inpaint.mask import center
 from inpaint.networks import Feature2Image
 from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors, under
+from inpaint.training.checkpoint import averaged_generator
 from inpaint.training.config import TrainingConfig, load_config
 from inpaint.training.data import Photographs
 from inpaint.training.sources import open_photograph
@@ -75,6 +76,8 @@ def main() -> None:
         checkpoint = train(
             "feature2image", arguments.data, arguments.out / name, changed, painter=networks.image2feature
         )
+        if averaged_generator(checkpoint).step < arguments.steps:
+            sys.exit("stopped; the same command goes on")
         for kind in ("averaged", "generator"):
             decoders[name, kind] = decoder(checkpoint, kind, networks.feature2image)
     squares = held_out(arguments.data, config, arguments.photographs)
@@ -150,15 +153,15 @@ def remembering(network: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor
 
 
 def summarise(measured: dict[tuple[str, str], list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """Means, and mean differences with their standard errors: from the start, and of raw from averaged weights."""
+    """Means, and mean differences with their standard errors: from the start, and from the same weights of "hinge"."""
     results = []
     for (name, kind), rows in measured.items():
         change = CHOICES[name][0] if name in CHOICES else "the weights it began from"
         result: dict[str, Any] = {"choice": name, "change": change, "weights": kind}
         result |= {key: statistics.fmean(row[key] for row in rows) for key in MEASURED}
-        for title, base in (("from_start", ("start", "averaged")), ("from_hinge", ("hinge", kind))):
-            if base in measured and base != (name, kind) and name != "start":
-                result[title] = {key: paired(measured[base], rows, key) for key in MEASURED}
+        for base in (("start", "averaged"), ("hinge", kind)):
+            if base in measured and name not in ("start", base[0]):
+                result[base[0]] = {key: paired(measured[base], rows, key) for key in MEASURED}
         results.append(result)
     return results
 
