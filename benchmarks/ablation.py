@@ -51,7 +51,6 @@ class Variant:
     change: what it is, for the table. options: keyword arguments of Inpainter. scales: short sides in pixels instead
     of the automatic choice. matched: makes what is matched out of (features, feature hole); what is copied stays the
     features. detail: instead of ``pipeline._lost_detail``. networks: puts other networks in the pipeline's place.
-    other_weights: the networks of --other-weights.
     """
 
     change: str
@@ -60,7 +59,6 @@ class Variant:
     matched: Callable[[Tensor, Tensor], Tensor] | None = None
     detail: Callable[[Tensor, Tensor], Tensor] | None = None
     networks: Callable[[Inpainter], None] | None = None
-    other_weights: bool = False
 
     def method(self, networks: weights.Networks, device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
         """A method for ``inpaint.evaluation``: (3, H, W) and (H, W) -> (3, H, W)."""
@@ -226,7 +224,6 @@ def matching_finer_too(inpainter: Inpainter) -> None:
 
 VARIANTS = {
     "default": Variant("the default"),
-    "other-weights": Variant("other weights", other_weights=True),
     "carry-0": Variant("all frequencies from the decoder (`carry=0`)", {"carry": 0}),
     "carry-2": Variant("`carry=2`", {"carry": 2}),
     "carry-8": Variant("`carry=8`", {"carry": 8}),
@@ -262,15 +259,12 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    networks = {False: weights.load(arguments.weights)}
-    if arguments.other_weights:
-        networks[True] = weights.load(arguments.other_weights)
-    names = [name for name in arguments.variants if VARIANTS[name].other_weights in networks]
-    for name in names:
+    networks = weights.load(arguments.weights)
+    for name in arguments.variants:
         for kind in arguments.kinds:
-            measure(name, kind, networks[VARIANTS[name].other_weights], arguments)
+            measure(name, kind, networks, arguments)
     if arguments.seconds:
-        write(arguments.out / "seconds.json", time_variants(names, networks, arguments))
+        write(arguments.out / "seconds.json", time_variants(networks, arguments))
     content = collect(arguments)
     for path in (arguments.out / "ablation.json", arguments.json):
         if path:
@@ -285,12 +279,11 @@ def measure(name: str, kind: str, networks: weights.Networks, arguments: argpars
     """Measures one variant on one kind of hole, unless that was done before."""
     folder = arguments.out / name / kind
     path = folder / "row.json"
-    chosen = arguments.other_weights if VARIANTS[name].other_weights else arguments.weights
     asked = {
         "variant": name,
         "change": VARIANTS[name].change,
         "kind": kind,
-        "weights_sha256": weights.sha256(weights.resolve(chosen)),
+        "weights_sha256": weights.sha256(weights.resolve(arguments.weights)),
         "photographs": [
             sample.name for sample in pair_samples(arguments.images, arguments.masks, [kind], arguments.limit)[0]
         ],
@@ -313,9 +306,7 @@ def measure(name: str, kind: str, networks: weights.Networks, arguments: argpars
     write(path, {**asked, "means": means, "measured": rows})
 
 
-def time_variants(
-    names: list[str], networks: dict[bool, weights.Networks], arguments: argparse.Namespace
-) -> dict[str, float]:
+def time_variants(networks: weights.Networks, arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a call for each variant, which take turns so that a slow moment meets all of them alike."""
     samples, _ = pair_samples(arguments.images, arguments.masks, arguments.kinds[:1], arguments.seconds)
     pairs = []
@@ -323,14 +314,14 @@ def time_variants(
         image = to_tensor(read_image(sample.image).image)
         hole = read_mask(sample.mask, expected_size=(image.shape[1], image.shape[2]))
         pairs.append((image.masked_fill(hole, 0), hole))
-    methods = {name: VARIANTS[name].method(networks[VARIANTS[name].other_weights], arguments.device) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
-        methods[name](*pairs[0])
+    methods = {name: VARIANTS[name].method(networks, arguments.device) for name in arguments.variants}
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for method in methods.values():
+        method(*pairs[0])
     for image, hole in pairs:
-        for name in names:
+        for name, method in methods.items():
             start = time.perf_counter()
-            methods[name](image, hole).cpu()
+            method(image, hole).cpu()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -412,7 +403,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=["center", "thick"])
     parser.add_argument("--variants", type=names_of(VARIANTS), default=list(VARIANTS), help="default: all")
     parser.add_argument("--weights", default="default", help="a name or a file")
-    parser.add_argument("--other-weights", help="a file, for the variant other-weights")
     parser.add_argument("--lpips-weights", type=Path, help="weight file of LPIPS")
     parser.add_argument("--limit", type=int, help="use the first so many photographs only")
     parser.add_argument("--seconds", type=int, metavar="N", help="time N photographs afterwards")

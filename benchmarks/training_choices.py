@@ -20,10 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import held_out
 import machine
 import torch
 from ablation import MEASURED, paired, write
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,9 +35,7 @@ from inpaint.networks import Feature2Image
 from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors, under
 from inpaint.training.checkpoint import averaged_generator
-from inpaint.training.config import TrainingConfig, load_config
-from inpaint.training.data import Photographs
-from inpaint.training.sources import open_photograph
+from inpaint.training.config import load_config
 from inpaint.training.trainer import train
 
 # name: (what is changed, fields of TrainingConfig)
@@ -59,8 +57,6 @@ SHORT_RUN = {
     "warmup": 30,
     "adversarial_start": 0,
 }
-SIDE = 256  # of the squares that are measured
-HOLE = 112
 
 
 def main() -> None:
@@ -80,7 +76,7 @@ def main() -> None:
             sys.exit("stopped; the same command goes on")
         for kind in ("averaged", "generator"):
             decoders[name, kind] = decoder(checkpoint, kind, networks.feature2image)
-    squares = held_out(arguments.data, config, arguments.photographs)
+    squares = held_out.squares(arguments.data, arguments.photographs)
     measured = measure(networks, decoders, squares, LPIPS(arguments.lpips_weights))
     content = {
         "machine": machine.describe("cpu", machine.command_line("benchmarks/training_choices.py")),
@@ -99,21 +95,6 @@ def decoder(checkpoint: Path, kind: str, like: Feature2Image) -> Feature2Image:
     return network.eval().requires_grad_(False)
 
 
-def held_out(data: Path, config: TrainingConfig, count: int) -> list[Tensor]:
-    """The middle squares, (3, SIDE, SIDE), of ``count`` held-out photographs, evenly over all sources."""
-    files = Photographs(data, config, validation=True).files
-    squares = []
-    for number in range(min(count, len(files))):
-        with (
-            open_photograph(files[number * len(files) // min(count, len(files))]) as stream,
-            Image.open(stream) as file,
-        ):
-            photograph = to_tensor(file.convert("RGB"))
-        top, left = ((length - SIDE) // 2 for length in photograph.shape[1:])
-        squares.append(photograph[:, top : top + SIDE, left : left + SIDE])
-    return squares
-
-
 def measure(
     networks: weights.Networks,
     decoders: dict[tuple[str, str], Feature2Image],
@@ -121,7 +102,7 @@ def measure(
     perceptual: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[tuple[str, str], list[dict[str, float]]]:
     """For each decoder what was measured of each square, composited and rounded to 8 bits."""
-    hole = center(SIDE, SIDE, HOLE)
+    hole = center(held_out.SIDE, held_out.SIDE, held_out.HOLE)
     inpainter = Inpainter(networks)
     inpainter.image2feature = remembering(inpainter.image2feature)
     measured = {}
@@ -174,7 +155,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES))
     parser.add_argument("--init", default="default", help="weights to begin from: a name or a file")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--photographs", type=int, default=64, help="held-out photographs to measure on")
+    parser.add_argument("--photographs", type=int, default=held_out.COUNT, help="held-out photographs to measure on")
     parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16, where the CPU multiplies it")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="results, instead of a file in --out")

@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 PHOTOGRAPH, HOLE = noise(3, 96, 96), center(96, 96, 40)
 # Variants that change nothing here: scales are for photographs of 512, averaging is for more than one scale, and not
 # every machine has another precision than float32.
-WITHOUT_EFFECT = {"other-weights", "scales-512", "scales-256-512", "scales-64-512", "asymmetric", "float32"}
+WITHOUT_EFFECT = {"scales-512", "scales-256-512", "scales-64-512", "asymmetric", "float32"}
 
 
 def test_the_default_variant_is_the_pipeline(networks: weights.Networks) -> None:

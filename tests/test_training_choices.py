@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,10 +14,12 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import held_out  # noqa: E402
 import tables  # noqa: E402
 import training_choices  # noqa: E402
 
 from inpaint import weights  # noqa: E402
+from inpaint.evaluation.protocol import pair_samples  # noqa: E402
 from inpaint.training.config import from_dict  # noqa: E402
 
 
@@ -33,8 +36,8 @@ def photographs(tmp_path: Path) -> Path:
 def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"image_size": 32, "zoom": (1.0, 1.1), "batch": 1, "adversarial_start": 0, "warmup": 0}
     monkeypatch.setattr(training_choices, "SHORT_RUN", tiny)
-    monkeypatch.setattr(training_choices, "SIDE", 96)
-    monkeypatch.setattr(training_choices, "HOLE", 40)
+    monkeypatch.setattr(held_out, "SIDE", 96)
+    monkeypatch.setattr(held_out, "HOLE", 40)
     monkeypatch.setattr(training_choices, "LPIPS", lambda _: lambda first, second: (first - second).square().mean())
     command = ["training_choices.py", "--data", str(photographs), "--out", str(tmp_path / "runs"), "--steps", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9"])
@@ -51,6 +54,21 @@ def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, mon
     assert other["start"]["ssim"]["mean"] == pytest.approx(other["ssim"] - start["ssim"])
     text = tables.training_choices(content["results"])
     assert text.count("\n") == 2 + len(rows) and "| half of the steps on predicted features | last |" in text
+
+
+def test_held_out_photographs_pair_with_their_masks(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "SIDE", 96)
+    monkeypatch.setattr(held_out, "HOLE", 40)
+    monkeypatch.setattr(
+        sys, "argv", ["held_out.py", "--data", str(photographs), "--out", str(tmp_path / "out"), "--count", "2"]
+    )
+    held_out.main()
+    samples, without = pair_samples(tmp_path / "out" / "photographs", tmp_path / "out" / "masks")
+    assert len(samples) == 2 * 4 and not any(without.values())
+    with Image.open(samples[1].image) as written, Image.open(photographs / "50.png") as whole:
+        assert np.array_equal(written, whole.crop((7, 2, 103, 98)))
 
 
 def test_choices_are_settings_of_training() -> None:
