@@ -359,22 +359,29 @@ def paired(base: list[dict[str, float]], rows: list[dict[str, float]], key: str)
 
 
 def as_table(content: dict[str, Any]) -> str:
-    """Markdown: a row for each variant, hole L1 % / SSIM / LPIPS of each kind of hole, and seconds."""
-    results = {(row["variant"], row["kind"]): row for row in content["results"]}
-    kinds = list(dict.fromkeys(kind for _, kind in results))
+    """Markdown: a row for each variant and kind of hole; its means, what they differ by from the default's, seconds."""
+    timed = any("seconds" in row for row in content["results"])
     rows = []
-    for name in dict.fromkeys(name for name, _ in results):
-        there = [results.get((name, kind)) for kind in kinds]
-        first = next(row for row in there if row)
-        seconds = next((f"{row['seconds']:.2f}" for row in there if row and "seconds" in row), "")
-        rows.append([first["change"], *(" / ".join(cell(row, key) for key in MEASURED) for row in there), seconds])
-    return tables.table(["change", *kinds, "seconds"], rows)
+    for row in content["results"]:
+        means = " / ".join("-" if row[key] is None else dotted(row[key], form) for key, (_, form) in MEASURED.items())
+        seconds = [f"{row['seconds']:.2f}" if "seconds" in row else ""] if timed else []
+        rows.append([row["change"], row["kind"], means, *differences(row), *seconds])
+    less = [f"{heading.removeprefix('hole ')} less the default's" for heading, _ in MEASURED.values()]
+    return tables.table(["change", "holes", "hole L1 % / SSIM / LPIPS", *less, *["seconds"][: int(timed)]], rows)
 
 
-def cell(row: dict[str, Any] | None, key: str) -> str:
-    if row is None or row[key] is None:
-        return "-"
-    return f"{row[key]:{MEASURED[key][1]}}".removeprefix("0")
+def differences(row: dict[str, Any]) -> list[str]:
+    """Mean and standard error of the paired difference in each measure; empty for the default itself."""
+    found = row.get("difference") or {}
+    return [
+        f"{dotted(found[key]['mean'], '+' + form)} ± {dotted(found[key]['error'], form)}" if found.get(key) else ""
+        for key, (_, form) in MEASURED.items()
+    ]
+
+
+def dotted(value: float, form: str) -> str:
+    """0.123 as .123, -0.123 as -.123."""
+    return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

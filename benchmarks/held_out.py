@@ -2,8 +2,8 @@
 
     python benchmarks/held_out.py --data photographs --out held_out
 
-Writes held_out/photographs/000.png, ... and held_out/masks/center_000.png, thick_000.png, ... for `inpaint evaluate` and
-benchmarks/ablation.py take them.
+Writes held_out/photographs/000.png, ... and held_out/masks/center_000.png, thick_000.png, ..., named as
+`inpaint evaluate` and benchmarks/ablation.py want them.
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ from inpaint.training.trainer import train
 # name: (what is changed, fields of TrainingConfig)
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "hinge": ("hinge loss, spectral norms", {}),
-    "no-adversary": ("no adversarial loss", {"adversarial": 0.0}),
-    "least-squares": ("least squares (LSGAN)", {"adversarial_form": "least_squares"}),
-    "r1": ("R1, weight 10", {"gradient_penalty": 10.0}),
     "no-spectral-norm": ("no spectral norms", {"spectral_norm": False}),
+    "no-adversary": ("no adversarial loss", {"adversarial": 0.0}),
     "predicted": ("half of the steps on predicted features", {"predicted_share": 0.5}),
+    "r1": ("R1 (weight 10) in place of spectral norms", {"spectral_norm": False, "gradient_penalty": 10.0}),
+    "least-squares": ("least squares (LSGAN)", {"adversarial_form": "least_squares"}),
 }
 # Many steps on small crops rather than few on large ones, which show things as large as those that the default weights
 # were trained on; and a discriminator, new as it is, that learns fast.
@@ -56,6 +56,7 @@ SHORT_RUN = {
     "learning_rate_discriminator": 1e-3,
     "warmup": 30,
     "adversarial_start": 0,
+    "log_every": 10,
 }
 
 
