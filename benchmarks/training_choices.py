@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -85,6 +86,7 @@ def main() -> None:
         "photographs": len(squares),
         "config": dataclasses.asdict(config),
         "results": summarise(measured),
+        "judge_loss": {name: judge_loss(arguments.out / name) for name in arguments.choices},
     }
     write(arguments.json or arguments.out / "training-choices.json", content)
 
@@ -146,6 +148,13 @@ def summarise(measured: dict[tuple[str, str], list[dict[str, float]]]) -> list[d
                 result[base[0]] = {key: paired(measured[base], rows, key) for key in MEASURED}
         results.append(result)
     return results
+
+
+def judge_loss(run: Path) -> float | None:
+    """Mean loss of the discriminator over the second half of a run; 2 is what one that cannot tell has."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    found = [line["judge"] for line in lines[len(lines) // 2 :] if "judge" in line]
+    return statistics.fmean(found) if found else None
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -34,7 +34,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = {"image_size": 32, "zoom": (1.0, 1.1), "batch": 1, "adversarial_start": 0, "warmup": 0}
+    tiny = {"image_size": 32, "zoom": (1.0, 1.1), "batch": 1, "adversarial_start": 0, "warmup": 0, "log_every": 1}
     monkeypatch.setattr(training_choices, "SHORT_RUN", tiny)
     monkeypatch.setattr(held_out, "SIDE", 96)
     monkeypatch.setattr(held_out, "HOLE", 40)
@@ -43,12 +43,13 @@ def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, mon
     monkeypatch.setattr(sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9"])
     training_choices.main()
     content = json.loads((tmp_path / "runs" / "training-choices.json").read_text())
-    assert content["photographs"] == 2
+    assert content["photographs"] == 2 and content["judge_loss"].keys() == {"hinge", "predicted"}
     rows = {(row["choice"], row["weights"]): row for row in content["results"]}
     assert list(rows) == [("start", "averaged")] + [
         (name, kind) for name in ("hinge", "predicted") for kind in ("averaged", "generator")
     ]
     start, hinge, other = (rows[name, "averaged"] for name in ("start", "hinge", "predicted"))
+    assert all(loss == pytest.approx(2, abs=0.5) for loss in content["judge_loss"].values())
     assert "start" not in start and "hinge" not in hinge and start["lpips"] != hinge["lpips"] != other["lpips"]
     assert other["hinge"]["lpips"]["mean"] == pytest.approx(other["lpips"] - hinge["lpips"])
     assert other["start"]["ssim"]["mean"] == pytest.approx(other["ssim"] - start["ssim"])
