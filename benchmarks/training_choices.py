@@ -5,7 +5,8 @@
 
 All rows begin from the same weights with a new discriminator and see the same crops and holes in the same order, so
 they differ in nothing but the choice. They are measured as the pipeline with that Feature2Image, on photographs that
-are held out of the training: the middle square of 256 with a centre hole. Runs that --out holds are not trained again.
+are held out of the training: the middle square of 256 with a centre hole. Runs and measurements that --out holds are
+not made again.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ def main() -> None:
         )
         if averaged_generator(checkpoint).step < arguments.steps:
             sys.exit("stopped; the same command goes on")
-        for kind in ("averaged", "generator"):
+        for kind in ("averaged", "generator") if arguments.last else ("averaged",):
             decoders[name, kind] = decoder(checkpoint, kind, networks.feature2image)
     squares = held_out.squares(arguments.data, arguments.photographs)
-    measured = measure(networks, decoders, squares, LPIPS(arguments.lpips_weights))
+    measured = measure(networks, decoders, squares, LPIPS(arguments.lpips_weights), arguments.out)
     content = {
         "machine": machine.describe("cpu", machine.command_line("benchmarks/training_choices.py")),
         "weights_sha256": weights.sha256(weights.resolve(arguments.init)),
@@ -103,13 +104,18 @@ def measure(
     decoders: dict[tuple[str, str], Feature2Image],
     squares: list[Tensor],
     perceptual: Callable[[Tensor, Tensor], Tensor],
+    out: Path,
 ) -> dict[tuple[str, str], list[dict[str, float]]]:
-    """For each decoder what was measured of each square, composited and rounded to 8 bits."""
+    """For each decoder what was measured of each square, composited and rounded to 8 bits; kept in ``out``."""
     hole = center(held_out.SIDE, held_out.SIDE, held_out.HOLE)
     inpainter = Inpainter(networks)
     inpainter.image2feature = remembering(inpainter.image2feature)
     measured = {}
     for name, network in decoders.items():
+        path = out / f"{'-'.join(name)}.json"
+        measured[name] = json.loads(path.read_text())["measured"] if path.exists() else []
+        if len(measured[name]) == len(squares):
+            continue
         inpainter.feature2image = network
         measured[name] = []
         for truth in tqdm(squares, desc=" ".join(name), unit="photo"):
@@ -120,6 +126,7 @@ def measure(
                 "lpips": perceptual(result, truth),
             }
             measured[name].append({key: float(value) for key, value in found.items()})
+        write(path, {"measured": measured[name]})
     return measured
 
 
@@ -166,6 +173,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--init", default="default", help="weights to begin from: a name or a file")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--photographs", type=int, default=held_out.COUNT, help="held-out photographs to measure on")
+    parser.add_argument("--last", action="store_true", help="measure the last weights beside their running average")
     parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16, where the CPU multiplies it")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="results, instead of a file in --out")

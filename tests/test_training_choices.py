@@ -40,7 +40,7 @@ def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, mon
     monkeypatch.setattr(held_out, "HOLE", 40)
     monkeypatch.setattr(training_choices, "LPIPS", lambda _: lambda first, second: (first - second).square().mean())
     command = ["training_choices.py", "--data", str(photographs), "--out", str(tmp_path / "runs"), "--steps", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9"])
+    monkeypatch.setattr(sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9", "--last"])
     training_choices.main()
     content = json.loads((tmp_path / "runs" / "training-choices.json").read_text())
     assert content["photographs"] == 2 and content["judge_loss"].keys() == {"hinge", "predicted"}
