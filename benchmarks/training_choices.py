@@ -44,10 +44,17 @@ from inpaint.training.trainer import train
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "hinge": ("hinge loss, spectral norms", {}),
     "no-spectral-norm": ("no spectral norms", {"spectral_norm": False}),
+    "detail": ("the discriminator sees detail (`judge_detail`)", {"judge_detail": True}),
     "no-adversary": ("no adversarial loss", {"adversarial": 0.0}),
     "predicted": ("half of the steps on predicted features", {"predicted_share": 0.5}),
-    "r1": ("R1 (weight 10) in place of spectral norms", {"spectral_norm": False, "gradient_penalty": 10.0}),
-    "least-squares": ("least squares (LSGAN)", {"adversarial_form": "least_squares"}),
+    "detail-r1": (
+        "detail, R1 (weight 10) in place of spectral norms",
+        {"judge_detail": True, "spectral_norm": False, "gradient_penalty": 10.0},
+    ),
+    "detail-least-squares": (
+        "detail, least squares (LSGAN)",
+        {"judge_detail": True, "adversarial_form": "least_squares"},
+    ),
 }
 # Many steps on small crops rather than few on large ones, which show things as large as those that the default weights
 # were trained on; and a discriminator, new as it is, that learns fast.

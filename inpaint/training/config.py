@@ -40,6 +40,7 @@ class TrainingConfig:
     adversarial_form: AdversarialForm = "hinge"  # or "least_squares" (LSGAN)
     gradient_penalty: float = 0.0  # weight of R1 in the discriminator's loss
     spectral_norm: bool = True  # of the discriminator's layers
+    judge_detail: bool = False  # the discriminator sees a picture without its low frequencies
     pixel: float = 5.0  # L1 on pixels; ours, it steadies the colours
     shallow_in_hole: float = 0.25  # weight of the hole in the layers before relu3_1 (feature2image)
     band: float = 2.0  # extra weight of the hole's cells that touch its boundary (image2feature)

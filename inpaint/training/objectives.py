@@ -19,6 +19,7 @@ from inpaint.training.data import Batch
 from inpaint.training.losses import (
     around_hole,
     cut,
+    detail,
     gradient_penalty,
     hole_weights,
     judge_loss,
@@ -55,6 +56,10 @@ class Objective(ABC):
     @abstractmethod
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
         """The discriminator's verdicts on ``picture``, (B, 3, S, S); ``paint`` has seen the batch before."""
+
+    def shown(self, picture: Tensor) -> Tensor:
+        """What the discriminator sees of a picture."""
+        return detail(picture) if self.config.judge_detail else picture
 
     def painter_loss(self, batch: Batch, painted: Tensor) -> Tensor:
         """The adversarial term of ``generator_losses``."""
@@ -118,7 +123,9 @@ class Image2FeatureObjective(Objective):
 
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
         incomplete = fill_smoothly(batch.image, batch.hole)
-        return self.discriminator(torch.cat((picture, incomplete, batch.hole.unsqueeze(1).to(picture.dtype)), dim=1))
+        return self.discriminator(
+            torch.cat((self.shown(picture), incomplete, batch.hole.unsqueeze(1).to(picture.dtype)), dim=1)
+        )
 
 
 class Feature2ImageObjective(Objective):
@@ -178,7 +185,7 @@ class Feature2ImageObjective(Objective):
         return losses
 
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
-        return self.discriminator(picture, self._features)
+        return self.discriminator(self.shown(picture), self._features)
 
 
 def _stride(layer: str) -> int:

@@ -252,6 +252,26 @@ def test_least_squares_and_the_gradient_penalty_train_the_discriminator(stage, p
     assert slopes[1] < 0.5 * slopes[0]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_discriminator_that_sees_detail_is_blind_to_colour(stage, photographs: Path) -> None:
+    config = small(stage, judge_detail=True, adversarial_start=0)
+    trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+    batch = Photographs(photographs, config)[0]
+    assert trainer.train_step(batch)["judge"] > 0
+    trainer.networks["discriminator"].eval()  # the spectral norms stay as they are
+    black, grey, photograph = (
+        trainer.objective.judge(batch, picture) for picture in (0 * batch.image, 0 * batch.image + 0.4, batch.image)
+    )
+    assert torch.allclose(black, grey, atol=1e-4) and not torch.allclose(black, photograph, atol=1e-4)
+
+
+def test_detail_is_what_shrinking_loses() -> None:
+    stripes = 0.5 + 0.1 * torch.tensor([1.0, -1.0]).repeat(16).expand(1, 3, 32, 32)
+    inner = (..., slice(4, -4), slice(4, -4))
+    assert torch.allclose(losses.detail(stripes)[inner], 0.5 + 4 * (stripes - 0.5)[inner], atol=0.02)
+    assert torch.allclose(losses.detail(torch.full((1, 3, 32, 32), 0.8)), torch.tensor(0.5), atol=1e-5)
+
+
 def test_configs_know_the_adversarial_forms() -> None:
     with pytest.raises(InpaintError, match="adversarial_form out of hinge, least_squares, got 'lsgan'"):
         from_dict({"adversarial_form": "lsgan"})
