@@ -84,7 +84,7 @@ def main() -> None:
         )
         if averaged_generator(checkpoint).step < arguments.steps:
             sys.exit("stopped; the same command goes on")
-        for kind in ("averaged", "generator") if arguments.last else ("averaged",):
+        for kind in ("averaged", "generator") if name in arguments.last else ("averaged",):
             decoders[name, kind] = decoder(checkpoint, kind, networks.feature2image)
     squares = held_out.squares(arguments.data, arguments.photographs)
     measured = measure(networks, decoders, squares, LPIPS(arguments.lpips_weights), arguments.out)
@@ -180,7 +180,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--init", default="default", help="weights to begin from: a name or a file")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--photographs", type=int, default=held_out.COUNT, help="held-out photographs to measure on")
-    parser.add_argument("--last", action="store_true", help="measure the last weights beside their running average")
+    parser.add_argument(
+        "--last", nargs="+", choices=CHOICES, default=[], help="measure the last weights beside their running average"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="train in bfloat16, where the CPU multiplies it")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="results, instead of a file in --out")

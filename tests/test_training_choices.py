@@ -40,13 +40,18 @@ def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, mon
     monkeypatch.setattr(held_out, "HOLE", 40)
     monkeypatch.setattr(training_choices, "LPIPS", lambda _: lambda first, second: (first - second).square().mean())
     command = ["training_choices.py", "--data", str(photographs), "--out", str(tmp_path / "runs"), "--steps", "1"]
-    monkeypatch.setattr(sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9", "--last"])
+    monkeypatch.setattr(
+        sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9", "--last", "predicted"]
+    )
     training_choices.main()
     content = json.loads((tmp_path / "runs" / "training-choices.json").read_text())
     assert content["photographs"] == 2 and content["judge_loss"].keys() == {"hinge", "predicted"}
     rows = {(row["choice"], row["weights"]): row for row in content["results"]}
-    assert list(rows) == [("start", "averaged")] + [
-        (name, kind) for name in ("hinge", "predicted") for kind in ("averaged", "generator")
+    assert list(rows) == [
+        ("start", "averaged"),
+        ("hinge", "averaged"),
+        ("predicted", "averaged"),
+        ("predicted", "generator"),
     ]
     start, hinge, other = (rows[name, "averaged"] for name in ("start", "hinge", "predicted"))
     assert all(loss == pytest.approx(2, abs=0.5) for loss in content["judge_loss"].values())
