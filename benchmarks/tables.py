@@ -260,11 +260,23 @@ def training_choices(results: list[dict[str, Any]]) -> str:
     return table(header, body)
 
 
+def judge_learning(results: list[dict[str, Any]]) -> str:
+    """The discriminator's mean loss in each part of its first steps."""
+    first, *later = results[0]["steps"]
+    header = ["the discriminator sees", "spectral norms", f"loss to step {first}", *(f"to {step}" for step in later)]
+    body = [
+        [row["sees"], "yes" if row["spectral_norm"] else "no", *(f"{loss:.2f}" for loss in row["loss"])]
+        for row in results
+    ]
+    return table(header, body)
+
+
 # name: (file of results, what makes the table of its "results")
 TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "swap-cpu": ("swap-cpu.json", swap_times),
     "training-cpu": ("training-cpu.json", training),
     "training-choices-cpu": ("training-choices-cpu.json", training_choices),
+    "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
     "table1-256-cpu": ("table1-256-cpu.json", table1),
     "quality-512-cpu": ("quality-512-cpu.json", quality),
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import held_out  # noqa: E402
+import judge_learning  # noqa: E402
 import tables  # noqa: E402
 import training_choices  # noqa: E402
 
@@ -75,6 +76,25 @@ def test_held_out_photographs_pair_with_their_masks(
     assert len(samples) == 2 * 4 and not any(without.values())
     with Image.open(samples[1].image) as written, Image.open(photographs / "50.png") as whole:
         assert np.array_equal(written, whole.crop((7, 2, 103, 98)))
+
+
+def test_a_discriminator_of_detail_learns_too(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {"image_size": 32, "zoom": (1.0, 1.1), "batch": 1, "learning_rate_discriminator": 1e-3}
+    monkeypatch.setattr(judge_learning, "SHORT_RUN", tiny)
+    command = ["judge_learning.py", "--data", str(photographs), "--out", str(tmp_path / "out.json"), "--steps", "5"]
+    monkeypatch.setattr(sys, "argv", command)
+    judge_learning.main()
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [(row["sees"], row["spectral_norm"]) for row in results] == [
+        ("the picture", True),
+        ("the picture", False),
+        ("its detail", True),
+        ("its detail", False),
+    ]
+    assert all(row["steps"] == [1, 2, 3, 4, 5] and 1 < row["loss"][0] < 3 for row in results)
+    assert "| its detail | no |" in tables.judge_learning(results)
 
 
 def test_choices_are_settings_of_training() -> None:
