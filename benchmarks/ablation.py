@@ -37,10 +37,9 @@ import patchswap
 from inpaint import pipeline, weights
 from inpaint.evaluation.protocol import evaluate, pair_samples
 from inpaint.image import read_image, read_mask, to_tensor
+from inpaint.networks import VGG19
 from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.pipeline import Inpainter
-
-Infer = Callable[[Tensor, Tensor], Tensor]
 
 MEASURED = {"hole_l1": ("hole L1 %", ".2f"), "ssim": ("SSIM", ".4f"), "lpips": ("LPIPS", ".4f")}
 
@@ -51,8 +50,7 @@ class Variant:
 
     change: what it is, for the table. options: keyword arguments of Inpainter. scales: short sides in pixels instead
     of the automatic choice. matched: makes what is matched out of (features, feature hole); what is copied stays the
-    features. detail: instead of ``pipeline._lost_detail``. infer: makes another Image2Feature out of the one there is.
-    other_weights: the networks of --other-weights.
+    features. detail: instead of ``pipeline._lost_detail``. networks: puts other networks in the pipeline's place.
     """
 
     change: str
@@ -60,14 +58,13 @@ class Variant:
     scales: tuple[int, ...] | None = None
     matched: Callable[[Tensor, Tensor], Tensor] | None = None
     detail: Callable[[Tensor, Tensor], Tensor] | None = None
-    infer: Callable[[Infer], Infer] | None = None
-    other_weights: bool = False
+    networks: Callable[[Inpainter], None] | None = None
 
     def method(self, networks: weights.Networks, device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
         """A method for ``inpaint.evaluation``: (3, H, W) and (H, W) -> (3, H, W)."""
         inpainter = Inpainter(networks, device, **self.options)
-        if self.infer:
-            inpainter.image2feature = self.infer(inpainter.image2feature)
+        if self.networks:
+            self.networks(inpainter)
 
         def fill(image: Tensor, hole: Tensor) -> Tensor:
             with self.in_force():
@@ -180,18 +177,53 @@ def rim_offset(residual: Tensor, index: Tensor) -> Tensor:
     return detail + fill_smoothly(off, ~rim[:, 0])
 
 
-def averaged_over_mirror_image(network: Infer) -> Infer:
-    """The mean of the network's completions of the picture and of its mirror image."""
+def copied_pixels(photograph: Tensor, index: Tensor) -> Tensor:
+    """The pixels themselves carried by the match field, and the photograph where nothing was matched."""
+    height, width = photograph.shape[-2:]
+    cells = F.pixel_unshuffle(F.pad(photograph, (0, -width % 4, 0, -height % 4), mode="replicate"), 4)
+    copied = patchswap.fold(index, cells, output_size=(cells.shape[2], cells.shape[3]), base=cells)
+    return F.pixel_shuffle(copied, 4)[..., :height, :width]
+
+
+def without_decoder(inpainter: Inpainter) -> None:
+    """Feature2Image paints nothing, so that all of the picture is "detail"."""
+    inpainter.feature2image = lambda features: features.new_zeros(
+        (len(features), 3, 4 * features.shape[2], 4 * features.shape[3])
+    )
+
+
+def averaged_over_mirror_image(inpainter: Inpainter) -> None:
+    """Image2Feature's mean of the completions of the picture and of its mirror image."""
+    network = inpainter.image2feature
 
     def infer(image: Tensor, hole: Tensor) -> Tensor:
         return (network(image, hole) + network(image.flip(-1), hole.flip(-1)).flip(-1)) / 2
 
-    return infer
+    inpainter.image2feature = infer
+
+
+class FinerToo:
+    """VGG-19's relu3_1 with the four cells of relu2_1 that lie in each of its own as further channels."""
+
+    def __init__(self, vgg: VGG19) -> None:
+        self.vgg = vgg
+
+    def relu3_1(self, image: Tensor) -> Tensor:
+        features = self.vgg(image, ("relu2_1", "relu3_1"))
+        coarse, fine = features["relu3_1"], features["relu2_1"]
+        cells = F.pixel_unshuffle(F.pad(fine, (0, fine.shape[3] % 2, 0, fine.shape[2] % 2), mode="replicate"), 2)
+        return torch.cat((coarse, cells * (coarse.norm() / cells.norm())), dim=1)  # both weigh the same
+
+
+def matching_finer_too(inpainter: Inpainter) -> None:
+    """Patches are matched, and so carried, with relu2_1 beside relu3_1; Feature2Image sees relu3_1 as ever."""
+    network = inpainter.feature2image
+    inpainter.vgg = FinerToo(inpainter.vgg)
+    inpainter.feature2image = lambda features: network(features[:, :256])
 
 
 VARIANTS = {
     "default": Variant("the default"),
-    "other-weights": Variant("other weights", other_weights=True),
     "carry-0": Variant("all frequencies from the decoder (`carry=0`)", {"carry": 0}),
     "carry-2": Variant("`carry=2`", {"carry": 2}),
     "carry-8": Variant("`carry=8`", {"carry": 8}),
@@ -201,16 +233,20 @@ VARIANTS = {
     "detail-agreed": Variant("detail damped where copies disagree", detail=agreed_detail),
     "detail-lively": Variant("detail as strong as the copies are", detail=lively_detail),
     "detail-single": Variant("detail from one patch, not from the mean of nine", detail=single_detail),
+    "pixels": Variant(
+        "the pixels themselves carried, without a decoder", detail=copied_pixels, networks=without_decoder
+    ),
     "rim-offset": Variant("what is off along the rim, spread into the hole", detail=rim_offset),
     "key-margin-1": Variant("`key_margin=1`", {"key_margin": 1}),
     "key-margin-2": Variant("`key_margin=2`", {"key_margin": 2}),
     "key-margin-4": Variant("`key_margin=4`", {"key_margin": 4}),
     "match-centred": Variant("match without each channel's mean", matched=centred),
     "match-deviation": Variant("match with channels of deviation 1", matched=unit_deviation),
+    "match-finer": Variant("match relu2_1 as well as relu3_1", networks=matching_finer_too),
     "match-logarithms": Variant("match logarithms of the activations", matched=logarithms),
     "asymmetric": Variant("Image2Feature not averaged (`symmetric=False`)", {"symmetric": False}),
     "mirrored": Variant(
-        "Image2Feature averaged over the mirror image only", {"symmetric": False}, infer=averaged_over_mirror_image
+        "Image2Feature averaged over the mirror image only", {"symmetric": False}, networks=averaged_over_mirror_image
     ),
     "float32": Variant("networks in float32 (`precision`)", {"precision": "float32"}),
     "scales-512": Variant("one scale: 512", scales=(512,)),
@@ -223,15 +259,12 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    networks = {False: weights.load(arguments.weights)}
-    if arguments.other_weights:
-        networks[True] = weights.load(arguments.other_weights)
-    names = [name for name in arguments.variants if VARIANTS[name].other_weights in networks]
-    for name in names:
+    networks = weights.load(arguments.weights)
+    for name in arguments.variants:
         for kind in arguments.kinds:
-            measure(name, kind, networks[VARIANTS[name].other_weights], arguments)
+            measure(name, kind, networks, arguments)
     if arguments.seconds:
-        write(arguments.out / "seconds.json", time_variants(names, networks, arguments))
+        write(arguments.out / "seconds.json", time_variants(networks, arguments))
     content = collect(arguments)
     for path in (arguments.out / "ablation.json", arguments.json):
         if path:
@@ -246,12 +279,11 @@ def measure(name: str, kind: str, networks: weights.Networks, arguments: argpars
     """Measures one variant on one kind of hole, unless that was done before."""
     folder = arguments.out / name / kind
     path = folder / "row.json"
-    chosen = arguments.other_weights if VARIANTS[name].other_weights else arguments.weights
     asked = {
         "variant": name,
         "change": VARIANTS[name].change,
         "kind": kind,
-        "weights_sha256": weights.sha256(weights.resolve(chosen)),
+        "weights_sha256": weights.sha256(weights.resolve(arguments.weights)),
         "photographs": [
             sample.name for sample in pair_samples(arguments.images, arguments.masks, [kind], arguments.limit)[0]
         ],
@@ -274,9 +306,7 @@ def measure(name: str, kind: str, networks: weights.Networks, arguments: argpars
     write(path, {**asked, "means": means, "measured": rows})
 
 
-def time_variants(
-    names: list[str], networks: dict[bool, weights.Networks], arguments: argparse.Namespace
-) -> dict[str, float]:
+def time_variants(networks: weights.Networks, arguments: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a call for each variant, which take turns so that a slow moment meets all of them alike."""
     samples, _ = pair_samples(arguments.images, arguments.masks, arguments.kinds[:1], arguments.seconds)
     pairs = []
@@ -284,14 +314,14 @@ def time_variants(
         image = to_tensor(read_image(sample.image).image)
         hole = read_mask(sample.mask, expected_size=(image.shape[1], image.shape[2]))
         pairs.append((image.masked_fill(hole, 0), hole))
-    methods = {name: VARIANTS[name].method(networks[VARIANTS[name].other_weights], arguments.device) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:
-        methods[name](*pairs[0])
+    methods = {name: VARIANTS[name].method(networks, arguments.device) for name in arguments.variants}
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for method in methods.values():
+        method(*pairs[0])
     for image, hole in pairs:
-        for name in names:
+        for name, method in methods.items():
             start = time.perf_counter()
-            methods[name](image, hole).cpu()
+            method(image, hole).cpu()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -329,22 +359,29 @@ def paired(base: list[dict[str, float]], rows: list[dict[str, float]], key: str)
 
 
 def as_table(content: dict[str, Any]) -> str:
-    """Markdown: a row for each variant, hole L1 % / SSIM / LPIPS of each kind of hole, and seconds."""
-    results = {(row["variant"], row["kind"]): row for row in content["results"]}
-    kinds = list(dict.fromkeys(kind for _, kind in results))
+    """Markdown: a row for each variant and kind of hole; its means, what they differ by from the default's, seconds."""
+    timed = any("seconds" in row for row in content["results"])
     rows = []
-    for name in dict.fromkeys(name for name, _ in results):
-        there = [results.get((name, kind)) for kind in kinds]
-        first = next(row for row in there if row)
-        seconds = next((f"{row['seconds']:.2f}" for row in there if row and "seconds" in row), "")
-        rows.append([first["change"], *(" / ".join(cell(row, key) for key in MEASURED) for row in there), seconds])
-    return tables.table(["change", *kinds, "seconds"], rows)
+    for row in content["results"]:
+        means = " / ".join("-" if row[key] is None else dotted(row[key], form) for key, (_, form) in MEASURED.items())
+        seconds = [f"{row['seconds']:.2f}" if "seconds" in row else ""] if timed else []
+        rows.append([row["change"], row["kind"], means, *differences(row), *seconds])
+    less = [f"{heading.removeprefix('hole ')} less the default's" for heading, _ in MEASURED.values()]
+    return tables.table(["change", "holes", "hole L1 % / SSIM / LPIPS", *less, *["seconds"][: int(timed)]], rows)
 
 
-def cell(row: dict[str, Any] | None, key: str) -> str:
-    if row is None or row[key] is None:
-        return "-"
-    return f"{row[key]:{MEASURED[key][1]}}".removeprefix("0")
+def differences(row: dict[str, Any]) -> list[str]:
+    """Mean and standard error of the paired difference in each measure; empty for the default itself."""
+    found = row.get("difference") or {}
+    return [
+        f"{dotted(found[key]['mean'], '+' + form)} ± {dotted(found[key]['error'], form)}" if found.get(key) else ""
+        for key, (_, form) in MEASURED.items()
+    ]
+
+
+def dotted(value: float, form: str) -> str:
+    """0.123 as .123, -0.123 as -.123."""
+    return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -373,7 +410,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", type=lambda text: text.split(","), default=["center", "thick"])
     parser.add_argument("--variants", type=names_of(VARIANTS), default=list(VARIANTS), help="default: all")
     parser.add_argument("--weights", default="default", help="a name or a file")
-    parser.add_argument("--other-weights", help="a file, for the variant other-weights")
     parser.add_argument("--lpips-weights", type=Path, help="weight file of LPIPS")
     parser.add_argument("--limit", type=int, help="use the first so many photographs only")
     parser.add_argument("--seconds", type=int, metavar="N", help="time N photographs afterwards")

@@ -259,10 +259,41 @@ def training(results: list[dict[str, Any]]) -> str:
     return table(["stage", "crops an update", "images/s", "memory", *parts], body)
 
 
+def training_choices(results: list[dict[str, Any]]) -> str:
+    """Choices of training: what was measured, and the paired differences in LPIPS with their standard errors."""
+    names = {"averaged": "averaged", "generator": "last"}
+
+    def difference(row: dict[str, Any], base: str) -> str:
+        found = row.get(base)
+        return f"{found['lpips']['mean']:+.4f} ± {found['lpips']['error']:.4f}" if found else ""
+
+    body = []
+    for row in results:
+        means = [f"{row['hole_l1']:.2f}", f"{row['ssim']:.4f}", f"{row['lpips']:.4f}"]
+        body.append(
+            [row["change"], names[row["weights"]], *means, *(difference(row, base) for base in ("start", "hinge"))]
+        )
+    header = ["choice", "weights", "hole L1 %", "SSIM", "LPIPS", "LPIPS less the start's", "less hinge's"]
+    return table(header, body)
+
+
+def judge_learning(results: list[dict[str, Any]]) -> str:
+    """The discriminator's mean loss in each part of its first steps."""
+    first, *later = results[0]["steps"]
+    header = ["the discriminator sees", "spectral norms", f"loss to step {first}", *(f"to {step}" for step in later)]
+    body = [
+        [row["sees"], "yes" if row["spectral_norm"] else "no", *(f"{loss:.2f}" for loss in row["loss"])]
+        for row in results
+    ]
+    return table(header, body)
+
+
 # name: (file of results, what makes the table of its "results")
 TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "swap-cpu": ("swap-cpu.json", swap_times),
     "training-cpu": ("training-cpu.json", training),
+    "training-choices-cpu": ("training-choices-cpu.json", training_choices),
+    "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
     "table1-256-cpu": ("table1-256-cpu.json", table1),
     "quality-512-cpu": ("quality-512-cpu.json", quality),
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),

@@ -478,6 +478,7 @@ def _training_options(command: Any) -> Any:
             show_default=True,
             help="compact, paper-256, paper-512, or a .toml or .json file of settings.",
         ),
+        click.option("--init", help="Weights to begin from: default, or a file of `inpaint train export`. [untrained]"),
         click.option("--steps", type=click.IntRange(min=1), help="Instead of the config's."),
         click.option("--batch", type=click.IntRange(min=1), help="Crops an update, instead of the config's."),
         click.option("--workers", type=click.IntRange(min=0), help="Processes that load, instead of the config's."),
@@ -533,6 +534,7 @@ def _train(
     data: Path,
     out: Path,
     config: str,
+    init: str | None,
     steps: int | None,
     batch: int | None,
     workers: int | None,
@@ -550,7 +552,7 @@ def _train(
     with _extra("train"):
         from inpaint.training import distributed, trainer
 
-    settings = load_config(config, stage, steps=steps, batch=batch, workers=workers, seed=seed)
+    settings = load_config(config, stage, init=init, steps=steps, batch=batch, workers=workers, seed=seed)
     if device == "cuda" and not torch.cuda.is_available():
         raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
     if threads is not None:

@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 PHOTOGRAPH, HOLE = noise(3, 96, 96), center(96, 96, 40)
 # Variants that change nothing here: scales are for photographs of 512, averaging is for more than one scale, and not
 # every machine has another precision than float32.
-WITHOUT_EFFECT = {"other-weights", "scales-512", "scales-256-512", "scales-64-512", "asymmetric", "float32"}
+WITHOUT_EFFECT = {"scales-512", "scales-256-512", "scales-64-512", "asymmetric", "float32"}
 
 
 def test_the_default_variant_is_the_pipeline(networks: weights.Networks) -> None:
@@ -66,11 +66,30 @@ def test_every_variant_changes_the_hole_and_nothing_else(networks: weights.Netwo
 
 
 def test_averaging_over_the_mirror_image(networks: weights.Networks) -> None:
-    infer = ablation.averaged_over_mirror_image(networks.image2feature)
+    inpainter = Inpainter(networks)
+    ablation.averaged_over_mirror_image(inpainter)
+    infer = inpainter.image2feature
     image, hole = PHOTOGRAPH[None, :, :, 8:], HOLE[None, :, 8:]
     mirrored = infer(image.flip(-1), hole.flip(-1)).flip(-1)
     assert torch.allclose(infer(image, hole), mirrored, atol=1e-5)
     assert not torch.allclose(networks.image2feature(image, hole), mirrored, atol=1e-3)
+
+
+def test_carried_pixels_are_those_of_the_chosen_keys() -> None:
+    photograph = noise(1, 3, 64, 64)
+    index = torch.full((1, 14, 14), -1)
+    index[:, 4:9, 4:9] = (torch.arange(14)[:, None] * 14 + torch.arange(14))[0:5, 0:5]  # one shift for all
+    carried = ablation.copied_pixels(photograph, index)
+    assert torch.allclose(carried[..., 16:44, 16:44], photograph[..., :28, :28], atol=1e-6)
+    assert torch.equal(carried[..., 44:, :], photograph[..., 44:, :])
+
+
+def test_finer_cells_weigh_as_much_as_the_coarse_ones(networks: weights.Networks) -> None:
+    image = PHOTOGRAPH[None, :, :82, :90]  # relu2_1 has an odd number of rows and of columns
+    features = ablation.FinerToo(networks.vgg).relu3_1(image)
+    assert features.shape == (1, 256 + 4 * 128, 21, 23)
+    assert torch.equal(features[:, :256], networks.vgg.relu3_1(image))
+    assert features[:, :256].norm().item() == pytest.approx(features[:, 256:].norm().item(), rel=1e-4)
 
 
 def test_copies_that_agree_keep_their_detail() -> None:

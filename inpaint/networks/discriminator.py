@@ -13,17 +13,20 @@ class PatchDiscriminator(nn.Module):
 
     Image2Feature's judge sees pairs (incomplete image and hole, completion): ``image_channels`` = 3 + 4 and no
     ``condition``. Feature2Image's judge sees (picture | feature map): ``image_channels`` = 3 and ``condition`` = 256.
-    Spectral normalisation (Miyato et al. 2018) keeps it from outrunning the generator.
+    ``spectral``: spectral normalisation (Miyato et al. 2018), which keeps it from outrunning the generator.
     """
 
-    def __init__(self, image_channels: int, condition: int = 0, width: int = 48) -> None:
+    def __init__(self, image_channels: int, condition: int = 0, width: int = 48, *, spectral: bool = True) -> None:
         super().__init__()
-        self.to_half = spectral_norm(nn.Conv2d(image_channels, width, 4, stride=2, padding=1))
-        self.to_quarter = spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1))
-        self.condition = spectral_norm(nn.Conv2d(condition, width, 1)) if condition else None
+        self.to_half = nn.Conv2d(image_channels, width, 4, stride=2, padding=1)
+        self.to_quarter = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
+        self.condition = nn.Conv2d(condition, width, 1) if condition else None
         joined = 2 * width + (width if condition else 0)
-        self.to_eighth = spectral_norm(nn.Conv2d(joined, 4 * width, 4, stride=2, padding=1))
-        self.verdict = spectral_norm(nn.Conv2d(4 * width, 1, 3, padding=1))
+        self.to_eighth = nn.Conv2d(joined, 4 * width, 4, stride=2, padding=1)
+        self.verdict = nn.Conv2d(4 * width, 1, 3, padding=1)
+        if spectral:
+            for layer in self.children():
+                spectral_norm(layer)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, image_channels, H, W), (B, condition, H/4, W/4) -> (B, 1, H/8, W/8): positive means taken for real."""

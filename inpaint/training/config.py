@@ -23,6 +23,7 @@ class TrainingConfig:
     The ratio perceptual : adversarial = 10 : 1 and Adam's beta1 = 0.5 are the paper's (Song et al. 2017, section 4).
     """
 
+    init: str = ""  # weights that the generator begins from: "default" or an exported file; empty: untrained
     image_size: int = 256  # side of the square training crops
     zoom: tuple[float, float] = (1.0, 1.15)  # a photograph's short side, as a multiple of image_size
     batch: int = 4  # crops an update, of all processes together
@@ -38,6 +39,8 @@ class TrainingConfig:
     adversarial_start: int = 2_000  # steps before the discriminator is heard
     adversarial_form: AdversarialForm = "hinge"  # or "least_squares" (LSGAN)
     gradient_penalty: float = 0.0  # weight of R1 in the discriminator's loss
+    spectral_norm: bool = True  # of the discriminator's layers
+    judge_detail: bool = False  # the discriminator sees a picture without its low frequencies
     pixel: float = 5.0  # L1 on pixels; ours, it steadies the colours
     shallow_in_hole: float = 0.25  # weight of the hole in the layers before relu3_1 (feature2image)
     band: float = 2.0  # extra weight of the hole's cells that touch its boundary (image2feature)

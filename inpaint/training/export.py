@@ -39,8 +39,9 @@ def export(image2feature: Path, feature2image: Path, output: Path, *, vgg: Path,
             )
         found[stage] = checkpoint
         config = checkpoint.config
+        begun = f"begun from {Path(config.init).name}, " if config.init else ""
         card.append(
-            f"- {stage}: {checkpoint.step} steps of {config.batch} crops of {config.image_size} px, "
+            f"- {stage}: {begun}{checkpoint.step} steps of {config.batch} crops of {config.image_size} px, "
             f"seed {config.seed}, losses perceptual {config.perceptual:g} ({', '.join(config.perceptual_layers)}), "
             f"adversarial {config.adversarial:g} from step {config.adversarial_start}, pixel {config.pixel:g}; "
             f"network {json.dumps(config.network)}"

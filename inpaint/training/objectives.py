@@ -19,6 +19,7 @@ from inpaint.training.data import Batch
 from inpaint.training.losses import (
     around_hole,
     cut,
+    detail,
     gradient_penalty,
     hole_weights,
     judge_loss,
@@ -56,6 +57,10 @@ class Objective(ABC):
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
         """The discriminator's verdicts on ``picture``, (B, 3, S, S); ``paint`` has seen the batch before."""
 
+    def shown(self, picture: Tensor) -> Tensor:
+        """What the discriminator sees of a picture."""
+        return detail(picture) if self.config.judge_detail else picture
+
     def painter_loss(self, batch: Batch, painted: Tensor) -> Tensor:
         """The adversarial term of ``generator_losses``."""
         return self.config.adversarial * painter_loss(self.judge(batch, painted), self.config.adversarial_form)
@@ -82,7 +87,7 @@ class Image2FeatureObjective(Objective):
         self.config = config
         self.vgg = vgg
         self.generator = Image2Feature(Image2FeatureConfig(**config.network))
-        self.discriminator = PatchDiscriminator(7, width=config.discriminator_width)
+        self.discriminator = PatchDiscriminator(7, width=config.discriminator_width, spectral=config.spectral_norm)
 
     def paint(self, batch: Batch) -> Tensor:
         return self.generator(batch.image, batch.hole)
@@ -118,7 +123,9 @@ class Image2FeatureObjective(Objective):
 
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
         incomplete = fill_smoothly(batch.image, batch.hole)
-        return self.discriminator(torch.cat((picture, incomplete, batch.hole.unsqueeze(1).to(picture.dtype)), dim=1))
+        return self.discriminator(
+            torch.cat((self.shown(picture), incomplete, batch.hole.unsqueeze(1).to(picture.dtype)), dim=1)
+        )
 
 
 class Feature2ImageObjective(Objective):
@@ -140,7 +147,9 @@ class Feature2ImageObjective(Objective):
         self.vgg = vgg
         self.painter = painter
         self.generator = Feature2Image(Feature2ImageConfig(**config.network))
-        self.discriminator = PatchDiscriminator(3, self.generator.config.features, config.discriminator_width)
+        self.discriminator = PatchDiscriminator(
+            3, self.generator.config.features, config.discriminator_width, spectral=config.spectral_norm
+        )
 
     def paint(self, batch: Batch) -> Tensor:
         with torch.no_grad():
@@ -176,7 +185,7 @@ class Feature2ImageObjective(Objective):
         return losses
 
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
-        return self.discriminator(picture, self._features)
+        return self.discriminator(self.shown(picture), self._features)
 
 
 def _stride(layer: str) -> int:

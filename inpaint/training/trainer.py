@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.networks import Image2Feature
 from inpaint.networks.layout import on_device
@@ -28,11 +29,10 @@ from inpaint.training.journal import Journal
 from inpaint.training.objectives import Objective, build_objective
 from inpaint.training.sources import find_photographs
 from inpaint.training.stop import stop_signal
-from inpaint.weights import FOLDER, VGG_FILE, sha256
 
 Role = Literal["generator", "discriminator"]
 ROLES: tuple[Role, ...] = ("generator", "discriminator")
-DEFAULT_VGG = FOLDER / VGG_FILE
+DEFAULT_VGG = weights.FOLDER / weights.VGG_FILE
 _MOST_BAD_STEPS = 20  # consecutive steps with a loss that is not finite before the run is given up
 
 
@@ -51,16 +51,14 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.stage, self.config, self.device = stage, config, device
         self.vgg = on_device(load_vgg19(vgg, _deepest(config)), device)
-        self.vgg_sha256 = sha256(vgg)
+        self.vgg_sha256 = weights.sha256(vgg)
         if painter is not None:
             painter = on_device(painter, device).eval().requires_grad_(False)
         self.objective: Objective = build_objective(stage, config, self.vgg, painter)
         self.networks: dict[Role, nn.Module] = {role: getattr(self.objective, role) for role in ROLES}
         for network in self.networks.values():
             on_device(network, device)
-        self.averaged: dict[str, Tensor] = {
-            name: value.detach().clone() for name, value in self.networks["generator"].state_dict().items()
-        }
+        self.averaged = self._current()
         self.optimisers = {
             role: torch.optim.Adam(network.parameters(), betas=(config.beta1, 0.999))
             for role, network in self.networks.items()
@@ -114,9 +112,9 @@ class Trainer:
 
     def _totals(self, batch: Batch) -> dict[str, Tensor]:
         """Sums of the losses' weights, the mean of all parts that the step's batch is divided into."""
-        weights = self.objective.weights(batch)
-        sums = distributed.mean(torch.stack([weight.sum() for weight in weights.values()]))
-        return dict(zip(weights, sums / self.config.accumulate, strict=True))
+        per_term = self.objective.weights(batch)
+        sums = distributed.mean(torch.stack([weight.sum() for weight in per_term.values()]))
+        return dict(zip(per_term, sums / self.config.accumulate, strict=True))
 
     def _generator_losses(
         self, batch: Batch, totals: dict[str, Tensor], adversarial: bool
@@ -160,7 +158,7 @@ class Trainer:
     def averaged_weights(self) -> Iterator[nn.Module]:
         """The generator with the running average of its weights, in evaluation mode, without gradients."""
         generator = self.networks["generator"]
-        current = {name: value.clone() for name, value in generator.state_dict().items()}
+        current = self._current()
         generator.load_state_dict(self.averaged)
         try:
             with torch.no_grad(), self._autocast():
@@ -206,6 +204,22 @@ class Trainer:
         self.averaged = {name: value.to(self.device) for name, value in under(tensors, "averaged.").items()}
         self.step = int(metadata["step"])
 
+    def begin_from(self, networks: weights.Networks) -> None:
+        """Takes over the generator of exported weights; the discriminator and the optimisers begin anew."""
+        trained = getattr(networks, self.stage)
+        try:
+            self.networks["generator"].load_state_dict(trained.state_dict())
+        except RuntimeError as error:
+            raise InpaintError(
+                f"{self.config.init}: expected weights of the network sizes in the config, got {trained.config}; "
+                "set these as the config's network"
+            ) from error
+        self.averaged = self._current()
+
+    def _current(self) -> dict[str, Tensor]:
+        """A copy of the generator's weights."""
+        return {name: value.detach().clone() for name, value in self.networks["generator"].state_dict().items()}
+
     def _schedule(self) -> float:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup))
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.config.steps)))
@@ -245,7 +259,7 @@ def train(
         on_step: called with (step, losses) after each step.
 
     Raises:
-        InpaintError: no photographs, a checkpoint that does not fit, a loss that stays infinite.
+        InpaintError: no photographs, a checkpoint or ``config.init`` that does not fit, a loss that stays infinite.
     """
     if stage not in STAGES:
         raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
@@ -253,7 +267,8 @@ def train(
     chosen = distributed.choose_device(device)
     with distributed.joined(chosen):
         trainer = Trainer(stage, config, vgg, chosen, painter)
-        _resume(trainer, out, resume)
+        if not _resume(trainer, out, resume) and config.init:
+            trainer.begin_from(weights.load(config.init, vgg))
         share = (distributed.rank(), distributed.world())
         training = Photographs(photographs, config, share=share)
         if distributed.rank() > 0:
@@ -315,20 +330,21 @@ def _run(
         journal.unreadable(unreadable)
 
 
-def _resume(trainer: Trainer, out: Path, resume: Path | str) -> None:
+def _resume(trainer: Trainer, out: Path, resume: Path | str) -> bool:
+    """Whether there was a checkpoint to go on from."""
     checkpoint = out / CHECKPOINT
     if resume == "none" and checkpoint.exists():
         raise InpaintError(f"{checkpoint}: a run is already there; resume it or choose another folder")
-    if resume not in ("auto", "none"):
-        trainer.load(Path(resume))
-    elif resume == "auto" and checkpoint.exists():
-        trainer.load(checkpoint)
+    resumed = resume not in ("auto", "none") or (resume == "auto" and checkpoint.exists())
+    if resumed:
+        trainer.load(checkpoint if resume == "auto" else Path(resume))
     steps = distributed.union({str(trainer.step)})
     if len(steps) > 1:
         raise InpaintError(
             f"{checkpoint}: expected the same checkpoint in all processes, they are at the steps "
             f"{', '.join(sorted(steps))}; let --out be a folder that all machines share"
         )
+    return resumed
 
 
 def _write_config(out: Path, stage: Stage, config: TrainingConfig) -> None:

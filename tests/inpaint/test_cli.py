@@ -436,6 +436,9 @@ def test_training_both_networks_exporting_and_filling(tmp_path, photographs, fil
     result = run("fill", files.image, files.mask, "-o", files.out, "--weights", mine, "--device", "cpu")
     assert result.exit_code == 0, (result.output, result.exception)
     assert np.array_equal(np.asarray(Image.open(files.out))[~files.hole], files.pixels[~files.hole])
+    result = run("train", stage, *arguments, "--out", tmp_path / "further", "--steps", 2, "--init", mine)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert json.loads((tmp_path / "further" / "config.json").read_text())["init"] == str(mine)
 
 
 def test_training_problems_are_one_line(tmp_path):

@@ -225,6 +225,19 @@ def test_the_adversary_is_trained_in_parts_too(photographs: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_discriminator_without_spectral_norms_is_as_wide(stage, photographs: Path) -> None:
+    sizes = []
+    for spectral in (True, False):
+        config = small(stage, spectral_norm=spectral, adversarial_start=0)
+        trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+        assert trainer.train_step(Photographs(photographs, config)[0])["judge"] > 0
+        sizes.append(sum(parameter.numel() for parameter in trainer.networks["discriminator"].parameters()))
+    assert sizes[0] == sizes[1] and not any(
+        "parametrizations" in name for name in trainer.networks["discriminator"].state_dict()
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_least_squares_and_the_gradient_penalty_train_the_discriminator(stage, photographs: Path) -> None:
     batch = Photographs(photographs, small(stage))[0]
     slopes = []
@@ -237,6 +250,26 @@ def test_least_squares_and_the_gradient_penalty_train_the_discriminator(stage, p
         picture = batch.image.clone().requires_grad_()
         slopes.append(float(losses.gradient_penalty(trainer.objective.judge(batch, picture), picture).detach()))
     assert slopes[1] < 0.5 * slopes[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_discriminator_that_sees_detail_is_blind_to_colour(stage, photographs: Path) -> None:
+    config = small(stage, judge_detail=True, adversarial_start=0)
+    trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
+    batch = Photographs(photographs, config)[0]
+    assert trainer.train_step(batch)["judge"] > 0
+    trainer.networks["discriminator"].eval()  # the spectral norms stay as they are
+    black, grey, photograph = (
+        trainer.objective.judge(batch, picture) for picture in (0 * batch.image, 0 * batch.image + 0.4, batch.image)
+    )
+    assert torch.allclose(black, grey, atol=1e-4) and not torch.allclose(black, photograph, atol=1e-4)
+
+
+def test_detail_is_what_shrinking_loses() -> None:
+    stripes = 0.5 + 0.1 * torch.tensor([1.0, -1.0]).repeat(16).expand(1, 3, 32, 32)
+    inner = (..., slice(4, -4), slice(4, -4))
+    assert torch.allclose(losses.detail(stripes)[inner], 0.5 + 4 * (stripes - 0.5)[inner], atol=0.02)
+    assert torch.allclose(losses.detail(torch.full((1, 3, 32, 32), 0.8)), torch.tensor(0.5), atol=1e-5)
 
 
 def test_configs_know_the_adversarial_forms() -> None:
@@ -377,6 +410,25 @@ def test_both_checkpoints_become_one_file_of_weights(photographs: Path, tmp_path
         export(*checkpoints[::-1], output, vgg=DEFAULT_VGG)
     with pytest.raises(InpaintError, match="the VGG-19 it was trained with"):
         export(*checkpoints, output, vgg=checkpoints[0])
+
+
+def test_training_begins_from_exported_weights(photographs: Path, tmp_path: Path) -> None:
+    checkpoints = [train(stage, photographs, tmp_path / stage, small(stage, steps=1), quiet=True) for stage in STAGES]
+    file = tmp_path / "own.safetensors"
+    export(checkpoints[0], checkpoints[1], file, vgg=DEFAULT_VGG)
+    for stage, network in zip(STAGES, weights.load(str(file))[:2], strict=True):
+        config = small(stage, init=str(file), steps=1, learning_rate=0.0)
+        begun = train(stage, photographs, tmp_path / f"{stage} again", config, quiet=True)
+        tensors, _ = read_tensors(begun)
+        for name, value in network.state_dict().items():
+            assert torch.equal(tensors[f"generator.{name}"], value) and torch.equal(tensors[f"averaged.{name}"], value)
+    card = export(checkpoints[0], begun, file, vgg=DEFAULT_VGG)
+    assert "feature2image: begun from own.safetensors, 1 steps of 2 crops" in card
+    file.unlink()  # a run that goes on does not ask for it again
+    train("feature2image", photographs, tmp_path / "feature2image again", config, quiet=True)
+    other = small("feature2image", init="default")
+    with pytest.raises(InpaintError, match=r"network sizes in the config, got Feature2ImageConfig\(features=256"):
+        train("feature2image", photographs, tmp_path / "other", other, quiet=True)
 
 
 def test_configs_have_names_and_files(tmp_path: Path) -> None:
