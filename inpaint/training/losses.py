@@ -70,8 +70,7 @@ def gradient_penalty(verdict: Tensor, picture: Tensor) -> Tensor:
 def detail(picture: Tensor) -> Tensor:
     """What is lost by shrinking (B, 3, H, W) to a quarter, four times as strong, around 0.5.
 
-    A new discriminator soon finds the difference between painted and real texture in this; in the whole picture, whose
-    low frequencies are the same in both, it does not within hundreds of steps (docs/training.md).
+    Painted and real texture differ in this. The low frequencies, which are most of a picture, are the same in both.
     """
     return 0.5 + 4 * (picture - low_frequencies(picture, 4))
 
