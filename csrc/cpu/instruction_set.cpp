@@ -20,7 +20,8 @@ InstructionSet find_instruction_set() {
   const char* variable = std::getenv("PATCHSWAP_CPU_KERNEL");
   const std::string_view limit = variable ? variable : "";
   if (avx512 && limit != "avx2" && limit != "generic") {
-    return __builtin_cpu_supports("avx512vnni") ? InstructionSet::kAvx512Vnni : InstructionSet::kAvx512;
+    const bool vnni = __builtin_cpu_supports("avx512vnni") && limit != "avx512";
+    return vnni ? InstructionSet::kAvx512Vnni : InstructionSet::kAvx512;
   }
   if (avx2 && limit != "generic") return InstructionSet::kAvx2;
 #endif
