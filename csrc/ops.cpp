@@ -192,6 +192,13 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   return {index, score, tally};
 }
 
+// Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
+bool is_channels_last(const Tensor& features) {
+  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
+  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
+         features.stride(0) == height * width * channels;
+}
+
 Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size) {
   check_features("fold", "key", key);
   check_patch_size("fold", patch_size);
@@ -209,7 +216,7 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
   }
   const int64_t shape[] = {key.size(0), key.size(1), height, width};
   const FoldCall call{.index = torch::stable::contiguous(index),
-                      .source = torch::stable::contiguous(key),
+                      .source = key.is_cpu() && is_channels_last(key) ? key : torch::stable::contiguous(key),
                       .base = contiguous(base),
                       .batch = key.size(0),
                       .channels = key.size(1),

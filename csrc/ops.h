@@ -72,8 +72,8 @@ struct MatchCall {
   Tensor index, score, tally;
 };
 
-// A checked call of fold or fold_backward. Tensors are contiguous. `rows` and `columns` are the grid of index,
-// `key_rows` and `key_columns` that of the key patches.
+// A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold on the CPU, which may be
+// channels last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches.
 //   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
 //   fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width).
 struct FoldCall {

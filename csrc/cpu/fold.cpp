@@ -68,25 +68,66 @@ Band find_band(const FoldCall& call, const int64_t* index, int64_t first) {
   return band;
 }
 
+// What a thread works on: a band of one sample, and channels of it.
+struct BandShare {
+  const Band& band;
+  int64_t sample, begin, end;
+};
+
+// Lays out the base of a band, or zeros.
 template <class Element>
-void fold_band(const FoldCall& call, int64_t sample, const Band& band, int64_t begin, int64_t end) {
+void lay_base(const FoldCall& call, const BandShare& share) {
+  const int64_t plane = call.height * call.width, first = share.band.first * call.width;
+  const int64_t count = (share.band.end - share.band.first) * call.width;
+  for (int64_t channel = share.begin; channel < share.end; channel++) {
+    const int64_t at = (share.sample * call.channels + channel) * plane + first;
+    Element* result = call.result.mutable_data_ptr<Element>() + at;
+    if (call.base) {
+      std::copy_n(call.base->const_data_ptr<Element>() + at, count, result);
+    } else {
+      std::fill_n(result, count, static_cast<Element>(0));
+    }
+  }
+}
+
+// The covered cells, from keys whose channels are planes, plane by plane.
+template <class Element>
+void average_in_planes(const FoldCall& call, const BandShare& share) {
   using Sum = Accumulate<Element>;
   const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
-  const int64_t first = band.first * call.width, count = (band.end - band.first) * call.width;
-  for (int64_t channel = sample * call.channels + begin; channel < sample * call.channels + end; channel++) {
-    const Element* key = call.source.const_data_ptr<Element>() + channel * key_plane;
-    Element* result = call.result.mutable_data_ptr<Element>() + channel * plane;
-    if (call.base) {
-      std::copy_n(call.base->const_data_ptr<Element>() + channel * plane + first, count, result + first);
-    } else {
-      std::fill_n(result + first, count, static_cast<Element>(0));
-    }
+  for (int64_t channel = share.begin; channel < share.end; channel++) {
+    const int64_t number = share.sample * call.channels + channel;
+    const Element* key = call.source.const_data_ptr<Element>() + number * key_plane;
+    Element* result = call.result.mutable_data_ptr<Element>() + number * plane;
     int64_t i = 0;
-    for (const auto& [cell, cells_end] : band.ends) {
+    for (const auto& [cell, cells_end] : share.band.ends) {
       const int64_t patches = cells_end - i;
       Sum sum = 0;
-      for (; i < cells_end; i++) sum += static_cast<Sum>(key[band.cells[i]]);
+      for (; i < cells_end; i++) sum += static_cast<Sum>(key[share.band.cells[i]]);
       result[cell] = static_cast<Element>(sum / patches);
+    }
+  }
+}
+
+// The same from keys whose channels lie side by side, cell by cell. Neighbouring cells write to the same cache lines of
+// all planes of the result.
+template <class Element>
+void average_cells(const FoldCall& call, const BandShare& share) {
+  using Sum = Accumulate<Element>;
+  const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
+  const Element* keys = call.source.const_data_ptr<Element>() + share.sample * key_plane * call.channels + share.begin;
+  Element* result = call.result.mutable_data_ptr<Element>() + (share.sample * call.channels + share.begin) * plane;
+  std::vector<Sum> sum(share.end - share.begin);
+  int64_t i = 0;
+  for (const auto& [cell, cells_end] : share.band.ends) {
+    const int64_t patches = cells_end - i;
+    std::fill(sum.begin(), sum.end(), Sum(0));
+    for (; i < cells_end; i++) {
+      const Element* key = keys + share.band.cells[i] * call.channels;
+      for (size_t channel = 0; channel < sum.size(); channel++) sum[channel] += static_cast<Sum>(key[channel]);
+    }
+    for (size_t channel = 0; channel < sum.size(); channel++) {
+      result[channel * plane + cell] = static_cast<Element>(sum[channel] / patches);
     }
   }
 }
@@ -134,7 +175,13 @@ void fold_cpu(const FoldCall& call) {
         const Band band = find_band(call, index, first);
         const int64_t grain = grain_size((band.end - first) * call.width + band.cells.size());
         torch::stable::parallel_for(0, call.channels, grain, [&](int64_t begin, int64_t end) {
-          fold_band<decltype(element)>(call, sample, band, begin, end);
+          const BandShare share{band, sample, begin, end};
+          lay_base<decltype(element)>(call, share);
+          if (call.source.stride(1) == 1) {
+            average_cells<decltype(element)>(call, share);
+          } else {
+            average_in_planes<decltype(element)>(call, share);
+          }
         });
         first = band.end;
       }

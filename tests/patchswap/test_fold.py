@@ -17,8 +17,9 @@ def tolerance(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
 @pytest.mark.parametrize("with_base", [False, True])
-def test_equals_the_reference(device, dtype, patch_size, with_base):
-    key = torch.randn(2, 3, 9, 8, device=device).to(dtype)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_the_reference(device, dtype, patch_size, with_base, layout):
+    key = torch.randn(2, 3, 9, 8, device=device).to(dtype).to(memory_format=layout)
     base = torch.randn(2, 3, 11, 7, device=device).to(dtype) if with_base else None
     shape = (2, *contract.patch_grid(11, 7, patch_size))
     keys = (10 - patch_size) * (9 - patch_size)
@@ -71,6 +72,20 @@ def test_query_mask_leaves_patches_out(device):
     mask = torch.rand(1, 4, 4, device=device) < 0.5
     result = patchswap.fold(index, key, output_size=(6, 6), query_mask=mask)
     assert torch.equal(result, patchswap.fold(torch.where(mask, index, -1), key, output_size=(6, 6)))
+
+
+def test_channels_last_is_the_same_bit_for_bit(device):
+    """More channels than one thread takes, more covered cells than fit into one band."""
+    key = torch.randn(2, 70, 40, 90, device=device)
+    index = torch.where(torch.rand(2, 98, 118) < 0.9, torch.randint(0, 38 * 88, (2, 98, 118)), -1).to(device)
+    base = torch.randn(2, 70, 100, 120, device=device)
+    planes, cells = (
+        patchswap.fold(index, key.to(memory_format=layout), output_size=(100, 120), base=base)
+        for layout in (torch.contiguous_format, torch.channels_last)
+    )
+    assert torch.equal(planes, cells)
+    expected = reference.fold(index, key.double(), base.double(), 100, 120, 3)
+    torch.testing.assert_close(planes.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_non_contiguous(device):
