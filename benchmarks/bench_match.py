@@ -200,6 +200,8 @@ class Bench:
         """Why a rival is not started, if it is not."""
         if reason := rival.unavailable(self.device):
             return {"skipped": f"not here: {reason}"}
+        if rival.dtype == torch.bfloat16 and self.device == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+            return {"skipped": "not here: this processor does not multiply bfloat16, which makes it many times slower"}
         predicted = self.predict(rival.name, case)
         if predicted > self.left_for_case and rival.name != REFERENCE:
             left = max(0.0, self.left_for_case)
