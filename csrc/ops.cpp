@@ -275,6 +275,54 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
   return call.result;
 }
 
+void check_float(const char* name, const Tensor& tensor) {
+  require(tensor.scalar_type() == ScalarType::Float, "convolve: ", name, " must be float32; got ", dtype_text(tensor));
+}
+
+// A (B, C, H, W) map as (B, H, W, C), copied only where the channels of a cell do not lie side by side.
+Tensor as_cells(const Tensor& features) {
+  const Tensor cells = torch::stable::transpose(torch::stable::transpose(features, 1, 3), 1, 2);
+  return cells.stride(3) == 1 ? cells : torch::stable::contiguous(cells);
+}
+
+Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> skip, bool doubled,
+                bool replicate, double slope) {
+  require(features.dim() == 4, "convolve: features must have shape (B, C, H, W); got ", shape_text(features));
+  check_float("features", features);
+  const int64_t scale = doubled ? 2 : 1;
+  const int64_t batch = features.size(0), height = scale * features.size(2), width = scale * features.size(3);
+  if (skip) {
+    check_float("skip", *skip);
+    check_device("convolve", "skip", *skip, "features", features);
+    require(skip->dim() == 4 && skip->size(0) == batch && skip->size(2) == height && skip->size(3) == width,
+            "convolve: skip must have shape (", batch, ", C, ", height, ", ", width, "), the size of the result; got ",
+            shape_text(*skip));
+  }
+  const int64_t channels = features.size(1) + (skip ? skip->size(1) : 0);
+  check_float("weight", weight);
+  check_device("convolve", "weight", weight, "features", features);
+  require(weight.dim() == 4 && weight.size(1) == channels && weight.size(2) == 3 && weight.size(3) == 3,
+          "convolve: weight must have shape (O, ", channels, ", 3, 3), the channels of features and skip; got ",
+          shape_text(weight));
+  if (bias) {
+    check_float("bias", *bias);
+    check_device("convolve", "bias", *bias, "features", features);
+    require(bias->dim() == 1 && bias->size(0) == weight.size(0), "convolve: bias must have shape (", weight.size(0),
+            "), the first of weight; got ", shape_text(*bias));
+  }
+  const int64_t shape[] = {batch, height, width, weight.size(0)};
+  const ConvolveCall call{.features = as_cells(features),
+                          .skip = skip ? std::optional<Tensor>(as_cells(*skip)) : std::nullopt,
+                          .weight = weight,
+                          .bias = contiguous(bias),
+                          .doubled = doubled,
+                          .replicate = replicate,
+                          .slope = slope,
+                          .result = torch::stable::new_empty(features, {shape, 4})};
+  convolve_cpu(call);
+  return torch::stable::transpose(torch::stable::transpose(call.result, 1, 3), 2, 3);
+}
+
 }  // namespace
 }  // namespace patchswap
 
@@ -289,12 +337,16 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "fold_backward(Tensor grad_output, Tensor index, int key_height, "
       "int key_width, int patch_size) -> Tensor");
+  library.def(
+      "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
+      "skip, bool doubled, bool replicate, float slope) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("convolve", TORCH_BOX(&patchswap::convolve));
 }
 
 #ifdef PATCHSWAP_CUDA

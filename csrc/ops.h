@@ -41,7 +41,20 @@
 //
 //   Gradient of fold with respect to key: (B, C, key_height, key_width) in grad_output's dtype.
 //
-// All three are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
+// convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, bool doubled, bool replicate, float slope)
+//     -> Tensor
+//
+//   leaky_relu(conv2d(pad(cat([x, skip], dim=1)), weight, bias), slope), where x is features, each cell of it repeated
+//   2 x 2 times if doubled, and pad adds one cell on each side: the outermost one if replicate, else zeros. What the
+//   networks that make features, and pictures of them, consist of. A slope of 0 is a ReLU, 1 nothing. For inference: it
+//   has no gradient, and a kernel on the CPU only.
+//
+//   - features (B, C, H, W), skip (B, C', H', W') or none, weight (O, C + C', 3, 3), bias (O): float32.
+//   - The result, (B, O, H', W') with H' = 2 H if doubled, is channels last in memory. It differs from the direct sum
+//   by
+//     rounding, some ten times as much as that sum itself.
+//
+// All are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
 // matter. None stores anything of the size queries x keys.
 #pragma once
 
@@ -86,9 +99,22 @@ struct FoldCall {
   Tensor result;
 };
 
+// A checked call of convolve. Cells lie channels last, [B][H][W][C] with any strides but that of the channels, which is
+// 1; the result is contiguous (B, H', W', O). The weight may have any strides; the bias is contiguous.
+struct ConvolveCall {
+  Tensor features;
+  std::optional<Tensor> skip;
+  Tensor weight;
+  std::optional<Tensor> bias;
+  bool doubled, replicate;
+  double slope;
+  Tensor result;
+};
+
 void match_cpu(const MatchCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
+void convolve_cpu(const ConvolveCall& call);
 
 // Instruction set that match_cpu uses on this machine: "avx512", "avx2" or "generic".
 const char* cpu_kernel_name();

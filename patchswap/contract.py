@@ -145,6 +145,40 @@ def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key
     _check_index("fold_backward", index, grad_output, grad_output.shape[2], grad_output.shape[3], patch_size)
 
 
+def check_convolve(
+    features: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, doubled: bool
+) -> tuple[int, int]:
+    """Raise ValueError or TypeError where the arguments of `convolve` break its contract; height and width of it."""
+    if features.dim() != 4:
+        raise ValueError(f"patchswap.convolve: features must have shape (B, C, H, W); got {_shape(features)}")
+    named = {"features": features, "skip": skip, "weight": weight, "bias": bias}
+    for name, tensor in named.items():
+        if tensor is not None and tensor.dtype != torch.float32:
+            raise TypeError(f"patchswap.convolve: {name} must be float32; got {_dtype(tensor)}")
+        if tensor is not None:
+            check_device("convolve", name, tensor, "features", features)
+    batch, channels, height, width = features.shape
+    if doubled:
+        height, width = 2 * height, 2 * width
+    if skip is not None:
+        if skip.dim() != 4 or skip.shape[0] != batch or tuple(skip.shape[2:]) != (height, width):
+            raise ValueError(
+                f"patchswap.convolve: skip must have shape ({batch}, C, {height}, {width}), the size of the result; "
+                f"got {_shape(skip)}"
+            )
+        channels += skip.shape[1]
+    if weight.dim() != 4 or tuple(weight.shape[1:]) != (channels, 3, 3):
+        raise ValueError(
+            f"patchswap.convolve: weight must have shape (O, {channels}, 3, 3), the channels of features and skip; "
+            f"got {_shape(weight)}"
+        )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(
+            f"patchswap.convolve: bias must have shape ({weight.shape[0]}), the first of weight; got {_shape(bias)}"
+        )
+    return height, width
+
+
 def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width: int, patch_size: int) -> None:
     if index.dtype != torch.int64:
         raise TypeError(f"patchswap.{operator}: index must be int64; got {_dtype(index)}")

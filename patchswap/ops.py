@@ -1,10 +1,11 @@
-"""The operators torch.ops.patchswap.{match, fold, fold_backward} and everything torch knows about them.
+"""The operators torch.ops.patchswap.{match, fold, fold_backward, convolve} and everything torch knows about them.
 
 The compiled extension defines the operators and their CPU and CUDA kernels. Without it they are defined here, with the
 same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
 
 * Gradients: `fold` is linear in key and base and has gradients of every order. `match` has none: its index is an
-  arg-max and its score is reported for inspection, so both outputs are marked non-differentiable.
+  arg-max and its score is reported for inspection, so both outputs are marked non-differentiable. `convolve` is for
+  inference, and says so where a gradient is asked of it.
 * Autocast: `match` runs in float32, so that its arg-max does not depend on autocast's dtype; `fold` keeps key's dtype.
 """
 
@@ -24,6 +25,8 @@ SCHEMAS = {
     'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
     "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
     "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
+    "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, bool doubled, bool replicate, "
+    "float slope) -> Tensor",
 }
 
 
@@ -90,6 +93,25 @@ def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width
     return torch.ops.patchswap.fold_backward(grad_output, index, key_height, key_width, patch_size)
 
 
+def convolve(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    *,
+    doubled: bool = False,
+    replicate: bool = False,
+    slope: float = 1.0,
+) -> Tensor:
+    """torch.ops.patchswap.convolve: a 3x3 convolution by minimal filtering on the CPU; see csrc/ops.h.
+
+    ``leaky_relu(conv2d(pad(cat((x, skip), dim=1)), weight, bias), slope)``, where x is features, enlarged twice by
+    repeating its cells if ``doubled``, and pad adds one cell on each side, zeros or the outermost (``replicate``).
+    float32: (B, C, H, W) -> (B, O, H', W'), channels last in memory.
+    """
+    return torch.ops.patchswap.convolve(features, weight, bias, skip, doubled, replicate, slope)
+
+
 @torch.library.register_fake("patchswap::match")
 def _match_fake(
     query: Tensor,
@@ -120,6 +142,20 @@ def _fold_fake(index: Tensor, key: Tensor, base: Tensor | None, height: int, wid
 def _fold_backward_fake(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
     contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size)
     return grad_output.new_empty(grad_output.shape[0], grad_output.shape[1], key_height, key_width)
+
+
+@torch.library.register_fake("patchswap::convolve")
+def _convolve_fake(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    doubled: bool,
+    replicate: bool,
+    slope: float,
+) -> Tensor:
+    height, width = contract.check_convolve(features, weight, bias, skip, doubled)
+    return features.new_empty(features.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 
 def _match_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -162,6 +198,15 @@ def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     return fold(index, grad, None, ctx.size[0], ctx.size[1], ctx.patch_size), None, None, None, None
 
 
+def _convolve_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pass
+
+
+def _convolve_gradient(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError("patchswap.convolve: has no gradient; to train, call torch.nn.functional.conv2d instead")
+
+
+torch.library.register_autograd("patchswap::convolve", _convolve_gradient, setup_context=_convolve_setup)
 torch.library.register_autograd("patchswap::match", _match_gradient, setup_context=_match_setup)
 torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
 torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)

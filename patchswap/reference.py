@@ -108,6 +108,36 @@ def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width
     return grad_key.view(batch, channels, key_height, key_width).to(grad_output.dtype)
 
 
+def convolve(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    doubled: bool,
+    replicate: bool,
+    slope: float,
+) -> Tensor:
+    """A 3x3 convolution and its leaky ReLU; see csrc/ops.h for the contract."""
+    contract.check_convolve(features, weight, bias, skip, doubled)
+    return convolution(features, weight, bias, skip, doubled, replicate, slope)
+
+
+def convolution(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    doubled: bool,
+    replicate: bool,
+    slope: float,
+) -> Tensor:
+    """What `convolve` computes, in any dtype."""
+    x = F.interpolate(features, scale_factor=2, mode="nearest") if doubled else features
+    x = x if skip is None else torch.cat((x, skip), dim=1)
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate" if replicate else "constant")
+    return F.leaky_relu(F.conv2d(x, weight, bias), slope).contiguous(memory_format=torch.channels_last)
+
+
 def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tensor:
     """How many matched patches cover each cell: (B, height, width) int64, from 0 to patch_size**2."""
     if index.shape[1] == 0:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inpaint.networks.doubling import convolve_doubled
+from inpaint.networks.convolution import convolve
 
 _STRIP_BYTES = 8 << 20  # of the finest layer that are computed at once: less memory, and kinder to the cache
 
@@ -56,14 +56,13 @@ class Feature2Image(nn.Module):
         multiple = 2 ** (len(self.down) - 1)
         x = torch.log1p(features)  # activations have heavy tails, which unsettle a network without normalisation
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        x = convolve(x, self.down[0], slope=0.2)  # type: ignore[arg-type]  # ModuleList of Conv2d
         skips: list[Tensor] = []
-        for convolution in self.down:
-            x = F.leaky_relu(convolution(x), 0.2, inplace=True)
+        for convolution in self.down[1:]:
             skips.append(x)
-        skips.pop()
+            x = F.leaky_relu(convolution(x), 0.2, inplace=True)
         for convolution in self.up:
-            x = convolve_doubled(x, convolution, skips.pop())  # type: ignore[arg-type]  # ModuleList of Conv2d
-            x = F.leaky_relu(x, 0.2, inplace=True)
+            x = convolve(x, convolution, doubled=True, skip=skips.pop(), slope=0.2)  # type: ignore[arg-type]
         x = x[..., :height, :width]  # the finest layers run on the real size only
         row_bytes = 4 * len(x) * 4 * self.to_full.out_channels * 4 * width  # of what to_full makes of a row of cells
         rows = max(1, _STRIP_BYTES // row_bytes)
@@ -75,6 +74,6 @@ class Feature2Image(nn.Module):
         """The finest layers, of the rows of cells from ``start`` to ``stop``: (B, 3, 4 * rows, 4 * W)."""
         above = min(start, 1)  # one more row of cells is seen
         x = x[:, :, start - above : stop + 1]
-        x = F.leaky_relu(convolve_doubled(x, self.to_half), 0.2, inplace=True)
-        x = F.leaky_relu(convolve_doubled(x, self.to_full), 0.2, inplace=True)
-        return self.to_rgb(x)[:, :, 4 * above : 4 * (above + stop - start)]
+        x = convolve(x, self.to_half, doubled=True, slope=0.2)
+        x = convolve(x, self.to_full, doubled=True, slope=0.2)
+        return convolve(x, self.to_rgb, slope=1)[:, :, 4 * above : 4 * (above + stop - start)]

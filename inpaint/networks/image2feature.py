@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inpaint.networks.doubling import convolve_doubled
+from inpaint.networks.convolution import convolve
 from inpaint.networks.smooth_fill import fill_smoothly
 
 
@@ -75,9 +75,9 @@ class Image2Feature(nn.Module):
             x = block(x)
         parts = _whole(x) if self.training else _around(hole, self.stride)  # training on a GPU does not wait for it
         x, quarter, half = (parts.cut(each, cell) for each, cell in ((x, 1), (quarter, 2), (half, 4)))
-        x = F.leaky_relu(convolve_doubled(x, self.up_quarter, quarter), 0.1, inplace=True)
-        x = F.leaky_relu(convolve_doubled(x, self.up_half, half), 0.1, inplace=True)
-        painted = parts.add(F.pixel_shuffle(self.to_rgb(x), 2).to(image.dtype), smooth, self.stride)
+        x = convolve(x, self.up_quarter, doubled=True, skip=quarter, slope=0.1)
+        x = convolve(x, self.up_half, doubled=True, skip=half, slope=0.1)
+        painted = parts.add(F.pixel_shuffle(convolve(x, self.to_rgb, slope=1), 2).to(image.dtype), smooth, self.stride)
         painted = painted if self.training else painted.clamp(0, 1)
         return torch.where(mask, painted, image)
 

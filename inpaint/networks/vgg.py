@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaint.errors import InpaintError
+from inpaint.networks.convolution import convolve
 from inpaint.tensor_file import read_tensors
 
 # name: (input channels, output channels, max-pool before it)
@@ -59,7 +60,7 @@ class VGG19(nn.Module):
         for name, convolution in self.layers.items():
             if _LAYERS[name][2]:
                 x = F.max_pool2d(x, 2, ceil_mode=True)
-            x = F.relu(convolution(_pad(x)), inplace=True)
+            x = convolve(x, convolution, replicate=True, slope=0)  # type: ignore[arg-type]  # ModuleDict of Conv2d
             relu = name.replace("conv", "relu")
             if relu in wanted:
                 features[relu] = x
@@ -91,21 +92,16 @@ class VGG19(nn.Module):
 
     def _strip(self, x: Tensor, names: tuple[str, ...], start: int, stop: int) -> Tensor:
         """What a block makes of its input's rows from ``start`` to ``stop``, pooled if another block follows."""
-        height, reach = x.shape[2], len(names)  # reach: rows beyond the strip that are still looked at
-        x = x[:, :, max(0, start - reach) : stop + reach]
+        above = min(start, len(names))  # rows beyond the strip that are still looked at
+        x = x[:, :, start - above : stop + len(names)]
         for name in names:
-            x = F.relu(self.layers[name](_pad(x, above=start < reach, below=stop + reach > height)), inplace=True)
-            reach -= 1
+            x = convolve(x, self.layers[name], replicate=True, slope=0)  # type: ignore[arg-type]
+        x = x[:, :, above : above + stop - start]  # what was seen beyond the strip's border is not in it
         return x if names == _BLOCKS[-1] else F.max_pool2d(x, 2, ceil_mode=True)
 
     def train(self, mode: bool = True) -> VGG19:
         """Stays in evaluation mode: the features are a fixed yardstick."""
         return super().train(False)
-
-
-def _pad(x: Tensor, *, above: bool = True, below: bool = True) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):  # which would pad in float32, and copy there and back for it
-        return F.pad(x, (1, 1, int(above), int(below)), mode="replicate")
 
 
 def load_vgg19(path: Path, last: str = "conv3_1") -> VGG19:

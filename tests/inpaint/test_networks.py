@@ -11,7 +11,7 @@ from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.mask import strokes
 from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator, feature2image
-from inpaint.networks.doubling import convolve_doubled
+from inpaint.networks.convolution import convolve
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.smooth_fill import fill_smoothly
@@ -191,7 +191,7 @@ def test_convolving_a_doubled_map_without_doubling_it(size: tuple[int, int], ski
     convolution = torch.nn.Conv2d(4 + skipped, 6, 3, padding=1)
     x, skip = torch.randn(2, 4, *size, requires_grad=True), torch.randn(2, skipped, 2 * size[0], 2 * size[1])
     expected = convolution(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skip), dim=1))
-    found = convolve_doubled(x, convolution, skip if skipped else None)
+    found = convolve(x, convolution, doubled=True, skip=skip if skipped else None, slope=1)
     assert torch.allclose(found, expected, atol=1e-5)
     weights_of_sum = torch.randn_like(expected)
     for one, other in zip(
@@ -199,6 +199,18 @@ def test_convolving_a_doubled_map_without_doubling_it(size: tuple[int, int], ski
         strict=True,
     ):
         assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_a_convolution_is_the_same_where_it_is_filtered(doubled: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.Conv2d(12, 20, 3, padding=1), torch.randn(1, 12, 48, 50)
+    trained = convolve(x, layer, doubled=doubled, slope=0.1)
+    with torch.no_grad():
+        filtered = convolve(x, layer, doubled=doubled, slope=0.1)
+    assert trained.requires_grad and not filtered.requires_grad
+    assert not torch.equal(trained, filtered), "both went the same way"
+    assert torch.allclose(trained, filtered, atol=1e-4)
 
 
 def test_feature2image_in_strips_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from patchswap import ops
 
 PROGRAM = """
-import sys, torch, patchswap, patchswap.ops
+import sys, torch, patchswap, patchswap.ops, patchswap.reference
 from patchswap.testing import assert_match_close
 
 name = patchswap.build_info()["cpu_kernel"]
@@ -33,6 +33,11 @@ for seed, dtype in enumerate([torch.float32, torch.float64, torch.float16]):
     key = torch.randn(1, 19, 5, 5).repeat(1, 1, 3, 60).to(dtype)
     index = patchswap.match(torch.randn(1, 19, 9, 9).to(dtype), key).index
     assert bool((index // 298 < 5).all()) and bool((index % 298 < 5).all()), "equal patches did not tie"
+for channels, outputs in ((3, 5), (16, 33), (37, 16)):
+    features, weight, bias = torch.randn(2, channels, 9, 70), torch.randn(outputs, channels, 3, 3), torch.randn(outputs)
+    found = patchswap.ops.convolve(features, weight, bias, replicate=True, slope=0.2)
+    exact = (features.double(), weight.double(), bias.double(), None, False, True, 0.2)
+    torch.testing.assert_close(found.double(), patchswap.reference.convolution(*exact), rtol=1e-4, atol=1e-4)
 """
 
 

@@ -75,9 +75,31 @@ FOLD_BACKWARD = {
     "negative": ((features, index, -8, 9, 3), "the size of key must not be negative; got (-8, 9)"),
     "index high": ((features, index + 42, 8, 9, 3), "index must be from -1 to 41"),
 }
+kernel, skip = torch.zeros(4, 3, 3, 3), torch.zeros(2, 2, 8, 9)
+CONVOLVE = {
+    "rank": (
+        (features[0], kernel, None, None, False, False, 0.0),
+        "features must have shape (B, C, H, W); got (3, 8, 9)",
+    ),
+    "dtype": ((features.half(), kernel, None, None, False, False, 0.0), "features must be float32; got float16"),
+    "weight dtype": ((features, kernel.double(), None, None, False, False, 0.0), "weight must be float32; got float64"),
+    "weight shape": (
+        (features, kernel[..., :1], None, None, False, False, 0.0),
+        "weight must have shape (O, 3, 3, 3), the channels of features and skip; got (4, 3, 3, 1)",
+    ),
+    "skip channels": ((features, kernel, None, skip, False, False, 0.0), "weight must have shape (O, 5, 3, 3)"),
+    "skip size": (
+        (features, kernel, None, skip, True, False, 0.0),
+        "skip must have shape (2, C, 16, 18), the size of the result; got (2, 2, 8, 9)",
+    ),
+    "bias": (
+        (features, kernel, kernel[0, 0, 0], None, False, False, 0.0),
+        "bias must have shape (4), the first of weight; got (3)",
+    ),
+}
 CASES = [
     pytest.param(operator, *case, id=f"{operator}: {name}")
-    for operator, cases in (("match", MATCH), ("fold", FOLD), ("fold_backward", FOLD_BACKWARD))
+    for operator, cases in (("match", MATCH), ("fold", FOLD), ("fold_backward", FOLD_BACKWARD), ("convolve", CONVOLVE))
     for name, case in cases.items()
 ]
 

@@ -1,0 +1,96 @@
+"""3x3 convolutions as the networks need them: of maps made twice as large, beside others, with a leaky ReLU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from patchswap import ops
+
+# Doubled by repeating cells, a row of the result sees two rows of the original: an even one the row before, weighed by
+# the kernel's first row, and its own, by the sum of the other two; an odd one its own and the next. So do columns.
+_ROWS_SEEN = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))  # even or odd, row of the original, row of the kernel
+
+# Below this many tiles of 4x4 cells it takes longer to transform the kernels than is saved.
+_FEWEST_TILES = 128
+
+
+def convolve(
+    x: Tensor,
+    convolution: nn.Conv2d,
+    *,
+    slope: float,
+    doubled: bool = False,
+    skip: Tensor | None = None,
+    replicate: bool = False,
+) -> Tensor:
+    """``leaky_relu(convolution(torch.cat((x, skip), dim=1)), slope)``, up to rounding.
+
+    In float32 on the CPU, where nothing is trained, by patchswap's minimal filtering, which multiplies a quarter as
+    often.
+
+    Args:
+        x: (B, C, H, W).
+        convolution: 3x3, padding 1, of C channels and those of ``skip``.
+        slope: of the leaky ReLU: 0 is a ReLU, 1 is nothing.
+        doubled: x is first made twice as large by repeating its cells.
+        skip: (B, C', H', W'); none by default.
+        replicate: beyond the border the outermost cells are repeated; zeros by default. Not with ``doubled``.
+
+    Returns:
+        (B, O, H', W'), where H' is H, or 2 H if ``doubled``.
+    """
+    if _is_filtered(x, convolution.weight, 4 if doubled else 1):
+        return ops.convolve(
+            x, convolution.weight, convolution.bias, skip, doubled=doubled, replicate=replicate, slope=slope
+        )
+    if doubled:
+        y = _convolve_doubled(x, convolution, skip)
+    else:
+        y = F.conv2d(
+            _with_border(x) if replicate else x, convolution.weight, convolution.bias, padding=int(not replicate)
+        )
+    return y if slope == 1 else F.leaky_relu(y, slope, inplace=True)
+
+
+def _is_filtered(x: Tensor, weight: Tensor, enlarged: int) -> bool:
+    """Whether the convolution goes to patchswap, whose has no gradients."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and ops.extension is not None
+        and enlarged * x.shape[0] * x.shape[2] * x.shape[3] >= 16 * _FEWEST_TILES
+    )
+
+
+def _with_border(x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):  # which would pad in float32, and copy there and back for it
+        return F.pad(x, (1, 1, 1, 1), mode="replicate")
+
+
+def _convolve_doubled(x: Tensor, convolution: nn.Conv2d, skip: Tensor | None) -> Tensor:
+    """The doubled map holds nothing new, so four 2x2 convolutions of x, one for each place in a cell, give the same
+    with 4/9 of the multiplications and without copies.
+    """
+    batch, channels, height, width = x.shape
+    of_x, of_skip = convolution.weight.split([channels, convolution.in_channels - channels], dim=1)
+    seen = of_x.new_tensor(_ROWS_SEEN)
+    with torch.autocast(x.device.type, enabled=False):  # kernels are summed as they are, and rounded afterwards
+        kernels = torch.einsum("aus,bvt,oist->aboiuv", seen, seen, of_x).flatten(0, 2)
+    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    bias = None if convolution.bias is None else convolution.bias.repeat(4)
+    phases = F.conv2d(x, kernels, bias, padding=1).unflatten(1, (2, 2, convolution.out_channels))
+    if skip is None:
+        shape = (batch, convolution.out_channels, 2 * height, 2 * width)
+        result = torch.empty(shape, dtype=phases.dtype, device=x.device, memory_format=torch.channels_last)
+    else:
+        result = F.conv2d(skip, of_skip, padding=1)
+    for row in (0, 1):
+        for column in (0, 1):
+            phase = phases[:, row, column, :, row : row + height, column : column + width]
+            place = result[:, :, row::2, column::2]
+            place.copy_(phase) if skip is None else place.add_(phase)
+    return result
