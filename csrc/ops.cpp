@@ -285,10 +285,12 @@ Tensor as_cells(const Tensor& features) {
   return cells.stride(3) == 1 ? cells : torch::stable::contiguous(cells);
 }
 
-Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> skip, bool doubled,
-                bool replicate, double slope) {
+Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> skip,
+                int64_t dilation, bool doubled, bool replicate, double slope) {
   require(features.dim() == 4, "convolve: features must have shape (B, C, H, W); got ", shape_text(features));
   check_float("features", features);
+  require(dilation >= 1 && dilation <= kMaxDilation && (dilation == 1 || !doubled),
+          "convolve: dilation must be from 1 to ", kMaxDilation, ", and 1 where the map is doubled; got ", dilation);
   const int64_t scale = doubled ? 2 : 1;
   const int64_t batch = features.size(0), height = scale * features.size(2), width = scale * features.size(3);
   if (skip) {
@@ -315,6 +317,7 @@ Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std:
                           .skip = skip ? std::optional<Tensor>(as_cells(*skip)) : std::nullopt,
                           .weight = weight,
                           .bias = contiguous(bias),
+                          .dilation = dilation,
                           .doubled = doubled,
                           .replicate = replicate,
                           .slope = slope,
@@ -339,7 +342,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "int key_width, int patch_size) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
-      "skip, bool doubled, bool replicate, float slope) -> Tensor");
+      "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {

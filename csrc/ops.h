@@ -41,13 +41,13 @@
 //
 //   Gradient of fold with respect to key: (B, C, key_height, key_width) in grad_output's dtype.
 //
-// convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, bool doubled, bool replicate, float slope)
-//     -> Tensor
+// convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, bool replicate,
+//     float slope) -> Tensor
 //
-//   leaky_relu(conv2d(pad(cat([x, skip], dim=1)), weight, bias), slope), where x is features, each cell of it repeated
-//   2 x 2 times if doubled, and pad adds one cell on each side: the outermost one if replicate, else zeros. What the
-//   networks that make features, and pictures of them, consist of. A slope of 0 is a ReLU, 1 nothing. For inference: it
-//   has no gradient, and a kernel on the CPU only.
+//   leaky_relu(conv2d(pad(cat([x, skip], dim=1)), weight, bias, dilation), slope), where x is features, each cell of it
+//   repeated 2 x 2 times if doubled, and pad adds `dilation` cells on each side: the outermost one if replicate, else
+//   zeros. What the networks that make features, and pictures of them, consist of. A slope of 0 is a ReLU, 1 nothing.
+//   For inference: it has no gradient, and a kernel on the CPU only.
 //
 //   - features (B, C, H, W), skip (B, C', H', W') or none, weight (O, C + C', 3, 3), bias (O): float32.
 //   - The result, (B, O, H', W') with H' = 2 H if doubled, is channels last in memory. It differs from the direct sum
@@ -69,6 +69,7 @@ namespace patchswap {
 using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
+constexpr int64_t kMaxDilation = 1024;
 
 // A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
 // and columns count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold
@@ -106,6 +107,7 @@ struct ConvolveCall {
   std::optional<Tensor> skip;
   Tensor weight;
   std::optional<Tensor> bias;
+  int64_t dilation;
   bool doubled, replicate;
   double slope;
   Tensor result;

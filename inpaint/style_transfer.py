@@ -286,7 +286,9 @@ def _whole_cells(picture: Tensor) -> Tensor:
 
 def _smooth(picture: Tensor, window: int) -> Tensor:
     """The mean over the window around every place, or what there is of it at the border."""
-    return F.avg_pool2d(picture, window, stride=1, padding=window // 2, count_include_pad=False)
+    half = window // 2
+    columns = F.avg_pool2d(picture, (1, window), stride=1, padding=(0, half), count_include_pad=False)
+    return F.avg_pool2d(columns, (window, 1), stride=1, padding=(half, 0), count_include_pad=False)
 
 
 def _bands(rows: int, columns: int) -> Iterator[slice]:

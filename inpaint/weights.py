@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from inpaint.errors import InpaintError
@@ -73,11 +74,13 @@ def load(name_or_path: str = "default", vgg: Path | None = None) -> Networks:
             f"{path}: expected the VGG-19 it was trained with (SHA-256 {expected[:12]}...), got {vgg_file.name} "
             f"({got[:12]}...); pass that file"
         )
-    image2feature = Image2Feature(Image2FeatureConfig(**_tuples(metadata["image2feature"])))
-    feature2image = Feature2Image(Feature2ImageConfig(**_tuples(metadata["feature2image"])))
+    with torch.device("meta"):  # initial weights would be drawn at random, and for nothing
+        image2feature = Image2Feature(Image2FeatureConfig(**_tuples(metadata["image2feature"])))
+        feature2image = Feature2Image(Feature2ImageConfig(**_tuples(metadata["feature2image"])))
     for name, network in (("image2feature", image2feature), ("feature2image", feature2image)):
         try:
-            network.load_state_dict({key: value.float() for key, value in under(tensors, f"{name}.").items()})
+            state = {key: value.float() for key, value in under(tensors, f"{name}.").items()}
+            network.load_state_dict(state, assign=True)
         except RuntimeError as error:
             raise InpaintError(
                 f"{path}: expected the layers that its own header names, they differ; {error}"

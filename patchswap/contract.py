@@ -10,6 +10,7 @@ from torch import Tensor
 
 PATCH_SIZES = (1, 3, 5)
 MAX_TOPK = 8
+MAX_DILATION = 1024
 PRECISIONS = ("exact", "fast")
 METHODS = ("auto", "dense", "pruned", "direct", "mma", "wgmma")
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -146,7 +147,7 @@ def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key
 
 
 def check_convolve(
-    features: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, doubled: bool
+    features: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, dilation: int, doubled: bool
 ) -> tuple[int, int]:
     """Raise ValueError or TypeError where the arguments of `convolve` break its contract; height and width of it."""
     if features.dim() != 4:
@@ -157,6 +158,11 @@ def check_convolve(
             raise TypeError(f"patchswap.convolve: {name} must be float32; got {_dtype(tensor)}")
         if tensor is not None:
             check_device("convolve", name, tensor, "features", features)
+    if not 1 <= dilation <= MAX_DILATION or (dilation > 1 and doubled):
+        raise ValueError(
+            f"patchswap.convolve: dilation must be from 1 to {MAX_DILATION}, and 1 where the map is doubled; "
+            f"got {dilation}"
+        )
     batch, channels, height, width = features.shape
     if doubled:
         height, width = 2 * height, 2 * width

@@ -25,8 +25,8 @@ SCHEMAS = {
     'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
     "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
     "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
-    "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, bool doubled, bool replicate, "
-    "float slope) -> Tensor",
+    "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
+    "bool replicate, float slope) -> Tensor",
 }
 
 
@@ -99,17 +99,19 @@ def convolve(
     bias: Tensor | None = None,
     skip: Tensor | None = None,
     *,
+    dilation: int = 1,
     doubled: bool = False,
     replicate: bool = False,
     slope: float = 1.0,
 ) -> Tensor:
     """torch.ops.patchswap.convolve: a 3x3 convolution by minimal filtering on the CPU; see csrc/ops.h.
 
-    ``leaky_relu(conv2d(pad(cat((x, skip), dim=1)), weight, bias), slope)``, where x is features, enlarged twice by
-    repeating its cells if ``doubled``, and pad adds one cell on each side, zeros or the outermost (``replicate``).
+    ``leaky_relu(conv2d(pad(cat((x, skip), dim=1)), weight, bias, dilation=dilation), slope)``, where x is
+    features, enlarged twice by repeating its cells if ``doubled``, and pad adds as many cells on each side as the
+    kernel reaches beyond the border, zeros or the outermost (``replicate``).
     float32: (B, C, H, W) -> (B, O, H', W'), channels last in memory.
     """
-    return torch.ops.patchswap.convolve(features, weight, bias, skip, doubled, replicate, slope)
+    return torch.ops.patchswap.convolve(features, weight, bias, skip, dilation, doubled, replicate, slope)
 
 
 @torch.library.register_fake("patchswap::match")
@@ -150,11 +152,12 @@ def _convolve_fake(
     weight: Tensor,
     bias: Tensor | None,
     skip: Tensor | None,
+    dilation: int,
     doubled: bool,
     replicate: bool,
     slope: float,
 ) -> Tensor:
-    height, width = contract.check_convolve(features, weight, bias, skip, doubled)
+    height, width = contract.check_convolve(features, weight, bias, skip, dilation, doubled)
     return features.new_empty(features.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 

@@ -113,13 +113,14 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None,
     skip: Tensor | None,
+    dilation: int,
     doubled: bool,
     replicate: bool,
     slope: float,
 ) -> Tensor:
     """A 3x3 convolution and its leaky ReLU; see csrc/ops.h for the contract."""
-    contract.check_convolve(features, weight, bias, skip, doubled)
-    return convolution(features, weight, bias, skip, doubled, replicate, slope)
+    contract.check_convolve(features, weight, bias, skip, dilation, doubled)
+    return convolution(features, weight, bias, skip, dilation, doubled, replicate, slope)
 
 
 def convolution(
@@ -127,6 +128,7 @@ def convolution(
     weight: Tensor,
     bias: Tensor | None,
     skip: Tensor | None,
+    dilation: int,
     doubled: bool,
     replicate: bool,
     slope: float,
@@ -134,8 +136,10 @@ def convolution(
     """What `convolve` computes, in any dtype."""
     x = F.interpolate(features, scale_factor=2, mode="nearest") if doubled else features
     x = x if skip is None else torch.cat((x, skip), dim=1)
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate" if replicate else "constant")
-    return F.leaky_relu(F.conv2d(x, weight, bias), slope).contiguous(memory_format=torch.channels_last)
+    x = F.pad(x, [dilation] * 4, mode="replicate" if replicate else "constant")
+    return F.leaky_relu(F.conv2d(x, weight, bias, dilation=dilation), slope).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tensor:

@@ -6,6 +6,8 @@
 // so that each of the 36 places of a window is a matrix product over the channels, of tiles by output channels: 36
 // multiplications for 16 results, which take 144 otherwise.
 //
+// A dilated kernel sees every d-th row and column: d * d interleaved maps, each with tiles of its own.
+//
 // Where the map is doubled, rows 1 and 2 of a window are the same, as are 3 and 4, so that row 2 of B' window is zero;
 // so are columns, and 11 of the 36 places of its channels are left out.
 //
@@ -28,7 +30,7 @@ namespace {
 
 constexpr int kTile = 4, kWindow = 6, kPlaces = kWindow * kWindow;
 // Bytes of transformed windows of a block: larger blocks read the kernels less often, and leave the cache.
-constexpr int64_t kBlockBytes = 768 << 10;
+constexpr int64_t kBlockBytes = 384 << 10;
 
 // Channels that lie side by side, of a map as large as the result or, doubled, half as high and wide.
 struct Source {
@@ -44,12 +46,13 @@ struct Source {
 struct Convolution {
   Source sources[2];
   int64_t channels;  // of both sources
-  int64_t batch, height, width, tile_rows, tile_columns;
-  int64_t outputs, lanes;  // output channels, and how many of them are a vector
-  int64_t most_tiles;      // in a block
-  bool replicate;          // beyond the border: the outermost cells, else zeros
-  float slope;             // of the leaky ReLU
-  const float* weight;     // (outputs, channels, 3, 3)
+  int64_t batch, height, width, dilation;
+  int64_t tile_rows, tile_columns;  // of one of the interleaved maps
+  int64_t outputs, lanes;           // output channels, and how many of them are a vector
+  int64_t most_tiles;               // in a block
+  bool replicate;                   // beyond the border: the outermost cells, else zeros
+  float slope;                      // of the leaky ReLU
+  const float* weight;              // (outputs, channels, 3, 3)
   int64_t weight_strides[4];
   const float* bias;   // [outputs] or null
   const float* zeros;  // [channels]
@@ -57,7 +60,7 @@ struct Convolution {
   float* result;       // [batch][height][width][outputs]
 
   int64_t vectors() const { return divide_up(outputs, lanes); }
-  int64_t tiles() const { return batch * tile_rows * tile_columns; }
+  int64_t tiles() const { return batch * dilation * dilation * tile_rows * tile_columns; }
   // Between places; a little more than needed, as numbers a power of two apart share few lines of the cache.
   int64_t kernel_stride() const { return vectors() * channels * lanes + 16; }
   int64_t window_stride() const { return most_tiles * channels + 16; }
@@ -66,6 +69,22 @@ struct Convolution {
   // The first channel that counts at a place.
   int64_t first_channel(int place) const {
     return sources[0].shift && (place / kWindow == 2 || place % kWindow == 2) ? sources[0].channels : 0;
+  }
+};
+
+// A tile's first cell; the others are `dilation` rows and columns apart.
+struct Place {
+  int64_t sample, row, column;
+
+  Place(const Convolution& task, int64_t tile) {
+    column = tile % task.tile_columns * kTile * task.dilation;
+    tile /= task.tile_columns;
+    row = tile % task.tile_rows * kTile * task.dilation;
+    tile /= task.tile_rows;
+    column += tile % task.dilation;
+    tile /= task.dilation;
+    row += tile % task.dilation;
+    sample = tile / task.dilation;
   }
 };
 
@@ -170,14 +189,14 @@ struct Filter : Registers<float, VectorBytes> {
   // Where the cells of a tile's window lie.
   static PATCHSWAP_INLINE void find_cells(const Convolution& task, const Source& source, int64_t tile,
                                           const float* (&cells)[kPlaces]) {
-    const int64_t column = tile % task.tile_columns * kTile - 1, sample = tile / task.tile_columns / task.tile_rows;
-    const int64_t row = tile / task.tile_columns % task.tile_rows * kTile - 1;
+    const Place place(task, tile);
     for (int i = 0; i < kWindow; i++) {
-      const int64_t y = std::clamp<int64_t>(row + i, 0, task.height - 1);
+      const int64_t row = place.row + (i - 1) * task.dilation, y = std::clamp<int64_t>(row, 0, task.height - 1);
       for (int j = 0; j < kWindow; j++) {
-        const int64_t x = std::clamp<int64_t>(column + j, 0, task.width - 1);
-        const bool is_inside = task.replicate || (y == row + i && x == column + j);
-        cells[i * kWindow + j] = is_inside ? source.at(sample, y, x) : task.zeros;
+        const int64_t column = place.column + (j - 1) * task.dilation;
+        const int64_t x = std::clamp<int64_t>(column, 0, task.width - 1);
+        const bool is_inside = task.replicate || (y == row && x == column);
+        cells[i * kWindow + j] = is_inside ? source.at(place.sample, y, x) : task.zeros;
       }
     }
   }
@@ -251,12 +270,13 @@ struct Filter : Registers<float, VectorBytes> {
     float numbers[kLanes] = {};
     if (task.bias) std::copy_n(task.bias + first, kept, numbers);
     const Vector bias = load(numbers);
-    const int64_t column = tile % task.tile_columns * kTile, band = tile / task.tile_columns;
-    const int64_t row = band % task.tile_rows * kTile, sample = band / task.tile_rows;
-    const int64_t rows = std::min<int64_t>(kTile, task.height - row);
-    const int64_t wide = std::min<int64_t>(kTile, task.width - column);
-    float* to = task.result + ((sample * task.height + row) * task.width + column) * task.outputs + first;
-    for (int i = 0; i < rows; i++, to += task.width * task.outputs) {
+    const Place place(task, tile);
+    const int64_t cell = task.dilation * task.outputs, row = task.width * cell;
+    float* to =
+        task.result + ((place.sample * task.height + place.row) * task.width + place.column) * task.outputs + first;
+    const int64_t rows = std::min<int64_t>(kTile, divide_up(task.height - place.row, task.dilation));
+    const int64_t wide = std::min<int64_t>(kTile, divide_up(task.width - place.column, task.dilation));
+    for (int i = 0; i < rows; i++, to += row) {
       Vector x[kWindow], cells[kTile];
 #pragma GCC unroll 6
       for (int j = 0; j < kWindow; j++) x[j] = columns[j][i];
@@ -268,10 +288,10 @@ struct Filter : Registers<float, VectorBytes> {
       }
       for (int j = 0; j < wide; j++) {
         if (kept == kLanes) {
-          at(to + j * task.outputs) = cells[j];
+          at(to + j * cell) = cells[j];
         } else {
           at(numbers) = cells[j];
-          std::copy_n(numbers, kept, to + j * task.outputs);
+          std::copy_n(numbers, kept, to + j * cell);
         }
       }
     }
@@ -351,8 +371,9 @@ void convolve_cpu(const ConvolveCall& call) {
                    .batch = call.result.size(0),
                    .height = call.result.size(1),
                    .width = call.result.size(2),
-                   .tile_rows = divide_up(call.result.size(1), kTile),
-                   .tile_columns = divide_up(call.result.size(2), kTile),
+                   .dilation = call.dilation,
+                   .tile_rows = divide_up(call.result.size(1), kTile * call.dilation),
+                   .tile_columns = divide_up(call.result.size(2), kTile * call.dilation),
                    .outputs = call.result.size(3),
                    .lanes = kernel.lanes,
                    .most_tiles = 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,8 +14,8 @@ from patchswap import ops
 # the kernel's first row, and its own, by the sum of the other two; an odd one its own and the next. So do columns.
 _ROWS_SEEN = (((1, 0, 0), (0, 1, 1)), ((1, 1, 0), (0, 0, 1)))  # even or odd, row of the original, row of the kernel
 
-# Below this many tiles of 4x4 cells it takes longer to transform the kernels than is saved.
-_FEWEST_TILES = 128
+# Of 4x4 cells. With fewer it takes longer to transform the kernels than is saved.
+_FEWEST_TILES = 64
 
 
 def convolve(
@@ -32,43 +34,45 @@ def convolve(
 
     Args:
         x: (B, C, H, W).
-        convolution: 3x3, padding 1, of C channels and those of ``skip``.
+        convolution: 3x3, of C channels and those of ``skip``, of any dilation; its padding is not looked at.
         slope: of the leaky ReLU: 0 is a ReLU, 1 is nothing.
-        doubled: x is first made twice as large by repeating its cells.
-        skip: (B, C', H', W'); none by default.
-        replicate: beyond the border the outermost cells are repeated; zeros by default. Not with ``doubled``.
+        doubled: x is first made twice as large by repeating its cells. Not dilated, nor with ``replicate``.
+        skip: (B, C', H', W'); none by default. With ``doubled`` only.
+        replicate: beyond the border the outermost cells are repeated; zeros by default.
 
     Returns:
         (B, O, H', W'), where H' is H, or 2 H if ``doubled``.
     """
-    if _is_filtered(x, convolution.weight, 4 if doubled else 1):
-        return ops.convolve(
-            x, convolution.weight, convolution.bias, skip, doubled=doubled, replicate=replicate, slope=slope
-        )
+    weight, bias, dilation = convolution.weight, convolution.bias, convolution.dilation[0]
+    if _is_filtered(x, weight, dilation, 2 if doubled else 1):
+        return ops.convolve(x, weight, bias, skip, dilation=dilation, doubled=doubled, replicate=replicate, slope=slope)
     if doubled:
         y = _convolve_doubled(x, convolution, skip)
+    elif replicate:
+        y = F.conv2d(_with_border(x, dilation), weight, bias, dilation=dilation)
     else:
-        y = F.conv2d(
-            _with_border(x) if replicate else x, convolution.weight, convolution.bias, padding=int(not replicate)
-        )
+        y = F.conv2d(x, weight, bias, padding=dilation, dilation=dilation)
     return y if slope == 1 else F.leaky_relu(y, slope, inplace=True)
 
 
-def _is_filtered(x: Tensor, weight: Tensor, enlarged: int) -> bool:
+def _is_filtered(x: Tensor, weight: Tensor, dilation: int, scale: int) -> bool:
     """Whether the convolution goes to patchswap, whose has no gradients."""
+    height, width = scale * x.shape[2], scale * x.shape[3]
+    tiles = dilation**2 * math.ceil(height / (4 * dilation)) * math.ceil(width / (4 * dilation))
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and ops.extension is not None
-        and enlarged * x.shape[0] * x.shape[2] * x.shape[3] >= 16 * _FEWEST_TILES
+        and x.shape[0] * tiles >= _FEWEST_TILES
+        and height * width >= 8 * tiles  # at least half of their cells lie in the map
     )
 
 
-def _with_border(x: Tensor) -> Tensor:
+def _with_border(x: Tensor, width: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):  # which would pad in float32, and copy there and back for it
-        return F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.pad(x, [width] * 4, mode="replicate")
 
 
 def _convolve_doubled(x: Tensor, convolution: nn.Conv2d, skip: Tensor | None) -> Tensor:

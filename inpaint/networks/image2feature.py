@@ -134,4 +134,4 @@ class _DilatedBlock(nn.Module):
         self.gain = nn.Parameter(torch.full((1, width, 1, 1), 0.2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gain * self.dilated(F.leaky_relu(x, 0.1))
+        return x + self.gain * convolve(F.leaky_relu(x, 0.1), self.dilated, slope=1)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from patchswap import ops, reference
 
 
-def exact(features, weight, bias=None, skip=None, *, doubled=False, replicate=False, slope=1.0):
+def exact(features, weight, bias=None, skip=None, *, dilation=1, doubled=False, replicate=False, slope=1.0):
     """The definition in float64."""
     given = (None if each is None else each.double() for each in (features, weight, bias, skip))
-    return reference.convolution(*given, doubled, replicate, slope)
+    return reference.convolution(*given, dilation, doubled, replicate, slope)
 
 
 def assert_close(found, expected):
@@ -44,6 +44,15 @@ def test_it_is_the_convolution(size, channels, outputs, skipped, replicate, doub
     case = random_case(size, channels, outputs, skipped, doubled)
     found = ops.convolve(**case, doubled=doubled, replicate=replicate, slope=0.2)
     assert_close(found, exact(**case, doubled=doubled, replicate=replicate, slope=0.2))
+
+
+@pytest.mark.parametrize("replicate", [False, True])
+@pytest.mark.parametrize("dilation", [2, 3, 8, 40])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (7, 30), (33, 6)])
+def test_dilated(size, dilation, replicate):
+    case = random_case(size, 12, 20, 4, False)
+    found = ops.convolve(**case, dilation=dilation, replicate=replicate)
+    assert_close(found, exact(**case, dilation=dilation, replicate=replicate))
 
 
 @settings(max_examples=40, deadline=None)

@@ -36,7 +36,7 @@ for seed, dtype in enumerate([torch.float32, torch.float64, torch.float16]):
 for channels, outputs in ((3, 5), (16, 33), (37, 16)):
     features, weight, bias = torch.randn(2, channels, 9, 70), torch.randn(outputs, channels, 3, 3), torch.randn(outputs)
     found = patchswap.ops.convolve(features, weight, bias, replicate=True, slope=0.2)
-    exact = (features.double(), weight.double(), bias.double(), None, False, True, 0.2)
+    exact = (features.double(), weight.double(), bias.double(), None, 1, False, True, 0.2)
     torch.testing.assert_close(found.double(), patchswap.reference.convolution(*exact), rtol=1e-4, atol=1e-4)
 """
 

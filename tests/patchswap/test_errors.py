@@ -78,22 +78,29 @@ FOLD_BACKWARD = {
 kernel, skip = torch.zeros(4, 3, 3, 3), torch.zeros(2, 2, 8, 9)
 CONVOLVE = {
     "rank": (
-        (features[0], kernel, None, None, False, False, 0.0),
+        (features[0], kernel, None, None, 1, False, False, 0.0),
         "features must have shape (B, C, H, W); got (3, 8, 9)",
     ),
-    "dtype": ((features.half(), kernel, None, None, False, False, 0.0), "features must be float32; got float16"),
-    "weight dtype": ((features, kernel.double(), None, None, False, False, 0.0), "weight must be float32; got float64"),
+    "dtype": ((features.half(), kernel, None, None, 1, False, False, 0.0), "features must be float32; got float16"),
+    "weight dtype": (
+        (features, kernel.double(), None, None, 1, False, False, 0.0),
+        "weight must be float32; got float64",
+    ),
     "weight shape": (
-        (features, kernel[..., :1], None, None, False, False, 0.0),
+        (features, kernel[..., :1], None, None, 1, False, False, 0.0),
         "weight must have shape (O, 3, 3, 3), the channels of features and skip; got (4, 3, 3, 1)",
     ),
-    "skip channels": ((features, kernel, None, skip, False, False, 0.0), "weight must have shape (O, 5, 3, 3)"),
+    "skip channels": ((features, kernel, None, skip, 1, False, False, 0.0), "weight must have shape (O, 5, 3, 3)"),
     "skip size": (
-        (features, kernel, None, skip, True, False, 0.0),
+        (features, kernel, None, skip, 1, True, False, 0.0),
         "skip must have shape (2, C, 16, 18), the size of the result; got (2, 2, 8, 9)",
     ),
+    "dilation": (
+        (features, kernel, None, None, 2, True, False, 0.0),
+        "dilation must be from 1 to 1024, and 1 where the map is doubled; got 2",
+    ),
     "bias": (
-        (features, kernel, kernel[0, 0, 0], None, False, False, 0.0),
+        (features, kernel, kernel[0, 0, 0], None, 1, False, False, 0.0),
         "bias must have shape (4), the first of weight; got (3)",
     ),
 }

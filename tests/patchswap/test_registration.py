@@ -26,7 +26,7 @@ def test_opcheck(device, dtype, requires_grad):
 
 def test_opcheck_of_convolve():
     features, weight, bias, skip = (torch.randn(shape) for shape in ((2, 3, 4, 5), (6, 5, 3, 3), (6,), (2, 2, 8, 10)))
-    torch.library.opcheck(torch.ops.patchswap.convolve.default, (features, weight, bias, skip, True, False, 0.2))
+    torch.library.opcheck(torch.ops.patchswap.convolve.default, (features, weight, bias, skip, 1, True, False, 0.2))
 
 
 @pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
