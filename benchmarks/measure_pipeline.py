@@ -31,6 +31,7 @@ from torch import Tensor
 import patchswap
 from inpaint import weights
 from inpaint.evaluation.methods import BASELINES
+from inpaint.networks import convolution
 from inpaint.networks.layout import multiply_in
 from inpaint.pipeline import Inpainter
 
@@ -52,12 +53,14 @@ class Form:
     devices: tuple[str, ...] = ("cpu", "cuda")
 
 
-def ours(device: str, vgg: str | None, precision: str) -> Fill:
+def ours(device: str, vgg: str | None, precision: str, filtered: bool = True) -> Fill:
+    """``filtered``: as it is; else torch computes all convolutions, as it does neural inpainting's."""
     inpainter = Inpainter(weights.load(), device, precision=precision)
     multiplies_in = dtype_name(precision, device)
 
     def fill(image: Tensor, hole: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        with timed_matches(device) as matches:
+        fewest = convolution._FEWEST_TILES if filtered else sys.maxsize
+        with timed_matches(device) as matches, mock.patch.object(convolution, "_FEWEST_TILES", fewest):
             result = inpainter.run(image, hole)
         searches = iter(matches)
         scales: dict[str, dict[str, float]] = {}
@@ -128,6 +131,13 @@ FORMS = {
     for form in (
         Form("ours", "patchswap", "ours", partial(ours, precision="auto")),
         Form("ours-float32", "patchswap, float32", "ours", partial(ours, precision="float32")),
+        Form(
+            "ours-direct",
+            "patchswap, float32, convolutions by torch",
+            "ours",
+            partial(ours, precision="float32", filtered=False),
+            ("cpu",),
+        ),
         Form("telea", "OpenCV Telea", "weight-free", partial(weight_free, name="telea"), ("cpu",)),
         Form("ns", "OpenCV Navier-Stokes", "weight-free", partial(weight_free, name="ns"), ("cpu",)),
         Form("biharmonic", "scikit-image biharmonic", "weight-free", partial(weight_free, name="biharmonic"), ("cpu",)),

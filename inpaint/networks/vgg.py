@@ -77,10 +77,10 @@ class VGG19(nn.Module):
         """relu3_1 of (B, 3, H, W), computed strip by strip: less memory, and faster where a strip stays in the cache.
 
         Args:
-            strip_bytes: size of what the convolutions make of one strip of rows; 8 MB on the CPU and 256 MB elsewhere
+            strip_bytes: size of what the convolutions make of one strip of rows; 16 MB on the CPU and 256 MB elsewhere
                 by default. The features are those of ``forward``, up to rounding, whatever it is.
         """
-        strip_bytes = strip_bytes or (8 << 20 if image.device.type == "cpu" else 256 << 20)
+        strip_bytes = strip_bytes or (16 << 20 if image.device.type == "cpu" else 256 << 20)
         x = self.preproc(image)
         for names in _BLOCKS:
             row_bytes = 4 * x.shape[0] * _LAYERS[names[0]][1] * x.shape[3]
