@@ -51,6 +51,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         "detail, R1 (weight 10) in place of spectral norms",
         {"judge_detail": True, "spectral_norm": False, "gradient_penalty": 10.0},
     ),
+    "least-squares": ("least squares (LSGAN), spectral norms", {"adversarial_form": "least_squares"}),
     "detail-least-squares": (
         "detail, least squares (LSGAN)",
         {"judge_detail": True, "adversarial_form": "least_squares"},
