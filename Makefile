@@ -50,6 +50,7 @@ bench bench-full: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_pipeline.py --device cpu --budget-seconds $$(($(BENCH_SECONDS) * 30 / 100)) \
 		--out benchmarks/results/pipeline-cpu.json --plot docs/images/pipeline-cpu.png --append $(PIPELINE_FLAGS)
 	$(BIN)/python benchmarks/bench_holes.py --out benchmarks/results/holes-cpu.json
+	$(BIN)/python benchmarks/bench_convolve.py --out benchmarks/results/convolve-cpu.json
 	$(BIN)/pytest benchmarks/bench_swap.py --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json
 	$(BIN)/python benchmarks/tables.py
 

@@ -93,6 +93,22 @@ def match_pairs(results: list[dict[str, Any]]) -> str:
     return table(header, body)
 
 
+def convolutions(results: list[dict[str, Any]]) -> str:
+    """Layers: milliseconds of ours and of torch, and how far either is off."""
+    body = [
+        [
+            row["layer"],
+            f"{row['channels']} to {row['outputs']}, {row['side']}x{row['side']}",
+            f"**{number(row['ours_ms'])} ms**",
+            f"{number(row['torch_ms'])} ms ({row['times_ours']:.3g} x)",
+            f"{row['ours_error']:.1e}",
+            f"{row['torch_error']:.1e}",
+        ]
+        for row in results
+    ]
+    return table(["layer", "channels, size", "ours", "torch", "error of ours", "of torch"], body)
+
+
 def holes(results: list[dict[str, Any]]) -> str:
     """Thin strokes beside a square of as many cells: the time of each, and how many times the square's pace it is."""
     found = {(row["share_percent"], row["shape"]): row for row in results}
@@ -178,7 +194,8 @@ def pipeline_stages(results: list[dict[str, Any]]) -> str:
             times = [f"{time:,.0f}" for time in (*stages, max(0.0, row["median_ms"] - sum(stages)))]
             memory = f"{row['peak_memory_mib'] / 1024:.2f} GiB"
             whole = [f"**{row['median_ms']:,.0f}**", f"{row['p95_ms']:,.0f}"]
-            body.append([f"{row['size']}, {row['multiplies_in']}", str(len(row["scale_ms"])), *times, *whole, memory])
+            how = f"{row['multiplies_in']}, by torch" if row["form"] == "ours-direct" else row["multiplies_in"]
+            body.append([f"{row['size']}, {how}", str(len(row["scale_ms"])), *times, *whole, memory])
     return table(["milliseconds", "scales", *STAGES, "other", "all", "p95", "peak memory"], body)
 
 
@@ -298,6 +315,7 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "quality-512-cpu": ("quality-512-cpu.json", quality),
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),
     "holes-cpu": ("holes-cpu.json", holes),
+    "convolve-cpu": ("convolve-cpu.json", convolutions),
 }
 for _device in ("cpu", "cpu-avx512", "cuda"):
     _file = f"match-{_device}.json"

@@ -91,6 +91,13 @@ def test_numbers(value: float | None, text: str) -> None:
     assert tables.number(value) == text
 
 
+def test_a_layer_has_both_times_and_errors() -> None:
+    row = {"layer": "conv", "channels": 64, "outputs": 32, "side": 128, "ours_ms": 2.0, "torch_ms": 5.0}
+    row |= {"times_ours": 2.5, "ours_error": 1e-5, "torch_error": 1e-6}
+    last = tables.convolutions([row]).splitlines()[-1]
+    assert last == "| conv | 64 to 32, 128x128 | **2.00 ms** | 5.00 ms (2.5 x) | 1.0e-05 | 1.0e-06 |"
+
+
 def test_holes_are_compared_with_squares_of_as_many_cells() -> None:
     shared = {"share_percent": 1.0, "keys": 100}
     thin = {**shared, "shape": "thin", "hole_cells": 10, "queries": 20, "query_cells": 40, "median_ms": 6.0}

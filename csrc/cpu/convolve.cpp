@@ -73,10 +73,10 @@ struct Convolution {
 };
 
 // A tile's first cell; the others are `dilation` rows and columns apart.
-struct Place {
+struct Corner {
   int64_t sample, row, column;
 
-  Place(const Convolution& task, int64_t tile) {
+  Corner(const Convolution& task, int64_t tile) {
     column = tile % task.tile_columns * kTile * task.dilation;
     tile /= task.tile_columns;
     row = tile % task.tile_rows * kTile * task.dilation;
@@ -189,14 +189,14 @@ struct Filter : Registers<float, VectorBytes> {
   // Where the cells of a tile's window lie.
   static PATCHSWAP_INLINE void find_cells(const Convolution& task, const Source& source, int64_t tile,
                                           const float* (&cells)[kPlaces]) {
-    const Place place(task, tile);
+    const Corner corner(task, tile);
     for (int i = 0; i < kWindow; i++) {
-      const int64_t row = place.row + (i - 1) * task.dilation, y = std::clamp<int64_t>(row, 0, task.height - 1);
+      const int64_t row = corner.row + (i - 1) * task.dilation, y = std::clamp<int64_t>(row, 0, task.height - 1);
       for (int j = 0; j < kWindow; j++) {
-        const int64_t column = place.column + (j - 1) * task.dilation;
+        const int64_t column = corner.column + (j - 1) * task.dilation;
         const int64_t x = std::clamp<int64_t>(column, 0, task.width - 1);
         const bool is_inside = task.replicate || (y == row && x == column);
-        cells[i * kWindow + j] = is_inside ? source.at(place.sample, y, x) : task.zeros;
+        cells[i * kWindow + j] = is_inside ? source.at(corner.sample, y, x) : task.zeros;
       }
     }
   }
@@ -270,12 +270,12 @@ struct Filter : Registers<float, VectorBytes> {
     float numbers[kLanes] = {};
     if (task.bias) std::copy_n(task.bias + first, kept, numbers);
     const Vector bias = load(numbers);
-    const Place place(task, tile);
+    const Corner corner(task, tile);
     const int64_t cell = task.dilation * task.outputs, row = task.width * cell;
     float* to =
-        task.result + ((place.sample * task.height + place.row) * task.width + place.column) * task.outputs + first;
-    const int64_t rows = std::min<int64_t>(kTile, divide_up(task.height - place.row, task.dilation));
-    const int64_t wide = std::min<int64_t>(kTile, divide_up(task.width - place.column, task.dilation));
+        task.result + ((corner.sample * task.height + corner.row) * task.width + corner.column) * task.outputs + first;
+    const int64_t rows = std::min<int64_t>(kTile, divide_up(task.height - corner.row, task.dilation));
+    const int64_t wide = std::min<int64_t>(kTile, divide_up(task.width - corner.column, task.dilation));
     for (int i = 0; i < rows; i++, to += row) {
       Vector x[kWindow], cells[kTile];
 #pragma GCC unroll 6
