@@ -29,8 +29,7 @@ def convolve(
 ) -> Tensor:
     """``leaky_relu(convolution(torch.cat((x, skip), dim=1)), slope)``, up to rounding.
 
-    In float32 on the CPU, where nothing is trained, by patchswap's minimal filtering, which multiplies a quarter as
-    often.
+    In float32 on the CPU, in inference mode, by patchswap's minimal filtering, which multiplies a quarter as often.
 
     Args:
         x: (B, C, H, W).
@@ -56,14 +55,17 @@ def convolve(
 
 
 def _is_filtered(x: Tensor, weight: Tensor, dilation: int, scale: int) -> bool:
-    """Whether the convolution goes to patchswap, whose has no gradients."""
+    """Whether the convolution goes to patchswap, whose has no gradients.
+
+    In inference mode only: a step of training does not mix the roundings of both.
+    """
     height, width = scale * x.shape[2], scale * x.shape[3]
     tiles = dilation**2 * math.ceil(height / (4 * dilation)) * math.ceil(width / (4 * dilation))
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and torch.is_inference_mode_enabled()
         and ops.extension is not None
         and x.shape[0] * tiles >= _FEWEST_TILES
         and height * width >= 8 * tiles  # at least half of their cells lie in the map

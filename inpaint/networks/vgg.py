@@ -116,8 +116,7 @@ def load_vgg19(path: Path, last: str = "conv3_1") -> VGG19:
     state = _read_state(path)
     if any(key.startswith("features.") for key in state):
         state = _from_torchvision(state)
-    with torch.device("meta"):  # initial weights would be drawn at random, and for nothing
-        vgg = VGG19(last)
+    vgg = VGG19(last)  # what it draws at random is overwritten, but a training's first weights are drawn after it
     own = vgg.state_dict()
     wanted = {name: name.removeprefix("layers.") for name in own}
     missing = [key for key in wanted.values() if key not in state]
@@ -132,8 +131,8 @@ def load_vgg19(path: Path, last: str = "conv3_1") -> VGG19:
                 f"{path}: expected {key} of shape {tuple(own[name].shape)}, got {tuple(state[key].shape)}; "
                 "give the weights of VGG-19"
             )
-    vgg.load_state_dict({name: state[key].float() for name, key in wanted.items()}, assign=True)
-    return vgg.requires_grad_(False)
+    vgg.load_state_dict({name: state[key].float() for name, key in wanted.items()})
+    return vgg
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

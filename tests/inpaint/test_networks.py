@@ -206,7 +206,7 @@ def test_a_convolution_is_the_same_where_it_is_filtered(doubled: bool) -> None:
     torch.manual_seed(0)
     layer, x = torch.nn.Conv2d(12, 20, 3, padding=1), torch.randn(1, 12, 48, 50)
     trained = convolve(x, layer, doubled=doubled, slope=0.1)
-    with torch.no_grad():
+    with torch.inference_mode():
         filtered = convolve(x, layer, doubled=doubled, slope=0.1)
     assert trained.requires_grad and not filtered.requires_grad
     assert not torch.equal(trained, filtered), "both went the same way"
