@@ -50,9 +50,8 @@
 //   For inference: it has no gradient, and a kernel on the CPU only.
 //
 //   - features (B, C, H, W), skip (B, C', H', W') or none, weight (O, C + C', 3, 3), bias (O): float32.
-//   - The result, (B, O, H', W') with H' = 2 H if doubled, is channels last in memory. It differs from the direct sum
-//   by
-//     rounding, some ten times as much as that sum itself.
+//   - The result, (B, O, H', W') with H' = 2 H if doubled, is channels last in memory. It differs from the
+//     direct sum by rounding, some ten times as much as that sum itself.
 //
 // All are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
 // matter. None stores anything of the size queries x keys.

@@ -42,6 +42,8 @@ def convolve(
     Returns:
         (B, O, H', W'), where H' is H, or 2 H if ``doubled``.
     """
+    if (skip is not None and not doubled) or (doubled and replicate):
+        raise ValueError("convolve: expected skip with doubled only, and doubled without replicate; change the call")
     weight, bias, dilation = convolution.weight, convolution.bias, convolution.dilation[0]
     if _is_filtered(x, weight, dilation, 2 if doubled else 1):
         return ops.convolve(x, weight, bias, skip, dilation=dilation, doubled=doubled, replicate=replicate, slope=slope)
@@ -55,7 +57,7 @@ def convolve(
 
 
 def _is_filtered(x: Tensor, weight: Tensor, dilation: int, scale: int) -> bool:
-    """Whether the convolution goes to patchswap, whose has no gradients.
+    """Whether the convolution goes to patchswap's operator, which has no gradient.
 
     In inference mode only: a step of training does not mix the roundings of both.
     """
