@@ -26,8 +26,10 @@ PATCHSWAP_DEVICE uint64_t matrix_descriptor(uint32_t address, uint32_t to_next_t
   return static_cast<uint64_t>(address >> 4) | static_cast<uint64_t>(to_next_terms >> 4) << 16 |
          static_cast<uint64_t>(to_next_lines >> 4) << 32;
 }
-// The descriptor of the same operand `bytes` further on.
-PATCHSWAP_DEVICE uint64_t moved(uint64_t descriptor, uint32_t bytes) { return descriptor + (bytes >> 4); }
+// The descriptor of the same operand `bytes` further on. An address has 14 bits there: its sum stays in the lower half.
+PATCHSWAP_DEVICE uint64_t moved(uint64_t descriptor, uint32_t bytes) {
+  return descriptor >> 32 << 32 | (static_cast<uint32_t>(descriptor) + (bytes >> 4));
+}
 
 }  // namespace patchswap
 

@@ -147,9 +147,10 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-// Runs listed for one query: more make a search in full rarer; all lists together stay below this many bytes.
+// Room for listed runs: so many for each query of the map, whether it is searched for or not, but no more bytes than
+// these where the shortest lists fit into them.
 constexpr int64_t kMostListBytes = int64_t(128) << 20;
-constexpr int64_t kLongestList = 128, kShortestList = 16;
+constexpr int64_t kMeanList = 128, kShortestList = 16;
 
 void take_map(Workspace& space, PackedMap& map, int64_t batch) {
   space.take(map.cells, batch * map.units * map.cell_pitch * kUnit);
@@ -159,14 +160,15 @@ void take_map(Workspace& space, PackedMap& map, int64_t batch) {
 }
 
 // Workspace for C channels (rounded up to kChunk): 6 C + 24 bytes for every cell of each map (once, where query and key
-// are one tensor), 17 bytes more for every query cell, and for every query 20 + 8 list_length bytes, where list_length
-// is 128 or as many as fit into kMostListBytes, at least 16.
+// are one tensor), 17 bytes more for every query cell, and for every query 28 + 8 n bytes, where n is 128 or as many as
+// fit into kMostListBytes, at least 16.
 template <class Element>
 void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   Problem& p = work.problem;
   const int64_t batch = p.batch, queries = batch * p.query.patches(), keys = batch * p.key.cell_count();
   // First what starts as zero, in one piece that begins at worst_error, then what does not.
   space.take(p.worst_error, batch);
+  space.take(p.list_users, 1);
   space.take(work.query_arrivals, batch * p.query.rows());
   space.take(work.key_arrivals, batch * p.key.rows());
   space.take(p.first_key, batch);
@@ -184,10 +186,12 @@ void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   space.take(p.query_scaled, queries);
   space.take(p.threshold, queries);
   space.take(p.list_count, queries);
+  space.take(p.list_place, queries);
+  space.take(p.list_user, queries);
   if (fast) {
     space.take(p.best, queries);
   } else {
-    space.take(p.list, queries * p.list_length);
+    space.take(p.list, p.list_room);
   }
   space.take(p.plan, batch);
   space.take(p.slots, batch * p.group_pitch * kSlots);
@@ -224,7 +228,9 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   p.channels = call.channels;
   p.query_mask = call.query_mask ? call.query_mask->const_data_ptr<bool>() : nullptr;
   p.key_mask = call.key_mask ? call.key_mask->const_data_ptr<bool>() : nullptr;
-  p.list_length = std::clamp<int64_t>(kMostListBytes / 8 / (p.batch * p.query.patches()), kShortestList, kLongestList);
+  const int64_t queries = p.batch * p.query.patches();
+  const int64_t list_length = std::clamp<int64_t>(kMostListBytes / 8 / queries, kShortestList, kMeanList);
+  p.list_room = std::min<int64_t>(queries * list_length, INT32_MAX);
   p.group_pitch = plan_group_pitch(p.query.rows(), p.query.width);
   p.index = call.index.mutable_data_ptr<int64_t>();
   p.score = call.score.mutable_data_ptr<float>();
@@ -256,7 +262,7 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   } else {
     start(match_mma, device.processors, mma::kThreads, mma::kSharedBytes, stream, p);
   }
-  start(rescore, rescore_blocks(p), kRescoreThreads, kRescoreShared, stream, p);
+  start(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, p);
 }
 
 // Which way to go. Explicit wishes that cannot be met are errors.

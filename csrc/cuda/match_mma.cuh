@@ -42,6 +42,7 @@ constexpr int kPatchAt = kFactorAt + kWarpsAlongKeys * kWarp * 4;  // int [kTile
 constexpr int kRowsAt = kPatchAt + kTileSlots * 4;                 // int [kTileSlots]
 constexpr int kUnionAt = kRowsAt + kTileSlots * 4;                 // int [kThreads / kWarp]
 constexpr int kScalarsAt = kUnionAt + kThreads / kWarp * 4;        // float [2]: relative bound, scale of the keys
+constexpr int kLengthAt = kScalarsAt + 8;                          // int [1]: of lists
 constexpr int kBestAt = kScalarsAt + 16;                           // float [8][kThreads]
 constexpr int kFirstAt = kBestAt + 8 * kThreads * 4;  // int [kThreads], a row number that no register is left for
 constexpr int kSharedBytes = kFirstAt + kThreads * 4;
@@ -68,7 +69,8 @@ class Search {
         first_row(shared_memory<int>(kFirstAt, kThreads)),
         patches(shared_memory<int>(kPatchAt, kTileSlots)),
         slot_rows(shared_memory<int>(kRowsAt, kTileSlots)),
-        warp_rows(shared_memory<int>(kUnionAt, kThreads / kWarp)) {}
+        warp_rows(shared_memory<int>(kUnionAt, kThreads / kWarp)),
+        list_lengths(shared_memory<int>(kLengthAt, 1)) {}
 
   PATCHSWAP_DEVICE void work_on(const Item& new_item) {
     item = new_item;
@@ -91,6 +93,7 @@ class Search {
     if (thread_index() == 0) {
       scalars.store(0, relative_bound(p, item.sample));
       scalars.store(1, power_of_two(-p.key_shift[item.sample]));
+      list_lengths.store(0, *p.list_users > 0 ? list_length(p) : 0);
     }
     if (lane() == 0) warp_rows.store(warp(), static_cast<int>(rows));
     block_barrier();
@@ -276,14 +279,14 @@ class Search {
       const float score = bests.load(r * kThreads + thread_index());
       if (score < thresholds.load(first_slot + r)) continue;
       const int query = patches.load(first_slot + r) + row * static_cast<int>(p.query.columns());
-      offer_run(p, query, score, first_cell, scalars.load(0));
+      offer_run(p, query, score, first_cell, scalars.load(0), list_lengths.load(0));
     }
   }
 
   const Problem& p;
   const Shared<Words> stages;
   const Shared<float> scalars, bests, thresholds, factors;
-  const Shared<int> first_row, patches, slot_rows, warp_rows;
+  const Shared<int> first_row, patches, slot_rows, warp_rows, list_lengths;
   Item item;
   int last_step;              // of the item
   int query_word, key_word;   // first unit of the slot's topmost cell; first unit of the sample's first key cell

@@ -1,12 +1,13 @@
 // The search for Hopper: products of warpgroups on tiles that bulk copies bring in. See search.cuh and hopper.cuh
 // first.
 //
-// A block has three warpgroups. The first one copies: one warp of it brings the operands into a ring of stages in
-// shared memory. The other two multiply and compare: each has one of the tile's groups of 64 query slots and all 128
-// key cells of the stretch, of which 126 begin a patch of their own. All three go through the same items, steps and
-// chunks of channels, and meet only at the stages:
+// A block has three warpgroups. The first one copies: it brings the operands into a ring of stages in shared memory,
+// each of its four warps one unit of channels of every chunk, as a warp takes some 60 cycles to start one copy. The
+// other two multiply and compare: each has one of the tile's groups of 64 query slots and all 128 key cells of the
+// stretch, of which 126 begin a patch of their own. All three go through the same items, steps and chunks of channels,
+// and meet only at the stages:
 //
-//   full[stage]   the stage's copies have arrived: the copying warp announces their bytes, the copies count them down
+//   full[stage]   the stage's copies have arrived: every copying warp announces its bytes, the copies count them down
 //   empty[stage]  nobody reads the stage any more: every multiplying warp arrives once its products have been waited
 //   for
 //
@@ -35,6 +36,8 @@ constexpr int kThreads = (1 + kGroupsInTile) * kWarpgroup;
 constexpr int kCells = 128;               // key cells of an item at one step
 constexpr int kStretch = kCells - kHalo;  // keys
 constexpr int kUnitsInChunk = kChunk / kUnit;
+constexpr int kCopyWarps = kWarpgroup / kWarp;
+static_assert(kCopyWarps == kUnitsInChunk, "a copying warp has one unit of every chunk");
 constexpr int kStages = 8;                                  // a power of two
 constexpr int kWarps = kGroupsInTile * kWarpgroup / kWarp;  // that multiply
 constexpr int kWarpSlots = kSlots * kGroupsInTile / kWarps;
@@ -63,8 +66,10 @@ constexpr int kEdgePairs = kHalo * kPairs;   // that a warp hands to the one bef
 constexpr int kKeyRuns = kCells / kRun;      // 8 columns each, as many as four neighbouring lanes hold of a row
 constexpr int kBests = kWarpSlots * kPairs;  // of one warp
 
-// What a warp knows of its item, and has no registers for: its number, sample and start, and the first row.
-constexpr int kNumberNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kNotes = 4;
+// What a warp knows of its item, and has no registers for: its number, sample and start, the first row, and as bits the
+// inverse of the key map's scale and the relative bound of search.cuh; and how long lists are.
+constexpr int kNumberNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kScaleNote = 4, kBoundNote = 5;
+constexpr int kLengthNote = 6, kNotes = 8;
 
 // Dynamic shared memory, in bytes.
 constexpr int kStagesAt = 0;                                              // Words [kStages][kStageWords]
@@ -73,11 +78,12 @@ constexpr int kEdgesAt = kBestAt + kWarps * kBests * 4;                   // Pai
 constexpr int kFactorAt = kEdgesAt + 2 * kWarps * kEdgePairs * 8;         // Pair [2][kGroupsInTile][kPairs]
 constexpr int kThresholdAt = kFactorAt + 2 * kGroupsInTile * kCells * 4;  // float [2][kGroupsInTile][kSlots]
 constexpr int kQueryAt = kThresholdAt + 2 * kGroupsInTile * kSlots * 4;   // int [2][kGroupsInTile][kSlots]
-constexpr int kRunsAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;        // Run [kMostRuns]
-constexpr int kPatchAt = kRunsAt + kMostRuns * 16;                        // int [kGroupsInTile * kSlots]
+constexpr int kRunsAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;        // Run [kCopyWarps][kMostRuns]
+constexpr int kPatchAt = kRunsAt + kCopyWarps * kMostRuns * 16;           // int [kGroupsInTile * kSlots]
 constexpr int kRowsAt = kPatchAt + kGroupsInTile * kSlots * 4;            // int [kGroupsInTile * kSlots]
 constexpr int kNotesAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kNotes]
 constexpr int kBarriersAt = kNotesAt + kWarps * kNotes * 4;               // uint64_t [2][kStages]: full, empty
+static_assert(kBarriersAt % 8 == 0);
 constexpr int kSharedBytes = kBarriersAt + 2 * kStages * 8;
 static_assert(kSharedBytes <= 227 * 1024 && 2 * kKeyRuns == 32);
 
@@ -95,7 +101,7 @@ PATCHSWAP_DEVICE void start() {
   for (int i = thread_index(); i < kStages * kStageWords; i += kThreads) stages().store_words(i, Words{{0, 0, 0, 0}});
   if (thread_index() == 0) {
     for (int stage = 0; stage < kStages; stage++) {
-      start_copy_barrier(barriers(), full(stage), 1);
+      start_copy_barrier(barriers(), full(stage), kCopyWarps);
       start_copy_barrier(barriers(), empty(stage), kWarps);
     }
     fence_for_started_barriers();
@@ -118,7 +124,7 @@ PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
   return bits;
 }
 
-// ---- the warp that copies
+// ---- the warps that copy
 
 // Bits of 64 slots, of which a lane has one in each half.
 PATCHSWAP_DEVICE uint64_t ballot_of_slots(bool low, bool high) {
@@ -167,8 +173,8 @@ PATCHSWAP_DEVICE Runs find_runs(const Problem& p, const Item& item, Shared<Run> 
 }
 
 PATCHSWAP_DEVICE void copy_all(const Problem& p) {
-  const int lane = thread_index() % kWarp;
-  const Shared<Run> table = shared_memory<Run>(kRunsAt, kMostRuns);
+  const int lane = thread_index() % kWarp, own_unit = shuffle(thread_index() / kWarp, 0);
+  const Shared<Run> table = shared_memory<Run>(kRunsAt + own_unit * kMostRuns * 16, kMostRuns);
   const int query_width = static_cast<int>(p.query.width), key_width = static_cast<int>(p.key.width);
   const int key_cells = static_cast<int>(p.key.cell_count()), units = static_cast<int>(p.query.units);
   unsigned n = 0;  // chunk to be copied next
@@ -184,23 +190,23 @@ PATCHSWAP_DEVICE void copy_all(const Problem& p) {
       for (int unit = item.sample * units; unit < (item.sample + 1) * units; unit += kUnitsInChunk, n++) {
         const int stage = stage_of(n);
         wait_at_copy_barrier(barriers(), empty(stage), (round_of(n) + 1) % 2);  // passes at once in the first round
-        if (lane == 0) {
-          arrive_and_announce(barriers(), full(stage), (runs.slots + end - begin) * kUnitsInChunk * 16);
-        }
+        if (lane == 0) arrive_and_announce(barriers(), full(stage), (runs.slots + end - begin) * 16);
         warp_barrier();  // no copy before its bytes are announced
+                         // One branch with the copy in it: of two, the lanes would take one after the other.
 #pragma unroll 1
-        for (int i = lane; i < (runs.count + 1) * kUnitsInChunk; i += kWarp) {
-          const int own_unit = i % kUnitsInChunk, plane = unit + own_unit;
-          if (i / kUnitsInChunk < runs.count) {
-            const Run run = table.load(i / kUnitsInChunk);
-            const int64_t word = plane * p.query.cell_pitch + run.cell + step * query_width;
-            bulk_copy_async(stages(), stage * kStageWords + run.place + own_unit * kSlots, p.query.cells + word * kUnit,
-                            run.count * 16, barriers(), full(stage));
-          } else {
-            const int64_t word = plane * p.key.cell_pitch + begin;
-            bulk_copy_async(stages(), stage * kStageWords + kKeysInStage + own_unit * kCells + begin - start,
-                            p.key.cells + word * kUnit, (end - begin) * 16, barriers(), full(stage));
+        for (int i = lane; i <= runs.count; i += kWarp) {
+          const Half* cells = p.key.cells;
+          int place = kKeysInStage + own_unit * kCells + begin - start, count = end - begin;
+          int word = (unit + own_unit) * static_cast<int>(p.key.cell_pitch) + begin;  // the caller keeps it in 32 bits
+          if (i < runs.count) {
+            const Run run = table.load(i);
+            cells = p.query.cells;
+            place = run.place + own_unit * kSlots;
+            count = run.count;
+            word = (unit + own_unit) * static_cast<int>(p.query.cell_pitch) + run.cell + step * query_width;
           }
+          bulk_copy_async(stages(), stage * kStageWords + place, cells + static_cast<int64_t>(word) * kUnit, count * 16,
+                          barriers(), full(stage));
         }
       }
     }
@@ -251,6 +257,10 @@ class Search {
       notes.store(warp() * kNotes + kSampleNote, item.sample);
       notes.store(warp() * kNotes + kStartNote, item.start);
       notes.store(warp() * kNotes + kFirstNote, range.first);
+      const float scale = power_of_two(-p.key_shift[item.sample]);
+      notes.store(warp() * kNotes + kScaleNote, static_cast<int>(bits_of(scale)));
+      notes.store(warp() * kNotes + kBoundNote, static_cast<int>(bits_of(relative_bound(p, item.sample))));
+      notes.store(warp() * kNotes + kLengthNote, *p.list_users > 0 ? list_length(p) : 0);
     }
     warp_barrier();
     if (range.first > range.last) return;
@@ -278,6 +288,7 @@ class Search {
   PATCHSWAP_DEVICE int warp_in_group() const { return thread_index() % kWarpgroup / kWarp; }
 
   PATCHSWAP_DEVICE int note(int which) const { return notes.load(warp() * kNotes + which); }
+  PATCHSWAP_DEVICE float noted_float(int which) const { return float_of(static_cast<uint32_t>(note(which))); }
   // Of the thread, among patches and slot_rows, which only the thread itself uses.
   PATCHSWAP_DEVICE int own_slot() const { return group * kSlots + thread_index() % kSlots; }
 
@@ -286,7 +297,7 @@ class Search {
   PATCHSWAP_DEVICE void do_step(int step, Block& c, Block& before, Block& sum) {
     const int row = step - kHalo;  // of the queries whose patches end at this step
     const bool complete = row >= note(kFirstNote);
-    Fetched fetched{0.0f, 0.0f};
+    Fetched fetched{0.0f, 0};
     if (complete) fetched = fetch(row);
     multiply(c);
 #pragma unroll
@@ -328,21 +339,23 @@ class Search {
     if (lane() == 0) arrive_at_copy_barrier(barriers(), empty(stage_of(number)));
   }
 
-  // What a thread brings for the comparison of one row: the factor of a key and the threshold of a slot's query.
+  // What a thread brings for the comparison of one row: the factor of a key, not scaled yet, and the threshold of a
+  // slot's query in its order of bits. Both as they lie in memory, so that nobody waits for them before the products.
   struct Fetched {
-    float factor, threshold;
+    float factor;
+    int threshold;
   };
 
   PATCHSWAP_DEVICE Fetched fetch(int row) const {
-    Fetched result{not_a_number(), infinity()};
+    Fetched result{not_a_number(), ordered(infinity())};
     const int key = thread_index() % kWarpgroup, sample = note(kSampleNote);
     const int cell = note(kStartNote) + key + row * static_cast<int>(p.key.width);
     // The last cells of the stretch begin patches that are the next item's.
     if (key < kStretch && cell >= 0 && cell < p.key.cell_count()) {
-      result.factor = p.key_factor[sample * p.key.cell_count() + cell] * power_of_two(-p.key_shift[sample]);
+      result.factor = p.key_factor[sample * p.key.cell_count() + cell];
     }
     if (key < kSlots && (slot_rows.load(own_slot()) >> row & 1)) {
-      result.threshold = from_ordered(load_fresh(p.threshold + own_query(row)));
+      result.threshold = load_fresh(p.threshold + own_query(row));
     }
     return result;
   }
@@ -356,9 +369,9 @@ class Search {
   PATCHSWAP_DEVICE void hand_round(const Fetched& fetched, int row, const Block& v) const {
     const int key = thread_index() % kWarpgroup;
     shared_memory<float>(kFactorAt, 2 * kGroupsInTile * kCells)
-        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor);
+        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor * noted_float(kScaleNote));
     if (key < kSlots) {
-      thresholds.store(slots_at() + key, fetched.threshold);
+      thresholds.store(slots_at() + key, from_ordered(fetched.threshold));
       queries.store(slots_at() + key, own_query(row));
     }
     if (lane() < 4 * kHalo) {  // the lanes that have the first rows
@@ -391,7 +404,7 @@ class Search {
                                 larger(float_of(four.word[2]), float_of(four.word[3])));
       const int query = queries.load(first_slot + bit / kKeyRuns * 8 + lane() / 4);
       const int first_cell = note(kStartNote) + row * static_cast<int>(p.key.width) + bit % kKeyRuns * kRun;
-      offer_run(p, query, best, first_cell, relative_bound(p, note(kSampleNote)));
+      offer_run(p, query, best, first_cell, noted_float(kBoundNote), note(kLengthNote));
     }
   }
 
@@ -462,7 +475,7 @@ PATCHSWAP_KERNEL(wgmma::kThreads) match_wgmma(const Problem p) {
   wgmma::start();
   if (thread_index() < kWarpgroup) {
     give_up_registers<wgmma::kCopyRegisters>();
-    if (thread_index() < kWarp) wgmma::copy_all(p);
+    wgmma::copy_all(p);
   } else {
     take_registers<wgmma::kMultiplyRegisters>();
     wgmma::Search(p).work();

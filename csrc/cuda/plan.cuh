@@ -75,6 +75,13 @@ PATCHSWAP_DEVICE int highest_bit(uint32_t bits) {
   return count_bits(bits) - 1;
 }
 
+// Bits 0, step, 2 step, ...
+PATCHSWAP_HOST_DEVICE constexpr uint32_t every_bit(int step) {
+  uint32_t bits = 0;
+  for (int bit = 0; bit < kBits; bit += step) bits |= 1u << bit;
+  return bits;
+}
+
 PATCHSWAP_DEVICE int sum_of_warp(int value) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
   return value;
@@ -103,12 +110,18 @@ PATCHSWAP_DEVICE void plan_queries(const Problem& p, const PlanCost& cost, int s
   int highest = -1, lowest_negated = -rows;  // as both are found by taking the largest
   for (int i = thread; i < words * width; i += kPlanThreads) {
     const int first = i / width * kBits, column = i % width;
-    uint32_t word = 0;
+    const int present = column < columns && first < rows ? (rows - first < kBits ? rows - first : kBits) : 0;  // rows
+    uint32_t word = kAllLanes;
+    if (mask != nullptr) {
+      word = 0;
 #pragma unroll
-    for (int t = 0; t < kBits; t++) {
-      const bool present = column < columns && first + t < rows;
-      if (present && (mask == nullptr || mask[static_cast<int64_t>(first + t) * columns + column])) word |= 1u << t;
+      for (int t = 0; t < kBits; t++) {
+        // No load depends on another, so that all are under way at once. Absent ones read an entry that is there.
+        const int64_t entry = t < present ? static_cast<int64_t>(first + t) * columns + column : 0;
+        word |= static_cast<uint32_t>(mask[entry]) << t;
+      }
     }
+    word &= present < kBits ? (1u << present) - 1 : kAllLanes;
     bits.own[i] = word;
     if (word != 0) {
       const int low = first + lowest_bit(word), high = first + highest_bit(word);
@@ -139,25 +152,28 @@ PATCHSWAP_DEVICE void plan_queries(const Problem& p, const PlanCost& cost, int s
     return;
   }
 
-  // Slots for every depth. A thread takes words, and in each the bands that begin there; lane depth - 1 keeps the sum.
+  // Slots for every depth. A thread takes words, and in each the bands that begin there.
   const int most_depth = bottom - top < kMostRows ? bottom - top : kMostRows;
   const int first_word = top / kBits, word_count = (bottom - 1) / kBits + 1 - first_word;
-  int slots_of_depth = 0;
-  for (int depth = 1; depth <= most_depth; depth++) {
-    int slots = 0;
-    for (int i = thread; i < word_count * width; i += kPlanThreads) {
-      const uint32_t* word = bits.reached + static_cast<int64_t>(first_word) * width + i;
-      const uint64_t two_words = static_cast<uint64_t>(word[width]) << kBits | word[0];
-      if (two_words == 0) continue;
-      const int word_top = (first_word + i / width) * kBits;
-      const int end = word_top + kBits < bottom ? word_top + kBits : bottom;
-      int band_top = word_top > top ? top + (word_top - top + depth - 1) / depth * depth : top;
-      for (; band_top < end; band_top += depth) {
-        slots += (static_cast<uint32_t>(two_words >> (band_top - word_top)) & (kAllLanes >> (kBits - depth))) != 0;
-      }
+  int slots_of[kMostRows] = {};
+  for (int i = thread; i < word_count * width; i += kPlanThreads) {
+    const uint32_t* word = bits.reached + static_cast<int64_t>(first_word) * width + i;
+    const uint64_t two_words = static_cast<uint64_t>(word[width]) << kBits | word[0];
+    if (two_words == 0) continue;
+    const int below_top = (first_word + i / width) * kBits - top;  // rows; negative where the word begins above it
+    uint32_t any = 0;  // bit t: `depth` rows from the word's row t on have a query
+#pragma unroll
+    for (int depth = 1; depth <= kMostRows; depth++) {
+      any |= static_cast<uint32_t>(two_words >> (depth - 1));
+      const int first_band = below_top > 0 ? depth - 1 - (below_top - 1) % depth : -below_top;
+      slots_of[depth - 1] += count_bits(any & every_bit(depth) << first_band);
     }
-    slots = sum_of_warp(slots);
-    if (lane == depth - 1) slots_of_depth = slots;
+  }
+  int slots_of_depth = 0;  // in lane depth - 1
+#pragma unroll
+  for (int i = 0; i < kMostRows; i++) {
+    const int sum = sum_of_warp(slots_of[i]);
+    if (lane == i) slots_of_depth = sum;
   }
   scratch.store(kWarp + thread, slots_of_depth);
   block_barrier();

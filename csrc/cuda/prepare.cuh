@@ -5,9 +5,9 @@
 //   plan      which query cells are worked on; see plan.cuh
 //
 // Blocks of kPrepareThreads threads have two roles. The first B blocks plan, one sample each. Every other block owns
-// one row of cells of one map of one sample (of the query only, where query and key are one tensor) and packs it. A row
-// of patches needs three rows of cells: the block that finishes the last of the three computes it, as counters tell. No
-// block waits for another.
+// kPartCells cells of one row of one map of one sample (of the query only, where query and key are one tensor) and
+// packs them. A row of patches needs three rows of cells: the block that finishes the last part of the three computes
+// it, as counters tell. No block waits for another.
 //
 // Packing goes in tiles of kWarp cells: a lane has a cell, a warp every eighth unit of channels. Sums over channels are
 // made in the same order for every cell, and those over the cells of a patch for every patch, so equal patches have
@@ -26,6 +26,8 @@ namespace patchswap {
 constexpr int kPrepareThreads = 256;
 constexpr int kPrepareWarps = kPrepareThreads / kWarp;
 static_assert(kPrepareThreads == kPlanThreads);
+
+constexpr int kPartCells = 2 * kWarp;  // of a row, for one block: enough blocks to fill the device, none too short
 
 // The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers.
 constexpr int kPiece = 8;
@@ -56,14 +58,17 @@ struct Preparation {
   const Element* query;  // [B][C][query height][query width]
   const Element* key;    // [B][C][key height][key width]; not read where one_map
   bool one_map;          // query and key are one tensor, packed once
-  int* query_arrivals;   // [B][query rows] rows of cells finished of the three below a row of patches; starts at 0
+  int* query_arrivals;   // [B][query rows] parts finished of the three rows below a row of patches; starts at 0
   int* key_arrivals;     // [B][key rows] likewise; null where one_map
   uint32_t* workspace;   // of plan_queries, plan_workspace(...) words
   PlanCost cost;
 };
 
+PATCHSWAP_HOST_DEVICE int64_t parts_of_row(const PackedMap& map) { return (map.width + kPartCells - 1) / kPartCells; }
+PATCHSWAP_HOST_DEVICE int64_t parts_of_map(const PackedMap& map) { return map.height * parts_of_row(map); }
+
 inline int64_t prepare_blocks(const Problem& p, bool one_map) {
-  return p.batch * (1 + p.query.height + (one_map ? 0 : p.key.height));
+  return p.batch * (1 + parts_of_map(p.query) + (one_map ? 0 : parts_of_map(p.key)));
 }
 
 struct alignas(16) HalfUnit {
@@ -103,18 +108,18 @@ PATCHSWAP_DEVICE int scale_exponent(const Element* features, int64_t count, Shar
   return shift < -kMostShift ? -kMostShift : shift > kMostShift ? kMostShift : shift;
 }
 
-// One row of cells, `row`, of the map of `sample`; features are those of the sample.
+// Part `part` of one row of cells, `row`, of the map of `sample`; features are those of the sample.
 template <class Element>
-PATCHSWAP_DEVICE void pack_row(const PackedMap& map, const Element* features, int64_t channels, int sample, int row,
-                               float scale, Shared<float> sums) {
+PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, int64_t channels, int sample, int row,
+                                int part, float scale, Shared<float> sums) {
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
   const int64_t width = map.width, plane = map.cell_count(), first_cell = row * width;
   const int units = static_cast<int>(map.units);
   HalfUnit* cells = reinterpret_cast<HalfUnit*>(map.cells) + sample * map.units * map.cell_pitch;
   FloatQuad* exact = reinterpret_cast<FloatQuad*>(map.exact + sample * plane * map.units * kUnit);
 
-  for (int64_t tile = 0; tile * kWarp < width; tile++) {
-    const int64_t column = tile * kWarp + lane, cell = first_cell + column;
+  for (int tile = 0; tile < kPartCells / kWarp; tile++) {
+    const int64_t column = part * kPartCells + tile * kWarp + lane, cell = first_cell + column;
     const bool in_row = column < width;
     float square = 0.0f, error = 0.0f;
 #pragma unroll 2
@@ -145,7 +150,7 @@ PATCHSWAP_DEVICE void pack_row(const PackedMap& map, const Element* features, in
     }
     // Two halves in turn: who writes the half of the tile before last has passed the barrier of the last one, and so
     // have those who read it.
-    const int half = static_cast<int>(tile % 2) * 2 * kPrepareWarps * kWarp, errors = kPrepareWarps * kWarp;
+    const int half = tile % 2 * 2 * kPrepareWarps * kWarp, errors = kPrepareWarps * kWarp;
     sums.store(half + thread, square);
     sums.store(half + errors + thread, error);
     block_barrier();
@@ -160,7 +165,7 @@ PATCHSWAP_DEVICE void pack_row(const PackedMap& map, const Element* features, in
     }
   }
 
-  if (row == map.height - 1) {
+  if (row == map.height - 1 && part == 0) {
     const int behind = static_cast<int>(map.cell_pitch - plane);
     for (int i = thread; i < units * behind; i += kPrepareThreads) {
       HalfUnit zero;
@@ -196,18 +201,35 @@ PATCHSWAP_DEVICE PatchNorm patch_norm(const PackedMap& map, int sample, int64_t 
 }
 
 PATCHSWAP_DEVICE void finish_query_row(const Problem& p, int sample, int row, float scale, float up) {
-  const int columns = static_cast<int>(p.query.columns());
-  for (int column = thread_index(); column < columns; column += kPrepareThreads) {
+  const int columns = static_cast<int>(p.query.columns()), lane = thread_index() % kWarp;
+  for (int first = thread_index() - lane; first < columns; first += kPrepareThreads) {
+    const int column = first + lane;
     const int64_t query = sample * p.query.patches() + static_cast<int64_t>(row) * columns + column;
-    const bool takes_part = p.query_mask == nullptr || p.query_mask[query];
-    const PatchNorm patch = patch_norm(p.query, sample, row * p.query.width + column, scale, up);
-    p.query_norm[query] = takes_part ? patch.norm : -1.0f;
-    p.query_scaled[query] = patch.scaled;
-    p.query_margin[query] = patch.error;
-    // Nothing is ever offered to a query that is not searched for.
-    p.threshold[query] = ordered(takes_part && patch.norm > 0.0f ? -kLargestFloat : infinity());
-    p.list_count[query] = 0;
-    if (p.best != nullptr) p.best[query] = 0;
+    bool is_searched_for = false;
+    if (column < columns) {
+      const bool takes_part = p.query_mask == nullptr || p.query_mask[query];
+      const PatchNorm patch = patch_norm(p.query, sample, row * p.query.width + column, scale, up);
+      is_searched_for = takes_part && patch.norm >= 0.0f;  // not NaN
+      if (!is_searched_for) {
+        p.index[query] = -1;
+        p.score[query] = takes_part ? patch.norm : -infinity();
+      }
+      p.query_norm[query] = patch.norm;
+      p.query_scaled[query] = patch.scaled;
+      p.query_margin[query] = patch.error;
+      // Nothing is ever offered to a query that is not searched for, or to a zero patch.
+      p.threshold[query] = ordered(is_searched_for && patch.norm > 0.0f ? -kLargestFloat : infinity());
+      p.list_count[query] = 0;
+      if (p.best != nullptr) p.best[query] = 0;
+    }
+    const uint32_t searched_for = ballot(is_searched_for);
+    int place = 0;
+    if (lane == 0 && searched_for != 0) place = atomic_add(p.list_users, count_bits(searched_for));
+    place = shuffle(place, 0) + count_bits(searched_for & ((1u << lane) - 1));
+    if (is_searched_for) {
+      p.list_place[query] = place;
+      p.list_user[place] = static_cast<int>(query);
+    }
   }
 }
 
@@ -250,13 +272,14 @@ PATCHSWAP_DEVICE void close_key_row(const Problem& p, int sample, int row) {
   }
 }
 
-// All that one packing block does: row `block % height` of sample `block / height` of a map that serves as query, key
-// or both. arrivals: [B][rows] of this map.
+// All that one packing block does: one part of a map that serves as query, key or both, numbered part by part of a row,
+// row by row of a sample. arrivals: [B][rows] of this map.
 template <class Element>
-PATCHSWAP_DEVICE void prepare_row(const Problem& p, const PackedMap& map, const Element* map_features, int* arrivals,
-                                  int64_t block, bool is_query, bool is_key) {
+PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const Element* map_features, int* arrivals,
+                                   int64_t block, bool is_query, bool is_key) {
   const int thread = thread_index();
-  const int sample = static_cast<int>(block / map.height), row = static_cast<int>(block % map.height);
+  const int sample = static_cast<int>(block / parts_of_map(map)), parts = static_cast<int>(parts_of_row(map));
+  const int in_sample = static_cast<int>(block % parts_of_map(map)), row = in_sample / parts, part = in_sample % parts;
   const int rows = static_cast<int>(map.rows());
   const Shared<int> finished = shared_memory<int>(kFinishedAt, kPatch);
   const int64_t count = p.channels * map.cell_count();
@@ -264,9 +287,9 @@ PATCHSWAP_DEVICE void prepare_row(const Problem& p, const PackedMap& map, const 
 
   const int shift = scale_exponent(features, count, shared_memory<int>(kLargestAt, kPrepareWarps));
   const float scale = power_of_two(shift);
-  pack_row(map, features, p.channels, sample, row, scale, shared_memory<float>(0, kSumsCount));
-  if (is_key && row >= rows) close_key_row(p, sample, row);
-  if (is_key && row == 0 && thread == 0) p.key_shift[sample] = shift;
+  pack_part(map, features, p.channels, sample, row, part, scale, shared_memory<float>(0, kSumsCount));
+  if (is_key && row >= rows && part == 0) close_key_row(p, sample, row);
+  if (is_key && in_sample == 0 && thread == 0) p.key_shift[sample] = shift;
 
   block_barrier();
   if (thread == 0) {
@@ -274,7 +297,7 @@ PATCHSWAP_DEVICE void prepare_row(const Problem& p, const PackedMap& map, const 
     for (int i = 0; i < kPatch; i++) {
       const int patch_row = row - i;
       const bool exists = patch_row >= 0 && patch_row < rows;
-      finished.store(i, exists && atomic_add(arrivals + sample * rows + patch_row, 1) == kPatch - 1);
+      finished.store(i, exists && atomic_add(arrivals + sample * rows + patch_row, 1) == kPatch * parts - 1);
     }
     device_fence();
   }
@@ -300,11 +323,11 @@ prepare(const Preparation<Element> work) {
     return;
   }
   block -= p.batch;
-  const int64_t query_blocks = p.batch * p.query.height;
+  const int64_t query_blocks = p.batch * parts_of_map(p.query);
   if (block < query_blocks) {
-    prepare_row(p, p.query, work.query, work.query_arrivals, block, true, work.one_map);
+    prepare_part(p, p.query, work.query, work.query_arrivals, block, true, work.one_map);
   } else {
-    prepare_row(p, p.key, work.key, work.key_arrivals, block - query_blocks, false, true);
+    prepare_part(p, p.key, work.key, work.key_arrivals, block - query_blocks, false, true);
   }
 }
 

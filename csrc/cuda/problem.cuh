@@ -71,20 +71,23 @@ struct Problem {
   int* worst_error;   // [B] bits of the largest error / norm of any key that may be chosen; starts at 0
   int* first_key;     // [B] lowest patch number that may be chosen; starts at kNoKey
   // Of queries, by patch number:
-  float* query_norm;  // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite, -1 where masked out
+  float* query_norm;    // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite
   float* query_margin;  // [B][query patches] scaled: norm of the rounding error
   float* query_scaled;  // [B][query patches] scaled norm
   int* threshold;       // [B][query patches] ordered bits: a run below this holds no best key; see match
-  int* list_count;      // [B][query patches] runs offered, also those beyond list_length; starts at 0
-  uint64_t* list;       // [B][query patches][list_length] runs offered, as list_entry packs them
+  int* list_count;      // [B][query patches] runs offered, also those that its list has no room for; starts at 0
+  int* list_place;      // [B][query patches] numbers the queries that are searched for, in no particular order
+  int* list_user;       // [B * query patches] and which of all samples' queries has this number
+  int* list_users;      // [1] how many there are; starts at 0
+  uint64_t* list;       // [list_room] runs offered, as list_entry packs them: lists of one length, by list_place
   uint64_t* best;       // [B][query patches] "fast" only, null otherwise: the best run so far; starts at 0
-  int64_t list_length;  // runs kept for one query before it is searched in full
+  int64_t list_room;    // runs in all lists, fewer than 2^31
 
   Plan* plan;   // [B]
   Slot* slots;  // [B][group_pitch][kSlots]
   int64_t group_pitch;
 
-  int64_t* index;  // [B][query patches] results, written whole by rescore
+  int64_t* index;  // [B][query patches] results, by rescore, or by prepare where there is nothing to search for
   float* score;    // [B][query patches]
   int64_t* tally;  // [2] key patches scored in float32 after a coarse score; queries searched in full
 };

@@ -1,10 +1,12 @@
 // The last launch of the tensor-core match: of the runs of keys that the search kept for a query, the best key in
 // float32, and its score.
 //
-// A block of 8 warps takes 8 neighbouring queries, a warp each. A warp scores a run of kRun neighbouring keys at once:
-// its lanes share the channels, and each of the 3 x 10 cells that the run covers is read once and used for up to three
-// keys. Every key adds its products in the same order, so equal patches have equal scores bit for bit, and the order in
-// which runs come does not matter: of equal scores the lowest patch number wins.
+// A block of 8 warps takes 8 of the queries that are searched for, a warp each, and all 8 together those of them that
+// have many runs left, one after the other; then the next 8. Queries that lie side by side go to different blocks, as
+// many runs are left in smooth regions, where they are left for all. A warp scores a run of kRun neighbouring keys at
+// once: its lanes share the channels, and each of the 3 x 10 cells that the run covers is read once and used for up to
+// three keys. Every key adds its products in the same order, so equal patches have equal scores bit for bit, and the
+// order in which runs come does not matter: of equal scores the lowest patch number wins.
 //
 // Where the search could not decide (more runs than a list holds reached the threshold, or the bound on its rounding is
 // infinite), all 8 warps of the block share the keys of that query in float32.
@@ -22,10 +24,14 @@ namespace patchswap {
 constexpr int kRescoreThreads = 256;
 constexpr int kRescoreWarps = kRescoreThreads / kWarp;  // and queries per block
 constexpr int kRunCells = kRun + kHalo;
+constexpr int kMostOwnRuns = 4;  // that a warp scores by itself
 
-// Dynamic shared memory: per warp whether its query is undecided, keys scored, and its best key of a query.
-constexpr int kUndecidedAt = 0;
-constexpr int kScoredAt = kUndecidedAt + kRescoreWarps * 4;
+// What is left to do for a query after its warp has seen it: nothing, score its list, or search in full.
+constexpr int kDone = 0, kListed = 1, kUndecided = 2;
+
+// Dynamic shared memory: per warp what is left for its query, keys scored, and its best key of a query.
+constexpr int kLeftAt = 0;
+constexpr int kScoredAt = kLeftAt + kRescoreWarps * 4;
 constexpr int kBestScoreAt = kScoredAt + kRescoreWarps * 4;
 constexpr int kBestPatchAt = kBestScoreAt + kRescoreWarps * 4;
 constexpr int kRescoreShared = kBestPatchAt + kRescoreWarps * 4;
@@ -47,6 +53,39 @@ struct Choice {
     }
   }
 };
+
+// Whether the bound on the coarse scores of a query says anything.
+PATCHSWAP_DEVICE bool is_bounded(const Problem& p, int sample, int64_t query) {
+  const float error = p.query_margin[query];
+  return error + (p.query_scaled[query] + error) * relative_bound(p, sample) <= kLargestFloat;
+}
+
+// The runs that the search listed for a query.
+struct Listed {
+  const uint64_t* entries;
+  int count;
+  float bar;  // runs below it hold no best key
+
+  PATCHSWAP_DEVICE bool keeps(uint64_t entry) const { return entry != 0 && entry_score(entry) >= bar; }
+
+  // How many are kept, for all lanes.
+  PATCHSWAP_DEVICE int count_kept() const {
+    int kept = 0;
+    for (int first = 0; first < count; first += kWarp) {
+      const int place = first + thread_index() % kWarp;
+      kept += count_bits(ballot(place < count && keeps(entries[place])));
+    }
+    return kept;
+  }
+};
+
+// Of a query of `sample` that was searched for; none where the list does not decide.
+PATCHSWAP_DEVICE Listed listed_runs(const Problem& p, int sample, int64_t query) {
+  if (p.best != nullptr) return {p.best + query, 1, -infinity()};
+  const int length = list_length(p), offered = p.list_count[query];
+  const bool decides = offered <= length && is_bounded(p, sample, query);
+  return {list_of(p, query, length), decides ? offered : 0, from_ordered(p.threshold[query])};
+}
 
 // The exact scores of one query, by one warp.
 class Rescorer {
@@ -111,6 +150,30 @@ class Rescorer {
     return valid;
   }
 
+  // Scores of the listed runs that are kept those that fall to warp `part` of `parts`. Returns how many keys these
+  // were.
+  PATCHSWAP_DEVICE int score_list(const Listed& listed, int part, int parts, Choice& choice) const {
+    int keys = 0, turn = 0;  // whose the next run is
+    for (int first = 0; first < listed.count; first += kWarp) {
+      // Each lane holds an entry; those that are kept are scored one after the other.
+      const uint64_t entry = first + lane < listed.count ? listed.entries[first + lane] : 0;
+      const int cell = entry_cell(entry);
+      const uint32_t kept = ballot(listed.keeps(entry));
+      for (int i = 0; i < kWarp; i++) {
+        if (!(kept >> i & 1u)) continue;
+        if (turn == part) keys += score_run(shuffle(cell, i), choice);
+        turn = turn + 1 < parts ? turn + 1 : 0;
+      }
+    }
+    return keys;
+  }
+
+  // Scores of all keys those runs that fall to warp `part` of `parts`.
+  PATCHSWAP_DEVICE void score_all(int part, int parts, Choice& choice) const {
+    const int last_cell = static_cast<int>(p.key.rows() * p.key.width);
+    for (int cell = part * kRun; cell < last_cell; cell += parts * kRun) score_run(cell, choice);
+  }
+
   // The best of the lanes' choices, for all of them.
   PATCHSWAP_DEVICE static Choice best_of_warp(Choice choice) {
     for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -135,102 +198,88 @@ PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, const Choice
   p.score[query] = choice.score / p.query_norm[query];
 }
 
-// Whether the bound on the coarse scores of a query says anything.
-PATCHSWAP_DEVICE bool is_bounded(const Problem& p, int sample, int64_t query) {
-  const float error = p.query_margin[query];
-  return error + (p.query_scaled[query] + error) * relative_bound(p, sample) <= kLargestFloat;
+// As many as are at work at the same time, or as all queries can keep busy.
+inline int64_t rescore_blocks(const Problem& p, int64_t processors) {
+  const int64_t most = (p.batch * p.query.patches() + kRescoreWarps - 1) / kRescoreWarps;
+  return most < 2 * processors ? most : 2 * processors;
 }
 
-inline int64_t rescore_blocks(const Problem& p) {
-  return (p.batch * (p.query.height - kHalo) * (p.query.width - kHalo) + kRescoreWarps - 1) / kRescoreWarps;
-}
-
-// Grid: rescore_blocks(p). Shared memory: kRescoreShared bytes.
+// Any number of blocks. Shared memory: kRescoreShared bytes.
 PATCHSWAP_KERNEL(kRescoreThreads)
 rescore(const Problem p) {
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
-  const Shared<int> undecided = shared_memory<int>(kUndecidedAt, kRescoreWarps);
+  const Shared<int> left = shared_memory<int>(kLeftAt, kRescoreWarps);
   const Shared<int> scored = shared_memory<int>(kScoredAt, kRescoreWarps);
   const Shared<float> best_score = shared_memory<float>(kBestScoreAt, kRescoreWarps);
   const Shared<int> best_patch = shared_memory<int>(kBestPatchAt, kRescoreWarps);
 
-  const int64_t first_query = static_cast<int64_t>(block_index()) * kRescoreWarps, query = first_query + warp;
-  int is_undecided = 0, keys_scored = 0;
-  if (query < p.batch * p.query.patches()) {
-    const int sample = static_cast<int>(query / p.query.patches());
-    const float norm = p.query_norm[query];
-    const int first_key = p.first_key[sample];
-    if (!(norm > 0.0f) || first_key == kNoKey) {
-      // Masked out (-1), not finite, without any key to choose, or zero, in this order.
-      if (lane == 0) {
-        const bool takes_first = norm == 0.0f && first_key != kNoKey;
-        p.index[query] = takes_first ? first_key : -1;
-        p.score[query] = norm != norm ? norm : takes_first ? 0.0f : -infinity();
-      }
-    } else {
-      const uint64_t* list = p.list + query * p.list_length;
-      int count = p.list_count[query];
-      float bar = from_ordered(p.threshold[query]);
-      if (p.best != nullptr) {
-        list = p.best + query;
-        count = *list != 0 ? 1 : 0;
-        bar = -infinity();
-      } else if (count > p.list_length || !is_bounded(p, sample, query)) {
-        count = 0;
-      }
+  const int queries = *p.list_users, rounds = (queries + kRescoreWarps - 1) / kRescoreWarps;
+  int keys_scored = 0, undecided = 0;
+  for (int round = block_index(); round < rounds; round += block_count()) {
+    // The query of warp i has this number among those that are searched for.
+    const auto place_of = [&](int i) { return i * rounds + round; };
+    int is_left = kDone;
+    if (place_of(warp) < queries) {
+      const int64_t query = p.list_user[place_of(warp)];
       const Rescorer rescorer(p, query);
-      Choice choice{-infinity(), first_key};
-      for (int first = 0; first < count; first += kWarp) {
-        // Each lane holds an entry; those that reach the final bar are scored one after the other.
-        const uint64_t entry = first + lane < count ? list[first + lane] : 0;
-        const int cell = entry_cell(entry);
-        const uint32_t kept = ballot(entry != 0 && entry_score(entry) >= bar);
-        for (int i = 0; i < kWarp; i++) {
-          if (kept >> i & 1u) keys_scored += rescorer.score_run(shuffle(cell, i), choice);
+      const int first_key = p.first_key[rescorer.sample];
+      if (first_key == kNoKey || p.query_norm[query] == 0.0f) {
+        if (lane == 0) {
+          p.index[query] = first_key == kNoKey ? -1 : first_key;
+          p.score[query] = first_key == kNoKey ? -infinity() : 0.0f;
+        }
+      } else {
+        const Listed listed = listed_runs(p, rescorer.sample, query);
+        const int kept = listed.count_kept();
+        is_left = kept > kMostOwnRuns ? kListed : kUndecided;
+        if (kept > 0 && kept <= kMostOwnRuns) {
+          Choice choice{-infinity(), first_key};
+          const int keys = rescorer.score_list(listed, 0, 1, choice);
+          choice = Rescorer::best_of_warp(choice);
+          keys_scored += keys;
+          if (keys > 0) is_left = kDone;
+          if (keys > 0 && lane == 0) write_result(p, query, choice);
         }
       }
-      if (keys_scored == 0) {
-        is_undecided = 1;
-      } else {
-        choice = Rescorer::best_of_warp(choice);
-        if (lane == 0) write_result(p, query, choice);
-      }
     }
-  }
-  if (lane == 0) {
-    undecided.store(warp, is_undecided);
-    scored.store(warp, keys_scored);
-  }
-  block_barrier();
-  if (thread == 0) {
-    int64_t keys = 0, queries = 0;
+    if (lane == 0) left.store(warp, is_left);
+    block_barrier();
+
     for (int i = 0; i < kRescoreWarps; i++) {
-      keys += scored.load(i);
-      queries += undecided.load(i);
+      if (left.load(i) == kDone) continue;
+      const int64_t query = p.list_user[place_of(i)];
+      const Rescorer rescorer(p, query);
+      Choice choice{-infinity(), p.first_key[rescorer.sample]};
+      if (left.load(i) == kListed) {
+        keys_scored += rescorer.score_list(listed_runs(p, rescorer.sample, query), warp, kRescoreWarps, choice);
+      } else {
+        rescorer.score_all(warp, kRescoreWarps, choice);
+        undecided++;
+      }
+      choice = Rescorer::best_of_warp(choice);
+      if (lane == 0) {
+        best_score.store(warp, choice.score);
+        best_patch.store(warp, choice.patch);
+      }
+      block_barrier();
+      if (thread == 0) {
+        for (int other = 1; other < kRescoreWarps; other++) {
+          choice.take_better(best_score.load(other), best_patch.load(other));
+        }
+        write_result(p, query, choice);
+      }
+      block_barrier();
     }
-    if (keys > 0) atomic_add(p.tally, keys);
-    if (queries > 0) atomic_add(p.tally + 1, queries);
+    block_barrier();  // before the next round says what is left
   }
 
-  const int last_cell = static_cast<int>(p.key.rows() * p.key.width);
-  for (int i = 0; i < kRescoreWarps; i++) {
-    if (undecided.load(i) == 0) continue;
-    const Rescorer rescorer(p, first_query + i);
-    Choice choice{-infinity(), p.first_key[rescorer.sample]};
-    for (int cell = warp * kRun; cell < last_cell; cell += kRescoreWarps * kRun) rescorer.score_run(cell, choice);
-    choice = Rescorer::best_of_warp(choice);
-    if (lane == 0) {
-      best_score.store(warp, choice.score);
-      best_patch.store(warp, choice.patch);
-    }
-    block_barrier();
-    if (thread == 0) {
-      for (int other = 1; other < kRescoreWarps; other++) {
-        choice.take_better(best_score.load(other), best_patch.load(other));
-      }
-      write_result(p, first_query + i, choice);
-    }
-    block_barrier();
+  if (lane == 0) scored.store(warp, keys_scored);
+  block_barrier();
+  if (thread == 0) {
+    int64_t keys = 0;
+    for (int i = 0; i < kRescoreWarps; i++) keys += scored.load(i);
+    if (keys > 0) atomic_add(p.tally, keys);
+    if (undecided > 0) atomic_add(p.tally + 1, static_cast<int64_t>(undecided));
   }
 }
 

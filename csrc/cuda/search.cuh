@@ -22,7 +22,8 @@
 // 2^-23 of itself (compute capability 8.x; later ones add 16 and cut off at 2^-25): at most 11 2^-24 for every 8
 // channels. The sums over the taps and the factors follow. So the best key has s~ >= max s~ - 2 bound(q). `threshold`
 // holds that right side, which only rises; a run that reaches it is listed, and all that `rescore` has to look at are
-// listed runs that reach the final value. If a list is too short, the query is searched in full.
+// listed runs that reach the final value. If a list is too short, the query is searched in full. Lists share their room
+// among the queries that are searched for, so the fewer these are, the rarer that is.
 #pragma once
 
 #include <cstdint>
@@ -88,8 +89,18 @@ PATCHSWAP_DEVICE float relative_bound(const Problem& p, int sample) {
   return worst + additions * (1.0f + worst);
 }
 
-// A run of keys whose best coarse score reached the threshold of query `query` (numbered over all samples).
-PATCHSWAP_DEVICE void offer_run(const Problem& p, int64_t query, float score, int first_cell, float relative) {
+// Runs that the list of a query holds: those that are searched for share the room equally. There must be one of them.
+PATCHSWAP_DEVICE int list_length(const Problem& p) { return static_cast<int>(p.list_room) / *p.list_users; }
+
+// The list of a query that is searched for.
+PATCHSWAP_DEVICE uint64_t* list_of(const Problem& p, int64_t query, int length) {
+  return p.list + p.list_place[query] * length;
+}
+
+// A run of keys whose best coarse score reached the threshold of query `query` (numbered over all samples). relative:
+// relative_bound of its sample; length: list_length.
+PATCHSWAP_DEVICE void offer_run(const Problem& p, int64_t query, float score, int first_cell, float relative,
+                                int length) {
   if (p.best != nullptr) {
     atomic_max(p.threshold + query, ordered(score));
     atomic_max(p.best + query, list_entry(score, first_cell));
@@ -100,7 +111,7 @@ PATCHSWAP_DEVICE void offer_run(const Problem& p, int64_t query, float score, in
   const int before = atomic_max(p.threshold + query, ordered(score - margin));
   if (score < from_ordered(before)) return;
   const int place = atomic_add(p.list_count + query, 1);
-  if (place < p.list_length) p.list[query * p.list_length + place] = list_entry(score, first_cell);
+  if (place < length) list_of(p, query, length)[place] = list_entry(score, first_cell);
 }
 
 }  // namespace patchswap

@@ -73,12 +73,13 @@ class Image2Feature(nn.Module):
         x = F.leaky_relu(self.to_eighth(quarter), 0.1)
         for block in self.context:
             x = block(x)
-        parts = _whole(x) if self.training else _around(hole, self.stride)  # training on a GPU does not wait for it
-        x, quarter, half = (parts.cut(each, cell) for each, cell in ((x, 1), (quarter, 2), (half, 4)))
+        parts = None if self.training else _around(hole, self.stride)  # training on a GPU does not wait for it
+        if parts:
+            x, quarter, half = (parts.cut(each, cell) for each, cell in ((x, 1), (quarter, 2), (half, 4)))
         x = convolve(x, self.up_quarter, doubled=True, skip=quarter, slope=0.1)
         x = convolve(x, self.up_half, doubled=True, skip=half, slope=0.1)
-        painted = parts.add(F.pixel_shuffle(convolve(x, self.to_rgb, slope=1), 2).to(image.dtype), smooth, self.stride)
-        painted = painted if self.training else painted.clamp(0, 1)
+        added = F.pixel_shuffle(convolve(x, self.to_rgb, slope=1), 2).to(image.dtype)
+        painted = parts.add(added, smooth, self.stride).clamp(0, 1) if parts else smooth + added[..., :height, :width]
         return torch.where(mask, painted, image)
 
 
@@ -104,10 +105,6 @@ class _Parts(NamedTuple):
             place = result[number, :, cell * top :, cell * left :][:, : part.shape[1], : part.shape[2]]
             place += part[:, : place.shape[1], : place.shape[2]]
         return result
-
-
-def _whole(x: Tensor) -> _Parts:
-    return _Parts([0] * len(x), [0] * len(x), x.shape[2], x.shape[3])
 
 
 def _around(hole: Tensor, cell: int) -> _Parts:

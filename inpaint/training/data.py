@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -121,6 +122,12 @@ def _crop(file: Image.Image, config: TrainingConfig, generator: torch.Generator)
     return torch.from_numpy(np.array(crop)).permute(2, 0, 1).float().div(255)
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A signal to end comes to all processes of a group: workers that it ended would keep the trainer from saving."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches(photographs: Photographs, first_step: int = 0, *, pin_memory: bool = False) -> Iterator[Batch]:
     """Batches ``first_step`` .. ``config.steps`` - 1 in order, decoded ahead by ``config.workers`` processes."""
     workers = photographs.config.workers
@@ -130,6 +137,7 @@ def batches(photographs: Photographs, first_step: int = 0, *, pin_memory: bool =
         sampler=range(first_step, photographs.config.steps),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
         pin_memory=pin_memory,
     )
     return iter(loader)

@@ -75,22 +75,24 @@ def detail(picture: Tensor) -> Tensor:
     return 0.5 + 4 * (picture - low_frequencies(picture, 4))
 
 
-def around_hole(hole: Tensor, window: int) -> list[tuple[slice, slice]]:
-    """A square of ``window`` pixels around each hole's centre, aligned to 8 pixels: one (rows, columns) per sample.
+def around_hole(hole: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """A square of ``window`` pixels around each hole's centre, aligned to 8 pixels: its rows and columns, (B, window).
 
     The features of a hole depend on the pixels near it only, so the loss need not see the whole picture.
     """
+    reach = torch.arange(window, device=hole.device)
     starts = []
     for length, occupied in ((hole.shape[1], hole.any(dim=2)), (hole.shape[2], hole.any(dim=1))):
         first, last = occupied.int().argmax(1), length - 1 - occupied.flip(1).int().argmax(1)
         middle = torch.where(occupied.any(1), (first + last + 1) // 2, length // 2)
         starts.append((middle - window // 2).clamp(0, length - window) // 8 * 8)
-    corners = torch.stack(starts, dim=1).tolist()
-    return [(slice(top, top + window), slice(left, left + window)) for top, left in corners]
+    rows, columns = (start.unsqueeze(1) + reach for start in starts)
+    return rows, columns
 
 
-def cut(pictures: Tensor, squares: list[tuple[slice, slice]]) -> Tensor:
-    """Cuts one square out of each sample: (B, ..., H, W) -> (B, ..., window, window)."""
-    return torch.stack(
-        [picture[..., rows, columns] for picture, (rows, columns) in zip(pictures, squares, strict=True)]
-    )
+def cut(pictures: Tensor, square: tuple[Tensor, Tensor]) -> Tensor:
+    """Cuts one square out of each sample: (B, C, H, W) -> (B, C, window, window)."""
+    rows, columns = square
+    channels, width = pictures.shape[1], pictures.shape[3]
+    strips = pictures.gather(2, rows[:, None, :, None].expand(-1, channels, -1, width))
+    return strips.gather(3, columns[:, None, None, :].expand(-1, channels, rows.shape[1], -1))

@@ -94,9 +94,9 @@ class Image2FeatureObjective(Objective):
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
         weights = {"pixel": batch.hole.unsqueeze(1).float()}
-        (hole,) = self._around_hole(batch, batch.hole)
+        (hole,) = self._around_hole(batch, batch.hole.unsqueeze(1))
         for layer in self.config.perceptual_layers:
-            weights[layer] = hole_weights(feature_hole(hole, stride=_stride(layer)), self.config.band)
+            weights[layer] = hole_weights(feature_hole(hole[:, 0], stride=_stride(layer)), self.config.band)
         return weights
 
     def generator_losses(
@@ -118,8 +118,8 @@ class Image2FeatureObjective(Objective):
         """What VGG-19 looks at: a window around each hole, or all."""
         if not 0 < self.config.window < self.config.image_size:
             return list(pictures)
-        squares = around_hole(batch.hole, self.config.window)
-        return [cut(picture, squares) for picture in pictures]
+        square = around_hole(batch.hole, self.config.window)
+        return [cut(picture, square) for picture in pictures]
 
     def judge(self, batch: Batch, picture: Tensor) -> Tensor:
         incomplete = fill_smoothly(batch.image, batch.hole)

@@ -151,8 +151,8 @@ class Trainer:
 
     def _average(self) -> None:
         decay = min(self.config.average, (1 + self.step) / (10 + self.step))
-        for name, value in self.networks["generator"].state_dict().items():
-            self.averaged[name].lerp_(value, 1 - decay)
+        current = self.networks["generator"].state_dict()
+        torch._foreach_lerp_([self.averaged[name] for name in current], list(current.values()), 1 - decay)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[nn.Module]:

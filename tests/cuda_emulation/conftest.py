@@ -145,7 +145,8 @@ class PackedMap(ctypes.Structure):
 
 
 PER_KEY = ["key_factor", "key_shift", "worst_error", "first_key"]
-PER_QUERY = ["query_norm", "query_margin", "query_scaled", "threshold", "list_count", "list", "best"]
+PER_QUERY = ["query_norm", "query_margin", "query_scaled", "threshold"]
+PER_QUERY += ["list_count", "list_place", "list_user", "list_users", "list", "best"]
 
 
 class Problem(ctypes.Structure):
@@ -153,7 +154,7 @@ class Problem(ctypes.Structure):
         *[(name, PackedMap) for name in ("query", "key")],
         *[(name, ctypes.c_int64) for name in ("batch", "channels")],
         *[(name, ctypes.c_void_p) for name in ("query_mask", "key_mask", *PER_KEY, *PER_QUERY)],
-        ("list_length", ctypes.c_int64),
+        ("list_room", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("plan", "slots")],
         ("group_pitch", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("index", "score", "tally")],
@@ -247,7 +248,10 @@ class MatchKernels:
             "query_scaled": memory.empty("query_scaled", (batch, queries), torch.float32),
             "threshold": memory.empty("threshold", (batch, queries), torch.int32),
             "list_count": memory.empty("list_count", (batch, queries), torch.int32),
-            "list": memory.empty("list", (batch, queries, LIST_LENGTH), torch.int64),
+            "list_place": memory.empty("list_place", (batch, queries), torch.int32),
+            "list_user": memory.empty("list_user", (batch * queries,), torch.int32),
+            "list_users": memory.filled("list_users", (1,), torch.int32, 0),
+            "list": memory.empty("list", (batch * queries * LIST_LENGTH,), torch.int64),
             "best": memory.empty("best", (batch, queries), torch.int64) if precision == "fast" else None,
             "plan": memory.empty("plan", (batch, 2), torch.int32),
             "slots": memory.empty("slots", (batch, pitch, self.library.slots_in_group(), 4), torch.int32),
@@ -260,7 +264,7 @@ class MatchKernels:
             *views,
             batch,
             channels,
-            list_length=LIST_LENGTH,
+            list_room=batch * queries * LIST_LENGTH,
             group_pitch=pitch,
             **{name: pointer(tensors[name]) for name in names},
         )

@@ -66,7 +66,7 @@ const char* run_search(const emulation::Schedule* schedule, int blocks, const Pr
 
 const char* run_rescore(const emulation::Schedule* schedule, const Problem* problem) {
   return emulation::message_of([&] {
-    const int blocks = static_cast<int>(rescore_blocks(*problem));
+    const int blocks = static_cast<int>(rescore_blocks(*problem, 1));  // few, so that each has several rounds
     emulation::emulate(*schedule, blocks, kRescoreThreads, kRescoreShared, [&] { rescore(*problem); });
   });
 }

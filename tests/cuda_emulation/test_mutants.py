@@ -33,9 +33,9 @@ MUTANTS = {
         "plan.cuh", "scratch.store(warp, place);\n      block_barrier();", "scratch.store(warp, place);"
     ),
     "results of warps read without barrier": Mutant(
-        "rescore.cuh", "best_patch.store(warp, choice.patch);\n    }\n    block_barrier();", "}"
+        "rescore.cuh", "best_patch.store(warp, choice.patch);\n      }\n      block_barrier();", "}"
     ),
-    "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch - 1);", "== kPatch - 2);"),
+    "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch * parts - 1);", "== kPatch * parts - 2);"),
     "zeros not shown to products": Mutant("match_wgmma.cuh", "  fence_for_async_proxy();\n", ""),
     "full stages not waited for": Mutant("match_wgmma.cuh", "wait_at_copy_barrier(barriers(), full(", "(void)(full("),
     "empty stages not waited for": Mutant(
@@ -73,7 +73,7 @@ MUTANTS = {
         "match_mma.cuh", "last_step = range.last + kHalo;", "last_step = range.last + kHalo - 1;"
     ),
     "diagonals above the first row left out": Mutant("search.cuh", "width + stretch <= 0", "width < 0"),
-    "list one too long": Mutant("search.cuh", "if (place < p.list_length)", "if (place <= p.list_length)"),
+    "list one too long": Mutant("search.cuh", "if (place < length)", "if (place <= length)"),
     "last rows not searched in full": Mutant("rescore.cuh", "p.key.rows() * p.key.width", "p.key.rows()"),
     "halo of a query too narrow": Mutant("plan.cuh", "| (column >= 2 ? bits.own[i - 2] : 0)", ""),
     "groups overlap by too little": Mutant("plan.cuh", "in_group < kHalo)", "in_group < kHalo - 1)"),
@@ -83,7 +83,7 @@ MUTANTS = {
     "key factor forgotten": Mutant("match_mma.cuh", "n + 2)) * factor)", "n + 2)) * (factor * 0.0f + 1.0f))"),
     "no margin for rounding": Mutant("search.cuh", "ordered(score - margin)", "ordered(score)"),
     "full lists taken for complete": Mutant(
-        "rescore.cuh", "query)) {\n        count = 0;", "query)) {\n        count = p.list_length;"
+        "rescore.cuh", "decides ? offered : 0", "offered <= length ? offered : length"
     ),
     "coarse ties dropped": Mutant("match_mma.cuh", "if (score < thresholds", "if (score <= thresholds"),
     "highest index on ties": Mutant("rescore.cuh", "other_patch < patch)", "other_patch > patch)"),

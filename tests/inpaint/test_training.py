@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
+import multiprocessing
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -138,10 +139,12 @@ def test_weighted_losses_are_means_over_what_weighs() -> None:
 def test_the_window_lies_around_the_hole_and_inside_the_picture(corner: tuple[int, int]) -> None:
     hole = torch.zeros(2, 64, 64, dtype=torch.bool)
     hole[0, corner[0] : corner[0] + 4, corner[1] : corner[1] + 4] = True  # the second picture has no hole
-    squares = losses.around_hole(hole, 24)
-    assert losses.cut(hole, squares).shape == (2, 24, 24)
-    assert losses.cut(hole, squares)[0].sum() == hole[0].sum()
-    assert all(rows.start % 8 == 0 and columns.start % 8 == 0 for rows, columns in squares)
+    square = losses.around_hole(hole, 24)
+    seen = losses.cut(torch.stack((hole, ~hole), dim=1), square)
+    assert seen.shape == (2, 2, 24, 24) and torch.equal(seen[:, 0], ~seen[:, 1])
+    assert seen[0, 0].sum() == hole[0].sum()
+    for places in square:
+        assert (places[:, 0] % 8 == 0).all() and torch.equal(places, places[:, :1] + torch.arange(24))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -159,8 +162,10 @@ def flat(network: nn.Module) -> torch.Tensor:
 
 def stop_after(last: int) -> Callable[[int, dict[str, float]], None]:
     def stop(step: int, losses_of_step: dict[str, float]) -> None:
-        if step == last:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if step == last:  # to the whole group of processes, as schedulers and Ctrl-C in a terminal do
+            processes = (*multiprocessing.active_children(), multiprocessing.current_process())
+            subprocess.run(["kill", *[str(process.pid) for process in processes]], check=True)
+            time.sleep(0.3)  # for what the end of a child would do to its parent
 
     return stop
 
