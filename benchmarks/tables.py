@@ -309,6 +309,7 @@ def judge_learning(results: list[dict[str, Any]]) -> str:
 TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "swap-cpu": ("swap-cpu.json", swap_times),
     "training-cpu": ("training-cpu.json", training),
+    "training-cuda": ("training-cuda.json", training),
     "training-choices-cpu": ("training-choices-cpu.json", training_choices),
     "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
     "table1-256-cpu": ("table1-256-cpu.json", table1),

@@ -150,7 +150,7 @@ class Workspace {
 // Room for listed runs: so many for each query of the map, whether it is searched for or not, but no more bytes than
 // these where the shortest lists fit into them.
 constexpr int64_t kMostListBytes = int64_t(128) << 20;
-constexpr int64_t kMeanList = 128, kShortestList = 16;
+constexpr int64_t kMeanList = 128, kShortestList = 64;
 
 void take_map(Workspace& space, PackedMap& map, int64_t batch) {
   space.take(map.cells, batch * map.units * map.cell_pitch * kUnit);
@@ -161,7 +161,7 @@ void take_map(Workspace& space, PackedMap& map, int64_t batch) {
 
 // Workspace for C channels (rounded up to kChunk): 6 C + 24 bytes for every cell of each map (once, where query and key
 // are one tensor), 17 bytes more for every query cell, and for every query 28 + 8 n bytes, where n is 128 or as many as
-// fit into kMostListBytes, at least 16.
+// fit into kMostListBytes, at least 64.
 template <class Element>
 void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   Problem& p = work.problem;
