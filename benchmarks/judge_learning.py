@@ -32,6 +32,7 @@ from inpaint.training.losses import detail, judge_loss
 from inpaint.training.trainer import DEFAULT_VGG, Trainer
 
 PARTS = 5  # of the run, for each of which the mean loss is told
+RATES = (2e-4, 1e-3)  # that of the configs, and that of training_choices.py
 
 Example = tuple[Tensor, Tensor, Tensor]  # real pictures, decoded ones, and the features they were decoded from
 
@@ -40,17 +41,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="photographs, as `inpaint train` takes them")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--steps", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=150)
     arguments = parser.parse_args()
     examples = decode(arguments.data, arguments.steps)
     results = []
     for sees in ("the picture", "its detail"):
         for spectral in (True, False):
-            losses = learn(examples, sees_detail=sees == "its detail", spectral=spectral)
-            ends = [len(losses) * part // PARTS for part in range(PARTS + 1)]
-            means = [statistics.fmean(losses[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
-            results.append({"sees": sees, "spectral_norm": spectral, "steps": ends[1:], "loss": means})
-            print(results[-1], flush=True)
+            for rate in RATES:
+                losses = learn(examples, sees_detail=sees == "its detail", spectral=spectral, rate=rate)
+                ends = [len(losses) * part // PARTS for part in range(PARTS + 1)]
+                means = [statistics.fmean(losses[first:last]) for first, last in zip(ends, ends[1:], strict=False)]
+                results.append(
+                    {"sees": sees, "spectral_norm": spectral, "rate": rate, "steps": ends[1:], "loss": means}
+                )
+                print(results[-1], flush=True)
     description = machine.describe("cpu", machine.command_line("benchmarks/judge_learning.py"))
     write(arguments.out, {"machine": description, "results": results})
 
@@ -66,11 +70,11 @@ def decode(data: Path, steps: int) -> list[Example]:
     return [(batch.image, objective.paint(batch), objective._features) for batch in loader]
 
 
-def learn(examples: list[Example], *, sees_detail: bool, spectral: bool) -> list[float]:
+def learn(examples: list[Example], *, sees_detail: bool, spectral: bool, rate: float) -> list[float]:
     """The loss at each step."""
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(3, examples[0][2].shape[1], spectral=spectral)
-    optimiser = torch.optim.Adam(discriminator.parameters(), SHORT_RUN["learning_rate_discriminator"], (0.5, 0.999))
+    optimiser = torch.optim.Adam(discriminator.parameters(), rate, (0.5, 0.999))
     losses = []
     for real, decoded, features in tqdm(examples, desc="learn"):
         shown = [detail(picture) if sees_detail else picture for picture in (real, decoded)]

@@ -297,9 +297,10 @@ def training_choices(results: list[dict[str, Any]]) -> str:
 def judge_learning(results: list[dict[str, Any]]) -> str:
     """The discriminator's mean loss in each part of its first steps."""
     first, *later = results[0]["steps"]
-    header = ["the discriminator sees", "spectral norms", f"loss to step {first}", *(f"to {step}" for step in later)]
+    header = ["the discriminator sees", "spectral norms", "rate"]
+    header += [f"loss to step {first}", *(f"to {step}" for step in later)]
     body = [
-        [row["sees"], "yes" if row["spectral_norm"] else "no", *(f"{loss:.2f}" for loss in row["loss"])]
+        [row["sees"], "yes" if row["spectral_norm"] else "no", f"{row['rate']:g}", *map("{:.2f}".format, row["loss"])]
         for row in results
     ]
     return table(header, body)

@@ -51,6 +51,10 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
         "detail, R1 (weight 10) in place of spectral norms",
         {"judge_detail": True, "spectral_norm": False, "gradient_penalty": 10.0},
     ),
+    "detail-unbound": (
+        "detail, no spectral norms, rate 2e-4",
+        {"judge_detail": True, "spectral_norm": False, "learning_rate_discriminator": 2e-4},
+    ),
     "least-squares": ("least squares (LSGAN), spectral norms", {"adversarial_form": "least_squares"}),
     "detail-least-squares": (
         "detail, least squares (LSGAN)",

@@ -21,12 +21,14 @@ from inpaint.errors import InpaintError
 from inpaint.image import Photo, replace_hole, to_tensor
 from inpaint.mask import feature_hole
 from inpaint.networks.layout import multiply_in, on_device
+from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
 from inpaint.symmetry import complete_symmetrically
 from patchswap.swap import masks_from_hole
 
 Picture = TypeVar("Picture", Image.Image, Tensor)
 
+_CARRY = {False: 4, True: 8}  # shrinking factors, with one scale and with several
 _CONTEXT = 128  # pixels around the hole's bounding box in which keys are looked for, at least
 
 
@@ -72,8 +74,10 @@ class Inpainter:
         device: where they run.
         key_margin: cells that keys keep away from the hole, because relu3_1 sees that far into it.
         carry: shrinking factor below which frequencies are taken from the coarser scale rather than from the decoder,
-            which keeps colours consistent across the rim; 0 takes all from the decoder.
-        detail: add to the hole what the decoder lost of the patches that were copied into it (see _lost_detail).
+            which keeps colours consistent across the rim; 0 takes all from the decoder. By default 8 where the hole is
+            wide enough for more than one scale, else 4 (docs/quality.md).
+        detail: add to the hole what the decoder lost of the patches that were copied into it, and what is then still
+            off along the rim (see _lost_detail and _off_at_rim).
         symmetric: average Image2Feature over mirrored and turned pictures, where the hole is wide enough for more than
             one scale (see inpaint.symmetry).
         precision: what the networks multiply in: "float32", "bfloat16", or "auto", which is bfloat16 on CPUs that have
@@ -88,7 +92,7 @@ class Inpainter:
         device: torch.device | str = "cpu",
         *,
         key_margin: int = 0,
-        carry: int = 4,
+        carry: int | None = None,
         detail: bool = True,
         symmetric: bool = True,
         precision: str = "auto",
@@ -185,7 +189,8 @@ class Inpainter:
             if (rows.stop - rows.start) * (columns.stop - columns.start) > self.largest_window * 1e6:
                 break
             filled = torch.where(missing.unsqueeze(1), enlarge(current, size), picture)
-            current, step = self._refine(filled, missing, (rows, columns), clock)
+            carry = self.carry if self.carry is not None else _CARRY[len(sizes) > 1]
+            current, step = self._refine(filled, missing, (rows, columns), carry, clock)
             results.append(step)
         final = torch.where(holes.unsqueeze(1), enlarge(current, full), photograph)[0].to(image.device)
         final = torch.where(hole, final, image)
@@ -196,7 +201,7 @@ class Inpainter:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16)
 
     def _refine(
-        self, filled: Tensor, hole: Tensor, window: tuple[slice, slice], clock: _Clock
+        self, filled: Tensor, hole: Tensor, window: tuple[slice, slice], carry: int, clock: _Clock
     ) -> tuple[Tensor, ScaleResult]:
         """One scale: features, swap, translation and blending of a picture whose hole holds the coarser result."""
         size = (filled.shape[2], filled.shape[3])
@@ -205,13 +210,17 @@ class Inpainter:
         with clock.measure("vgg", size), self.multiplying():
             features = self.vgg.relu3_1(part).float()
         with clock.measure("match", size):
-            swapped, match = _swap(features, hole=feature_hole(missing), key_margin=self.key_margin)
+            cells = feature_hole(missing)
+            swapped, match = _swap(features, hole=cells, key_margin=self.key_margin)
         with clock.measure("translate", size), self.multiplying():
             decoded = self.feature2image(swapped)[..., : part.shape[2], : part.shape[3]]
         with clock.measure("blend", size):
-            painted = decoded + _lost_detail(part - decoded, match.index) if self.detail else decoded
-            if self.carry:
-                painted = painted + low_frequencies(part - painted, self.carry)
+            painted = decoded
+            if self.detail:
+                painted = painted + _lost_detail(part - painted, match.index)
+                painted = painted + _off_at_rim(part - painted, match.index, cells)
+            if carry:
+                painted = painted + low_frequencies(part - painted, carry)
             painted = painted.clamp(0, 1)
             result = filled.clone()
             result[..., rows, columns] = torch.where(missing.unsqueeze(1), painted, part)
@@ -249,6 +258,31 @@ def _lost_detail(residual: Tensor, index: Tensor) -> Tensor:
     detail = torch.zeros_like(whole_cells)
     detail[..., 4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop] = copied
     return detail[..., :height, :width]
+
+
+def _off_at_rim(residual: Tensor, index: Tensor, hole: Tensor) -> Tensor:
+    """What a picture is off by along the rim, spread smoothly into the hole (a membrane); 0 elsewhere.
+
+    Patches that straddle the rim were copied onto known cells too. There the residual, photograph minus picture, says
+    how well the copies fit their new place; the hole behind is taken to be off by the same.
+
+    Args:
+        residual: (1, 3, H, W), known outside the hole.
+        index: (1, h-2, w-2), the match.
+        hole: (1, h, w) bool, cells.
+    """
+    rows, columns = _covered(index)
+    off = torch.zeros_like(residual)
+    if rows.start == rows.stop:
+        return off
+    matched = (index[:, rows.start : rows.stop - 2, columns.start : columns.stop - 2] >= 0).float()
+    covered = F.max_pool2d(F.pad(matched[:, None], (2, 2, 2, 2)), 3, stride=1) > 0
+    rim = (covered & ~hole[:, None, rows, columns]).float()
+    place = (..., slice(4 * rows.start, 4 * rows.stop), slice(4 * columns.start, 4 * columns.stop))
+    near = residual[place]
+    known = F.interpolate(rim, scale_factor=4)[:, 0, : near.shape[2], : near.shape[3]] > 0
+    off[place] = fill_smoothly(near, ~known)
+    return off
 
 
 def _covered(index: Tensor) -> tuple[slice, slice]:

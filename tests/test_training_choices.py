@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -87,14 +88,10 @@ def test_a_discriminator_of_detail_learns_too(
     monkeypatch.setattr(sys, "argv", command)
     judge_learning.main()
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [(row["sees"], row["spectral_norm"]) for row in results] == [
-        ("the picture", True),
-        ("the picture", False),
-        ("its detail", True),
-        ("its detail", False),
-    ]
+    kinds = list(itertools.product(("the picture", "its detail"), (True, False), judge_learning.RATES))
+    assert [(row["sees"], row["spectral_norm"], row["rate"]) for row in results] == kinds
     assert all(row["steps"] == [1, 2, 3, 4, 5] and 1 < row["loss"][0] < 3 for row in results)
-    assert "| its detail | no |" in tables.judge_learning(results)
+    assert "| its detail | no | 0.001 |" in tables.judge_learning(results)
 
 
 def test_choices_are_settings_of_training() -> None:

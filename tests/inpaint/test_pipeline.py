@@ -3,19 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import inpaint
+import patchswap
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.mask import center, strokes
+from inpaint.mask import center, feature_hole, strokes
 from inpaint.networks import Feature2Image, Image2Feature
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.vgg import load_vgg19
-from inpaint.pipeline import Inpainter, _lost_detail
+from inpaint.pipeline import Inpainter, _lost_detail, _off_at_rim
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +212,17 @@ def test_lost_detail_is_the_error_of_the_matched_patch() -> None:
     assert copied.shape == residual.shape
     assert torch.allclose(copied[0, :, 8:22, 12:28], tile.repeat(1, 4, 4)[:, :14], atol=1e-6)
     assert (copied[0, :, :8] == 0).all() and (copied[0, :, :, :12] == 0).all()
+
+
+def test_what_is_off_at_the_rim_is_spread_over_the_hole() -> None:
+    """Seen on the known cells that matched patches cover, and nowhere else."""
+    hole = center(58, 62, 22)
+    cells = feature_hole(hole)[None]
+    match = patchswap.swap(noise(1, 4, *cells.shape[1:]), hole=cells, return_match=True)[1]
+    covered = F.max_pool2d(F.pad((match.index >= 0)[:, None].float(), (2, 2, 2, 2)), 3, stride=1) > 0
+    seen = F.interpolate((covered & ~cells[:, None]).float(), scale_factor=4)[..., :58, :62].expand(1, 3, 58, 62) > 0
+    residual = torch.where(seen, 0.25, torch.full((1, 3, 58, 62), 7.0))
+    off = _off_at_rim(residual, match.index, cells)
+    assert torch.allclose(off[..., hole], torch.tensor(0.25), atol=1e-6)
+    assert (off[..., :8, :] == 0).all() and (off[..., :, -8:] == 0).all()
+    assert torch.equal(_off_at_rim(residual, torch.full_like(match.index, -1), cells), torch.zeros_like(residual))
