@@ -312,6 +312,7 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "training-cpu": ("training-cpu.json", training),
     "training-cuda": ("training-cuda.json", training),
     "training-choices-cpu": ("training-choices-cpu.json", training_choices),
+    "training-choices-2-cpu": ("training-choices-2-cpu.json", training_choices),
     "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
     "table1-256-cpu": ("table1-256-cpu.json", table1),
     "quality-512-cpu": ("quality-512-cpu.json", quality),
