@@ -28,7 +28,6 @@ from patchswap.swap import masks_from_hole
 
 Picture = TypeVar("Picture", Image.Image, Tensor)
 
-_CARRY = {False: 4, True: 8}  # shrinking factors, with one scale and with several
 _CONTEXT = 128  # pixels around the hole's bounding box in which keys are looked for, at least
 
 
@@ -189,7 +188,7 @@ class Inpainter:
             if (rows.stop - rows.start) * (columns.stop - columns.start) > self.largest_window * 1e6:
                 break
             filled = torch.where(missing.unsqueeze(1), enlarge(current, size), picture)
-            carry = self.carry if self.carry is not None else _CARRY[len(sizes) > 1]
+            carry = self.carry if self.carry is not None else (8 if len(sizes) > 1 else 4)
             current, step = self._refine(filled, missing, (rows, columns), carry, clock)
             results.append(step)
         final = torch.where(holes.unsqueeze(1), enlarge(current, full), photograph)[0].to(image.device)

@@ -2,7 +2,7 @@
 // first.
 //
 // A block has three warpgroups. The first one copies: it brings the operands into a ring of stages in shared memory,
-// each of its four warps one unit of channels of every chunk, as a warp takes some 60 cycles to start one copy. The
+// each of its four warps one unit of channels of every chunk, as a warp takes tens of cycles to start one copy. The
 // other two multiply and compare: each has one of the tile's groups of 64 query slots and all 128 key cells of the
 // stretch, of which 126 begin a patch of their own. All three go through the same items, steps and chunks of channels,
 // and meet only at the stages:
