@@ -1,7 +1,7 @@
 """What each choice of the pipeline is worth: the same photographs and holes with one thing changed at a time.
 
     python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --lpips-weights lpips_alex.safetensors
-    python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --seconds 5 --json ... --document docs/quality.md
+    python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --seconds 5 --json results.json
 
 Every variant is the pipeline itself: it is built with other options, or one function that it calls is replaced while it
 runs. Variants and kinds of holes that DIR already holds for the same weights, photographs and masks are not measured
@@ -40,7 +40,7 @@ from inpaint.image import read_image, read_mask, to_tensor
 from inpaint.networks import VGG19
 from inpaint.pipeline import Inpainter
 
-MEASURED = {"hole_l1": ("hole L1 %", ".2f"), "ssim": ("SSIM", ".4f"), "lpips": ("LPIPS", ".4f")}
+MEASURED = tuple(tables.ABLATION_MEASURES)
 
 
 @dataclass(frozen=True)
@@ -261,10 +261,7 @@ def main() -> None:
     for path in (arguments.out / "ablation.json", arguments.json):
         if path:
             write(path, content)
-    text = as_table(content)
-    print(text)
-    if arguments.document:
-        tables.update(arguments.document, lambda name: text if name == "ablation" else None, check=False)
+    print(tables.ablation(content["results"]))
 
 
 def measure(name: str, kind: str, networks: weights.Networks, arguments: argparse.Namespace) -> None:
@@ -350,32 +347,6 @@ def paired(base: list[dict[str, float]], rows: list[dict[str, float]], key: str)
     return {"mean": statistics.fmean(differences), "error": statistics.stdev(differences) / len(differences) ** 0.5}
 
 
-def as_table(content: dict[str, Any]) -> str:
-    """Markdown: a row for each variant and kind of hole; its means, what they differ by from the default's, seconds."""
-    timed = any("seconds" in row for row in content["results"])
-    rows = []
-    for row in content["results"]:
-        means = " / ".join("-" if row[key] is None else dotted(row[key], form) for key, (_, form) in MEASURED.items())
-        seconds = [f"{row['seconds']:.2f}" if "seconds" in row else ""] if timed else []
-        rows.append([row["change"], row["kind"], means, *differences(row), *seconds])
-    less = [f"{heading.removeprefix('hole ')} less the default's" for heading, _ in MEASURED.values()]
-    return tables.table(["change", "holes", "hole L1 % / SSIM / LPIPS", *less, *["seconds"][: int(timed)]], rows)
-
-
-def differences(row: dict[str, Any]) -> list[str]:
-    """Mean and standard error of the paired difference in each measure; empty for the default itself."""
-    found = row.get("difference") or {}
-    return [
-        f"{dotted(found[key]['mean'], '+' + form)} ± {dotted(found[key]['error'], form)}" if found.get(key) else ""
-        for key, (_, form) in MEASURED.items()
-    ]
-
-
-def dotted(value: float, form: str) -> str:
-    """0.123 as .123, -0.123 as -.123."""
-    return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
-
-
 def write(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
@@ -408,7 +379,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="another copy of the results")
-    parser.add_argument("--document", type=Path, help="a document whose table named ablation is brought up to date")
     return parser.parse_args()
 
 

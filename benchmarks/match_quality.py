@@ -19,7 +19,6 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -42,12 +41,6 @@ from inpaint.pipeline import Inpainter
 from inpaint.scales import resize, shrink
 
 NEAR = (4, 8, 16)  # cells; a cell is 4 pixels of its scale
-COLUMNS = {
-    "same": "same key %",
-    **{f"within_{cells}": f"within {cells} cells %" for cells in NEAR},
-    "score": "NCC",
-    "reach": "reach",
-}
 ORDER = ("pipeline", "smooth fill", "Telea", "random key")
 
 
@@ -76,10 +69,7 @@ def main() -> None:
         temporary = arguments.out.with_name(arguments.out.name + ".part")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(temporary, arguments.out)
-    text = as_table(results)
-    print(text)
-    if arguments.document:
-        tables.update(arguments.document, lambda name: text if name == "match-quality" else None, check=False)
+    print(tables.match_quality(results))
 
 
 @torch.inference_mode()
@@ -165,14 +155,6 @@ def place(key: tuple[str, int, str]) -> tuple[str, int, int]:
     return kind, size, ORDER.index(source)
 
 
-def as_table(results: list[dict[str, Any]]) -> str:
-    rows = []
-    for row in results:
-        numbers = [f"{row[name]:.3f}" if name in ("score", "reach") else f"{row[name]:.1f}" for name in COLUMNS]
-        rows.append([row["kind"], str(row["short_side"]), row["source"], *numbers, f"{row['best_score']:.3f}"])
-    return tables.table(["holes", "scale", "keys chosen from", *COLUMNS.values(), "the best key's NCC"], rows)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, help="folder of photographs")
@@ -183,9 +165,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use the first so many photographs only")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument(
-        "--document", type=Path, help="a document whose table named match-quality is brought up to date"
-    )
     return parser.parse_args()
 
 

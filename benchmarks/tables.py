@@ -3,7 +3,8 @@
     python benchmarks/tables.py           # writes every table between its markers
     python benchmarks/tables.py --check   # exit status 1 and the names of the tables that are out of date
 
-A document holds `<!-- table: NAME -->`, the table, `<!-- end -->`. NAME is one of TABLES.
+The documents are README.md and all of docs/. A document holds `<!-- table: NAME -->`, the table, `<!-- end -->`. NAME
+is one of TABLES (but for kernel-resources, which is kernel_resources.py's).
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/kernels.md", "docs/training.md", "docs/rivals.md")
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+WEIGHTS = ROOT / "inpaint" / "weights" / "SHA256SUMS"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- end -->)", re.DOTALL)
 FORMS = {
     "ours": "`patchswap.swap`",
     "matrix_form": "unfold + matrix product",
     "convolution_form": "convolution form (style-swap)",
 }
+ABLATION_MEASURES = {"hole_l1": ("hole L1 %", ".2f"), "ssim": ("SSIM", ".4f"), "lpips": ("LPIPS", ".4f")}
 STAGES = ("infer", "vgg", "match", "fold", "translate", "blend")  # of the pipeline
 
 
@@ -204,7 +207,10 @@ def pipeline_summary(results: list[dict[str, Any]]) -> str:
     sizes = [size for size in ("256/112", "512/224") if any(row["size"] == size for row in results)]
     rows = [row for row in results if "median_ms" in row]
     body = []
-    for title, prefix in (("neural inpainting, paper's form", "neural-paper"), ("faster form", "neural-fast")):
+    for title, prefix in (
+        ("neural inpainting, paper's form", "neural-paper"),
+        ("after its authors' later program", "neural-fast"),
+    ):
         best = [fastest([row for row in rows if row["form"].startswith(prefix)], size) for size in sizes]
         if any(best):
             cells = [f"{number(row['median_ms'] / 1e3)} s{ratio(row)}" if row else "-" for row in best]
@@ -234,7 +240,8 @@ def table1(results: list[dict[str, Any]]) -> str:
     }
     body = []
     for row in results:
-        cells = [row["label"]]
+        used = row["settings"].get("weights_sha256")
+        cells = [row["label"] + (f", weights {used[:8]}" if used and used != default_weights() else "")]
         for name, (_, form, best_of) in columns.items():
             value = row[name]
             known = [other[name] for other in results if other[name] is not None]
@@ -244,8 +251,14 @@ def table1(results: list[dict[str, Any]]) -> str:
     return table(["method", *(heading for heading, _, _ in columns.values())], body)
 
 
-def quality(results: list[dict[str, Any]]) -> str:
-    """Methods by kinds of holes: hole L1 %, SSIM, LPIPS; then the seconds of a photograph."""
+def default_weights() -> str:
+    """SHA-256 of the weights that come with the package."""
+    sums = (line.split() for line in WEIGHTS.read_text().splitlines())
+    return next(digest for digest, name in sums if name == "default.safetensors")
+
+
+def quality(results: list[dict[str, Any]], timed: bool) -> str:
+    """Methods by kinds of holes: hole L1 %, SSIM, LPIPS; then, if ``timed``, the seconds of a photograph."""
     kinds = list(dict.fromkeys(row["kind"] for row in results))
     found = {(row["method"], row["kind"]): row for row in results}
 
@@ -255,9 +268,45 @@ def quality(results: list[dict[str, Any]]) -> str:
     body = []
     for method in dict.fromkeys(row["method"] for row in results):
         body.append([method, *(cell(found[method, kind]) for kind in kinds)])
-    first = results[0]["method"]
-    body.append([f"{first}, median seconds", *(f"{found[first, kind]['seconds_median']:.2f}" for kind in kinds)])
+    if timed:
+        first = results[0]["method"]
+        body.append([f"{first}, median seconds", *(f"{found[first, kind]['seconds_median']:.2f}" for kind in kinds)])
     return table(["hole L1 % / SSIM / LPIPS", *kinds], body)
+
+
+def ablation(results: list[dict[str, Any]]) -> str:
+    """Variants and kinds of holes: their means, what they differ by from the default's, and seconds where timed."""
+    timed = any("seconds" in row for row in results)
+    rows = []
+    for row in results:
+        means = " / ".join(
+            "-" if row[key] is None else dotted(row[key], form) for key, (_, form) in ABLATION_MEASURES.items()
+        )
+        seconds = [f"{row['seconds']:.2f}" if "seconds" in row else ""] if timed else []
+        rows.append([row["change"], row["kind"], means, *differences(row), *seconds])
+    less = [f"{heading.removeprefix('hole ')} less the default's" for heading, _ in ABLATION_MEASURES.values()]
+    return table(["change", "holes", "hole L1 % / SSIM / LPIPS", *less, *["seconds"][: int(timed)]], rows)
+
+
+def differences(row: dict[str, Any]) -> list[str]:
+    """Mean and standard error of the paired difference in each measure; empty for the default itself."""
+    found = row.get("difference") or {}
+    return [
+        f"{dotted(found[key]['mean'], '+' + form)} ± {dotted(found[key]['error'], form)}" if found.get(key) else ""
+        for key, (_, form) in ABLATION_MEASURES.items()
+    ]
+
+
+def match_quality(results: list[dict[str, Any]]) -> str:
+    """Scales and sources of keys: how near the chosen keys are to the truth's best, and their score."""
+    near = [name for name in results[0] if name.startswith("within_")]
+    headings = {"same": "same key %", **{name: f"within {name.removeprefix('within_')} cells %" for name in near}}
+    headings |= {"score": "NCC", "reach": "reach"}
+    rows = []
+    for row in results:
+        numbers = [f"{row[name]:.3f}" if name in ("score", "reach") else f"{row[name]:.1f}" for name in headings]
+        rows.append([row["kind"], str(row["short_side"]), row["source"], *numbers, f"{row['best_score']:.3f}"])
+    return table(["holes", "scale", "keys chosen from", *headings.values(), "the best key's NCC"], rows)
 
 
 def training(results: list[dict[str, Any]]) -> str:
@@ -315,7 +364,10 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "training-choices-2-cpu": ("training-choices-2-cpu.json", training_choices),
     "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
     "table1-256-cpu": ("table1-256-cpu.json", table1),
-    "quality-512-cpu": ("quality-512-cpu.json", quality),
+    "quality-512-cpu": ("quality-512-cpu.json", partial(quality, timed=True)),
+    "quality-512-cpu-summary": ("quality-512-cpu.json", partial(quality, timed=False)),
+    "ablation-512-cpu": ("ablation-512-cpu.json", ablation),
+    "match-quality-512-cpu": ("match-quality-512-cpu.json", match_quality),
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),
     "holes-cpu": ("holes-cpu.json", holes),
     "convolve-cpu": ("convolve-cpu.json", convolutions),
@@ -373,6 +425,11 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def dotted(value: float, form: str) -> str:
+    """0.123 as .123, -0.123 as -.123."""
+    return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
 
 
 def time_and_ratio(row: dict[str, Any] | None) -> str:

@@ -130,11 +130,9 @@ def folders(tmp_path: Path) -> list[str]:
 def test_rows_are_kept_and_collected(
     folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = tmp_path / "document.md"
-    document.write_text("before\n<!-- table: ablation -->\nold\n<!-- end -->\nafter\n")
     monkeypatch.setenv("INPAINT_LPIPS_WEIGHTS", str(tmp_path / "nothing"))
     command = ["ablation.py", *folders, "--out", str(tmp_path / "rows"), "--kinds", "center"]
-    command += ["--variants", "default,carry-0", "--document", str(document), "--seconds", "1"]
+    command += ["--variants", "default,carry-0", "--seconds", "1"]
     monkeypatch.setattr(sys, "argv", command)
     ablation.main()
     content = json.loads((tmp_path / "rows" / "ablation.json").read_text())
@@ -143,8 +141,7 @@ def test_rows_are_kept_and_collected(
     default, other = content["results"]
     assert other["difference"]["hole_l1"]["mean"] == pytest.approx(other["hole_l1"] - default["hole_l1"])
     assert "difference" not in default and content["machine"]["command"].startswith("python benchmarks/ablation.py")
-    text = document.read_text()
-    assert text == f"before\n<!-- table: ablation -->\n{ablation.as_table(content)}<!-- end -->\nafter\n"
+    assert tables.ablation(content["results"]) in capsys.readouterr().out
 
     def fail(*arguments: object, **options: object) -> None:
         raise AssertionError("measured again")
@@ -199,16 +196,3 @@ def test_contact_sheet_shows_what_is_known_and_the_truth(networks: weights.Netwo
     sheet = contact_sheet.draw(rows)
     tile = np.array(sheet)[2 * contact_sheet.CAPTION :, contact_sheet.GAP :][:64, :64]
     assert np.array_equal(tile, shown)
-
-
-DOCUMENT = ROOT / "docs" / "quality.md"
-RESULTS = ROOT / "benchmarks" / "results"
-
-
-@pytest.mark.skipif(not RESULTS.exists(), reason="a source distribution without results")
-@pytest.mark.parametrize("name", ["ablation", "match-quality"])
-def test_tables_are_those_of_the_results(name: str) -> None:
-    content = json.loads((RESULTS / f"{name}-512-cpu.json").read_text())
-    text = ablation.as_table(content) if name == "ablation" else match_quality.as_table(content["results"])
-    found = {match["name"]: match["content"] for match in tables.BLOCK.finditer(DOCUMENT.read_text())}
-    assert found[name] == text

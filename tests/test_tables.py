@@ -57,7 +57,7 @@ def test_summary_takes_the_fastest_exact_form() -> None:
 def test_every_table_renders(tmp_path: Path) -> None:
     for name, (file, _) in tables.TABLES.items():
         assert tables.render(name, tmp_path).startswith("Not measured yet")
-        if file.startswith("match"):
+        if file.startswith(("match-cpu", "match-cuda")):
             (tmp_path / file).write_text(json.dumps({"results": RESULTS}))
             lines = tables.render(name, tmp_path).splitlines()
             (tmp_path / file).unlink()
@@ -65,6 +65,37 @@ def test_every_table_renders(tmp_path: Path) -> None:
                 assert lines == ["Not measured: it did not fit into the time budget."]
             else:
                 assert len({line.count("|") for line in lines}) == 1, "every row has as many cells as the header"
+
+
+def test_every_table_of_the_documents_is_rendered() -> None:
+    assert {"README.md", "docs/quality.md"} <= set(tables.DOCUMENTS)
+    for name in tables.DOCUMENTS:
+        found = {match["name"] for match in tables.BLOCK.finditer((BENCHMARKS.parent / name).read_text())}
+        assert found <= tables.TABLES.keys() | {"kernel-resources"}, name  # that one is kernel_resources.py's
+
+
+def test_table1_names_weights_that_are_not_the_default() -> None:
+    measures = {"hole_l1": 1.0, "l1": 1.0, "ssim": 0.5, "lpips": 0.1, "seconds": 1.0}
+    row = {"label": "ours", **measures}
+    for digest, label in (("0123456789", "ours, weights 01234567"), (tables.default_weights(), "ours")):
+        line = tables.table1([row | {"settings": {"weights_sha256": digest}}]).splitlines()[2]
+        assert line.startswith(f"| {label} |")
+
+
+def test_a_variant_has_its_difference_from_the_default() -> None:
+    means = {"kind": "center", "hole_l1": 13.5, "ssim": 0.87, "lpips": None}
+    difference = {"hole_l1": {"mean": -0.25, "error": 0.05}, "ssim": {"mean": 0.001, "error": 0.0002}, "lpips": None}
+    rows = [means | {"change": "the default"}, means | {"change": "other", "difference": difference, "seconds": 1.5}]
+    header, _, default, other = tables.ablation(rows).splitlines()
+    assert header.endswith("| seconds |") and default == "| the default | center | 13.50 / .8700 / - |  |  |  |  |"
+    assert other == "| other | center | 13.50 / .8700 / - | -.25 ± .05 | +.0010 ± .0002 |  | 1.50 |"
+
+
+def test_chosen_keys_by_scale_and_source() -> None:
+    row = {"kind": "center", "short_side": 128, "source": "pipeline", "images": 2, "same": 26.49, "within_4": 40.0}
+    text = tables.match_quality([row | {"score": 0.5, "best_score": 0.75, "reach": 0.6}])
+    assert text.splitlines()[0].startswith("| holes | scale | keys chosen from | same key % | within 4 cells % | NCC |")
+    assert text.splitlines()[2] == "| center | 128 | pipeline | 26.5 | 40.0 | 0.500 | 0.600 | 0.750 |"
 
 
 def test_blocks_are_replaced_and_nothing_else() -> None:
