@@ -778,5 +778,5 @@ def _extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise InpaintError(
-            f'this needs {error.name}, which is not installed; pip install "patchswap[{name}]"'
+            f"this needs {error.name}, which is not installed; in a checkout: pip install '.[{name}]'"
         ) from error

@@ -35,7 +35,7 @@ class Journal:
         self._bar = tqdm(total=last, initial=first, desc=title, unit="step", disable=quiet, mininterval=2)
         self._board = _open_board(out / "tensorboard", first)
         if self._board is None:
-            self.say('no TensorBoard logs: they need the package tensorboard; pip install "patchswap[train]"')
+            self.say("no TensorBoard logs: they need the package tensorboard; in a checkout: pip install '.[train]'")
 
     def __enter__(self) -> Journal:
         return self

@@ -330,7 +330,7 @@ def test_without_tensorboard_a_run_says_so_and_goes_on(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     train("image2feature", photographs, tmp_path, small("image2feature", steps=4))
     said = capsys.readouterr().err
-    assert 'pip install "patchswap[train]"' in said and "images/s=" in said
+    assert "pip install '.[train]'" in said and "images/s=" in said
     assert "could not be decoded and were left out: 1 (" in said and "broken.jpg)" in said
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["unreadable"] == 1 and not (tmp_path / "tensorboard").exists()
