@@ -239,7 +239,7 @@ def command() -> str:
     return " ".join(["python benchmarks/table1.py", *(Path(part).name for part in sys.argv[1:])])
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("masks", type=Path)
@@ -262,7 +262,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    arguments = parse()
+    arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     try:
         print(run(arguments))

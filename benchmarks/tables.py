@@ -1,4 +1,4 @@
-"""Tables of the documents, rendered from benchmarks/results, so that text and measurements cannot drift apart.
+"""Tables of the documents, rendered from benchmarks/results, so that a table and its measurements cannot drift apart.
 
     python benchmarks/tables.py           # writes every table between its markers
     python benchmarks/tables.py --check   # exit status 1 and the names of the tables that are out of date

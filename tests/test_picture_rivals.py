@@ -419,7 +419,7 @@ def data(tmp_path: Path) -> Path:
 
 def ask(data: Path, *more: str) -> str:
     places = [str(data / "photographs"), str(data / "masks"), "--out", str(data / "out"), "--size", "40"]
-    return table1.run(table1.parse([*places, "--methods", "ours", *more]))
+    return table1.run(table1.parse_arguments([*places, "--methods", "ours", *more]))
 
 
 def test_table(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +453,8 @@ def test_table(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stopped_table_goes_on(data: Path) -> None:
-    (entry,) = table1.entries(table1.parse([str(data), str(data), "--out", str(data), "--methods", "mean-colour"]))
+    arguments = [str(data), str(data), "--out", str(data), "--methods", "mean-colour"]
+    (entry,) = table1.entries(table1.parse_arguments(arguments))
     samples = table1.prepare(data / "photographs", data / "masks", data / "out", 40, None)
     calls: list[int] = []
 
