@@ -471,7 +471,7 @@ def test_evaluation_writes_its_numbers(tmp_path, photographs):
 
 def test_a_missing_extra_is_named():
     with (
-        pytest.raises(InpaintError, match=r'needs no_such_module.*pip install "patchswap\[train\]"'),
+        pytest.raises(InpaintError, match=r"needs no_such_module.*pip install '\.\[train\]'"),
         cli._extra("train"),
     ):
         import no_such_module  # noqa: F401
