@@ -123,8 +123,6 @@ def _train(
         from inpaint.training import distributed, trainer
 
     settings = load_config(config, stage, init=init, steps=steps, batch=batch, workers=workers, seed=seed)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = trainer.train(

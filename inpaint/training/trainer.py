@@ -254,17 +254,18 @@ def train(
         vgg: weights of VGG-19, as ``load_vgg19`` reads them; the package's own reaches up to relu3_1.
         painter: a trained Image2Feature; needed for ``config.predicted_share`` > 0.
         resume: "auto" goes on from ``out``'s checkpoint if there is one, "none" refuses to overwrite one, or a path.
-        device: "auto", "cpu", "cuda", ...
+        device: as ``choose_device`` takes it; "cuda" is a GPU of its own for each process of a machine.
         quiet: no progress bar.
         on_step: called with (step, losses) after each step.
 
     Raises:
-        InpaintError: no photographs, a checkpoint or ``config.init`` that does not fit, a loss that stays infinite.
+        InpaintError: no such device, no photographs, a checkpoint or ``config.init`` that does not fit, or a loss that
+            stays infinite.
     """
     if stage not in STAGES:
         raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
+    chosen = distributed.own_device(device)
     photographs = find_photographs(data)
-    chosen = distributed.choose_device(device)
     with distributed.joined(chosen):
         trainer = Trainer(stage, config, vgg, chosen, painter)
         if not _resume(trainer, out, resume) and config.init:
