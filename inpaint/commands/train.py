@@ -8,12 +8,10 @@ import click
 
 from inpaint.commands.common import DEVICE, FILE, extra, in_order
 from inpaint.commands.export import export
-from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inpaint.networks import Image2Feature
     from inpaint.training.config import Stage
 
 
@@ -76,31 +74,24 @@ def train_image2feature(**options: Any) -> None:
     Example:
       inpaint train image2feature --data photos --out runs/i2f --steps 20000
     """
-    _train("image2feature", painter=None, **options)
+    _train("image2feature", **options)
 
 
 @train.command("feature2image")
 @_training_options
-@click.option(
-    "--image2feature",
-    "painter",
-    type=FILE,
-    help="Checkpoint of image2feature; needed where the config's predicted_share is above 0.",
-)
-def train_feature2image(painter: Path | None, **options: Any) -> None:
+def train_feature2image(**options: Any) -> None:
     """Train Feature2Image, which turns swapped features into the picture.
 
     \b
     Example:
       inpaint train feature2image --data photos --out runs/f2i --config paper-256 --device cuda
     """
-    _train("feature2image", painter=painter, **options)
+    _train("feature2image", **options)
 
 
 def _train(
     stage: Stage,
     *,
-    painter: Path | None,
     data: Path,
     out: Path,
     config: str,
@@ -131,25 +122,12 @@ def _train(
         out,
         settings,
         vgg=vgg or trainer.DEFAULT_VGG,
-        painter=_trained_image2feature(painter) if painter is not None else None,
         resume=resume,
         device=device,
         quiet=quiet,
     )
     if distributed.rank() == 0:
         click.echo(str(checkpoint))
-
-
-def _trained_image2feature(checkpoint: Path) -> Image2Feature:
-    from inpaint.networks.image2feature import Image2Feature, Image2FeatureConfig
-    from inpaint.training.checkpoint import averaged_generator
-
-    trained = averaged_generator(checkpoint)
-    if trained.stage != "image2feature":
-        raise InpaintError(f"{checkpoint}: expected a checkpoint of image2feature, got one of {trained.stage}")
-    network = Image2Feature(Image2FeatureConfig(**trained.config.network))
-    network.load_state_dict(trained.weights)
-    return network
 
 
 train.add_command(export)

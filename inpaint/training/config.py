@@ -7,13 +7,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from inpaint.errors import InpaintError
 
 Stage = Literal["image2feature", "feature2image"]
 STAGES: tuple[Stage, ...] = ("image2feature", "feature2image")
-AdversarialForm = Literal["hinge", "least_squares"]
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,12 @@ class TrainingConfig:
     perceptual_layers: tuple[str, ...] = ("relu3_1",)
     adversarial: float = 1.0
     adversarial_start: int = 2_000  # steps before the discriminator is heard
-    adversarial_form: AdversarialForm = "hinge"  # or "least_squares" (LSGAN)
-    gradient_penalty: float = 0.0  # weight of R1 in the discriminator's loss
     spectral_norm: bool = True  # of the discriminator's layers
     judge_detail: bool = False  # the discriminator sees a picture without its low frequencies
     pixel: float = 5.0  # L1 on pixels; ours, it steadies the colours
     shallow_in_hole: float = 0.25  # weight of the hole in the layers before relu3_1 (feature2image)
     band: float = 2.0  # extra weight of the hole's cells that touch its boundary (image2feature)
     window: int = 160  # side of the window around the hole on which image2feature's VGG loss is computed; 0 = all
-    predicted_share: float = 0.0  # share of steps that decode features swapped from a coarse prediction (feature2image)
     average: float = 0.999  # decay of the running average of the weights, which is what is exported
     discriminator_width: int = 48
     network: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the network's own config
@@ -134,13 +130,7 @@ def from_dict(values: dict[str, Any], base: TrainingConfig | None = None) -> Tra
     unknown = sorted(set(values) - names)
     if unknown:
         raise InpaintError(f"training config: expected fields out of {', '.join(sorted(names))}, got {unknown[0]!r}")
-    config = dataclasses.replace(base or TrainingConfig(), **{key: _tuples(value) for key, value in values.items()})
-    forms = get_args(AdversarialForm)
-    if config.adversarial_form not in forms:
-        raise InpaintError(
-            f"training config: expected adversarial_form out of {', '.join(forms)}, got {config.adversarial_form!r}"
-        )
-    return config
+    return dataclasses.replace(base or TrainingConfig(), **{key: _tuples(value) for key, value in values.items()})
 
 
 def _tuples(value: Any) -> Any:

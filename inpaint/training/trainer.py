@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.networks import Image2Feature
 from inpaint.networks.layout import on_device
 from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import under, write_tensors
@@ -39,22 +38,13 @@ _MOST_BAD_STEPS = 20  # consecutive steps with a loss that is not finite before 
 class Trainer:
     """State of one run: networks, their optimisers, the running average of the generator, and the step."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        config: TrainingConfig,
-        vgg: Path,
-        device: torch.device,
-        painter: Image2Feature | None = None,
-    ) -> None:
+    def __init__(self, stage: Stage, config: TrainingConfig, vgg: Path, device: torch.device) -> None:
         _check_parts(config)
         torch.manual_seed(config.seed)
         self.stage, self.config, self.device = stage, config, device
         self.vgg = on_device(load_vgg19(vgg, _deepest(config)), device)
         self.vgg_sha256 = weights.sha256(vgg)
-        if painter is not None:
-            painter = on_device(painter, device).eval().requires_grad_(False)
-        self.objective: Objective = build_objective(stage, config, self.vgg, painter)
+        self.objective: Objective = build_objective(stage, config, self.vgg)
         self.networks: dict[Role, nn.Module] = {role: getattr(self.objective, role) for role in ROLES}
         for network in self.networks.values():
             on_device(network, device)
@@ -64,9 +54,8 @@ class Trainer:
             for role, network in self.networks.items()
         }
         if config.compile:  # not VGG-19: torch 2.13 compiles the gradient of its padding with wrong strides
-            self.networks["generator"].compile()
-            if not config.gradient_penalty:  # compiled code has no second derivative
-                self.networks["discriminator"].compile()
+            for network in self.networks.values():
+                network.compile()
         self._losses: dict[Role, distributed.Loss] = {
             "generator": distributed.Loss(self.networks["generator"], self._generator_losses),
             "discriminator": distributed.Loss(self.networks["discriminator"], self._discriminator_losses),
@@ -235,7 +224,6 @@ def train(
     config: TrainingConfig,
     *,
     vgg: Path = DEFAULT_VGG,
-    painter: Image2Feature | None = None,
     resume: Path | str = "auto",
     device: str = "auto",
     quiet: bool = False,
@@ -252,7 +240,6 @@ def train(
             checkpoint from it, so that machines of one run must share it.
         config: see TrainingConfig.
         vgg: weights of VGG-19, as ``load_vgg19`` reads them; the package's own reaches up to relu3_1.
-        painter: a trained Image2Feature; needed for ``config.predicted_share`` > 0.
         resume: "auto" goes on from ``out``'s checkpoint if there is one, "none" refuses to overwrite one, or a path.
         device: as ``choose_device`` takes it; "cuda" is a GPU of its own for each process of a machine.
         quiet: no progress bar.
@@ -267,7 +254,7 @@ def train(
     chosen = distributed.own_device(device)
     photographs = find_photographs(data)
     with distributed.joined(chosen):
-        trainer = Trainer(stage, config, vgg, chosen, painter)
+        trainer = Trainer(stage, config, vgg, chosen)
         if not _resume(trainer, out, resume) and config.init:
             trainer.begin_from(weights.load(config.init, vgg))
         share = (distributed.rank(), distributed.world())
