@@ -1,6 +1,7 @@
 """Weights on disk: one safetensors file holds Image2Feature and Feature2Image with their sizes; VGG-19 has its own.
 
-Files that come with the package are listed with their SHA-256 in weights/SHA256SUMS and checked whenever they are read.
+Files that come with the package lie in pretrained/, are listed with their SHA-256 in pretrained/SHA256SUMS, and are
+checked whenever they are read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import read_tensors, under, write_tensors
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parent / "pretrained"
 VGG_FILE = "vgg19_relu3_1.safetensors"
 _FORMAT = "inpaint 1"
 

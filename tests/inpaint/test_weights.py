@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,11 @@ def test_the_default_is_there_with_its_checksum_and_card() -> None:
     assert total < 20e6
     networks = weights.load("default")
     assert "image2feature" in networks.card and "steps" in networks.card
+
+
+def test_the_module_is_there_with_the_package() -> None:
+    code = "import inpaint; assert inpaint.weights.resolve('default').parent == inpaint.weights.FOLDER"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_damaged_file_of_the_package_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
