@@ -12,6 +12,8 @@ from inpaint.errors import InpaintError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from inpaint.networks.registry import Role
+
 
 @click.command()
 @click.option("--image2feature", type=FILE, required=True, help="Its checkpoint.")
@@ -38,6 +40,5 @@ def export(image2feature: Path, feature2image: Path, output: Path, vgg: Path | N
         from inpaint.training.export import export as write_weights
 
     text = notes.read_text(encoding="utf-8") if notes is not None else ""
-    click.echo(
-        write_weights(image2feature, feature2image, output, vgg=vgg or trainer.DEFAULT_VGG, notes=text), nl=False
-    )
+    checkpoints: dict[Role, Path] = {"image2feature": image2feature, "feature2image": feature2image}
+    click.echo(write_weights(checkpoints, output, vgg=vgg or trainer.DEFAULT_VGG, notes=text), nl=False)

@@ -12,7 +12,7 @@ from inpaint.commands.export import export
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inpaint.training.config import Stage
+    from inpaint.networks.registry import Role
 
 
 @click.group()
@@ -46,6 +46,7 @@ def _training_options(command: Any) -> Any:
             show_default=True,
             help="compact, paper-256, paper-512, or a .toml or .json file of settings.",
         ),
+        click.option("--architecture", help="Of the network, a name in inpaint.networks.registry. [the config's]"),
         click.option("--init", help="Weights to begin from: default, or a file of `inpaint train export`. [untrained]"),
         click.option("--steps", type=click.IntRange(min=1), help="Instead of the config's."),
         click.option("--batch", type=click.IntRange(min=1), help="Crops an update, instead of the config's."),
@@ -90,11 +91,12 @@ def train_feature2image(**options: Any) -> None:
 
 
 def _train(
-    stage: Stage,
+    stage: Role,
     *,
     data: Path,
     out: Path,
     config: str,
+    architecture: str | None,
     init: str | None,
     steps: int | None,
     batch: int | None,
@@ -113,7 +115,9 @@ def _train(
     with extra("train"):
         from inpaint.training import distributed, trainer
 
-    settings = load_config(config, stage, init=init, steps=steps, batch=batch, workers=workers, seed=seed)
+    settings = load_config(
+        config, stage, architecture=architecture, init=init, steps=steps, batch=batch, workers=workers, seed=seed
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = trainer.train(

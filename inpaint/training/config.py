@@ -7,12 +7,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from inpaint.errors import InpaintError
-
-Stage = Literal["image2feature", "feature2image"]
-STAGES: tuple[Stage, ...] = ("image2feature", "feature2image")
+from inpaint.networks.registry import ROLES, Role
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class TrainingConfig:
     window: int = 160  # side of the window around the hole on which image2feature's VGG loss is computed; 0 = all
     average: float = 0.999  # decay of the running average of the weights, which is what is exported
     discriminator_width: int = 48
-    network: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the network's own config
+    architecture: str = ""  # of the network, as inpaint.networks.registry names it; empty: the default one
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the architecture's own config
     bfloat16: bool = True
     compile: bool = False  # torch.compile for the two networks that are trained
     workers: int = 1
@@ -54,7 +53,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
 
 
-_NAMED: dict[str, dict[Stage, TrainingConfig]] = {
+_NAMED: dict[str, dict[Role, TrainingConfig]] = {
     "compact": {
         "image2feature": TrainingConfig(
             steps=4_600, warmup=100, pixel=10.0, adversarial_start=1_400, checkpoint_every=250, picture_every=500
@@ -103,7 +102,7 @@ _NAMED["paper-512"] = {
 NAMES: tuple[str, ...] = tuple(_NAMED)
 
 
-def load_config(name_or_path: str, stage: Stage, **overrides: Any) -> TrainingConfig:
+def load_config(name_or_path: str, stage: Role, **overrides: Any) -> TrainingConfig:
     """A named config, or one from a TOML or JSON file of TrainingConfig's fields over the compact one.
 
     The config.json of a run, which also names its stage, is such a file.
@@ -111,8 +110,8 @@ def load_config(name_or_path: str, stage: Stage, **overrides: Any) -> TrainingCo
     Raises:
         InpaintError: unknown name, stage or field; unreadable file, or one of the other stage.
     """
-    if stage not in STAGES:
-        raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
+    if stage not in ROLES:
+        raise InpaintError(f"expected a stage out of {', '.join(ROLES)}, got {stage!r}; choose one of these")
     if name_or_path in _NAMED:
         values: dict[str, Any] = {}
         config = _NAMED[name_or_path][stage]

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 import patchswap
 from inpaint.mask import feature_hole
-from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
-from inpaint.networks.feature2image import Feature2ImageConfig
-from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks import VGG19, PatchDiscriminator, registry
 from inpaint.networks.smooth_fill import fill_smoothly
-from inpaint.training.config import Stage, TrainingConfig
+from inpaint.networks.vgg import RELU3_1_CHANNELS
+from inpaint.training.config import TrainingConfig
 from inpaint.training.data import Batch
 from inpaint.training.losses import (
     around_hole,
@@ -78,7 +77,7 @@ class Image2FeatureObjective(Objective):
     def __init__(self, config: TrainingConfig, vgg: VGG19) -> None:
         self.config = config
         self.vgg = vgg
-        self.generator = Image2Feature(Image2FeatureConfig(**config.network))
+        self.generator = registry.build("image2feature", config.architecture, config.network)
         self.discriminator = PatchDiscriminator(7, width=config.discriminator_width, spectral=config.spectral_norm)
 
     def paint(self, batch: Batch) -> Tensor:
@@ -132,9 +131,9 @@ class Feature2ImageObjective(Objective):
     def __init__(self, config: TrainingConfig, vgg: VGG19) -> None:
         self.config = config
         self.vgg = vgg
-        self.generator = Feature2Image(Feature2ImageConfig(**config.network))
+        self.generator = registry.build("feature2image", config.architecture, config.network)
         self.discriminator = PatchDiscriminator(
-            3, self.generator.config.features, config.discriminator_width, spectral=config.spectral_norm
+            3, RELU3_1_CHANNELS, config.discriminator_width, spectral=config.spectral_norm
         )
 
     def paint(self, batch: Batch) -> Tensor:
@@ -176,8 +175,12 @@ def _stride(layer: str) -> int:
     return 2 ** (int(layer[4]) - 1)
 
 
-def build_objective(stage: Stage, config: TrainingConfig, vgg: VGG19) -> Objective:
-    """The objective of ``stage``, with untrained networks."""
-    if stage == "image2feature":
-        return Image2FeatureObjective(config, vgg)
-    return Feature2ImageObjective(config, vgg)
+_OBJECTIVES: dict[registry.Role, type[Image2FeatureObjective] | type[Feature2ImageObjective]] = {
+    "image2feature": Image2FeatureObjective,
+    "feature2image": Feature2ImageObjective,
+}
+
+
+def build_objective(stage: registry.Role, config: TrainingConfig, vgg: VGG19) -> Objective:
+    """The objective of ``stage``, with untrained networks. InpaintError for an unknown architecture or size."""
+    return _OBJECTIVES[stage](config, vgg)

@@ -19,10 +19,11 @@ from torch import nn
 from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.mask import center
+from inpaint.networks.registry import ROLES
 from inpaint.tensor_file import read_tensors
 from inpaint.training import losses
 from inpaint.training.checkpoint import CHECKPOINT
-from inpaint.training.config import STAGES, TrainingConfig, from_dict, load_config
+from inpaint.training.config import TrainingConfig, from_dict, load_config
 from inpaint.training.data import Photographs, batches
 from inpaint.training.export import export
 from inpaint.training.sources import find_photographs
@@ -147,7 +148,7 @@ def test_the_window_lies_around_the_hole_and_inside_the_picture(corner: tuple[in
         assert (places[:, 0] % 8 == 0).all() and torch.equal(places, places[:, :1] + torch.arange(24))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ROLES)
 def test_the_loss_falls_on_one_batch(stage, photographs: Path) -> None:
     config = small(stage, steps=60, learning_rate=3e-3, adversarial_start=1000)
     trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
@@ -196,12 +197,12 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(stage, changes, photograp
     assert settings["stage"] == stage
     saved = str(tmp_path / "parts" / "config.json")
     assert load_config(saved, stage) == config
-    other = STAGES[1 - STAGES.index(stage)]
+    other = ROLES[1 - ROLES.index(stage)]
     with pytest.raises(InpaintError, match=f"expected a config for {other}, got one for {stage}"):
         load_config(saved, other)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ROLES)
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(stage, photographs: Path) -> None:
     """Losses are means over the holes of the whole batch, so parts with holes of different sizes must not weigh alike.
 
@@ -229,7 +230,7 @@ def test_the_adversary_is_trained_in_parts_too(photographs: Path) -> None:
     assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ROLES)
 def test_a_discriminator_without_spectral_norms_is_as_wide(stage, photographs: Path) -> None:
     sizes = []
     for spectral in (True, False):
@@ -242,7 +243,7 @@ def test_a_discriminator_without_spectral_norms_is_as_wide(stage, photographs: P
     )
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ROLES)
 def test_a_discriminator_that_sees_detail_is_blind_to_colour(stage, photographs: Path) -> None:
     config = small(stage, judge_detail=True, adversarial_start=0)
     trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
@@ -304,7 +305,7 @@ def test_without_tensorboard_a_run_says_so_and_goes_on(
 
 
 def test_bfloat16_trains_too(photographs: Path) -> None:
-    for stage in STAGES:
+    for stage in ROLES:
         config = small(stage, bfloat16=True, adversarial_start=0)
         trainer = Trainer(stage, config, DEFAULT_VGG, torch.device("cpu"))
         found = trainer.train_step(Photographs(photographs, config)[0])
@@ -350,39 +351,40 @@ def test_resuming_refuses_what_does_not_fit(photographs: Path, tmp_path: Path) -
 
 
 def test_both_checkpoints_become_one_file_of_weights(photographs: Path, tmp_path: Path) -> None:
-    checkpoints = [
-        train(stage, photographs, tmp_path / stage, small(stage, steps=1), quiet=True)
-        for stage in ("image2feature", "feature2image")
-    ]
+    checkpoints = {
+        stage: train(stage, photographs, tmp_path / stage, small(stage, steps=1), quiet=True) for stage in ROLES
+    }
     output = tmp_path / "own.safetensors"
-    card = export(*checkpoints, output, vgg=DEFAULT_VGG, notes="- trained on noise")
+    card = export(checkpoints, output, vgg=DEFAULT_VGG, notes="- trained on noise")
     assert "image2feature: 1 steps of 2 crops of 32 px" in card and card.endswith("- trained on noise\n")
     networks = weights.load(str(output))
     assert networks.card == card
-    averaged = read_tensors(checkpoints[1])[0]["averaged.to_rgb.weight"]
+    averaged = read_tensors(checkpoints["feature2image"])[0]["averaged.to_rgb.weight"]
     assert torch.equal(networks.feature2image.state_dict()["to_rgb.weight"], averaged.half().float())
     with pytest.raises(InpaintError, match="expected a checkpoint of image2feature, got one of feature2image; swap"):
-        export(*checkpoints[::-1], output, vgg=DEFAULT_VGG)
+        export(dict(zip(ROLES, reversed(checkpoints.values()), strict=True)), output, vgg=DEFAULT_VGG)
     with pytest.raises(InpaintError, match="the VGG-19 it was trained with"):
-        export(*checkpoints, output, vgg=checkpoints[0])
+        export(checkpoints, output, vgg=checkpoints["image2feature"])
 
 
 def test_training_begins_from_exported_weights(photographs: Path, tmp_path: Path) -> None:
-    checkpoints = [train(stage, photographs, tmp_path / stage, small(stage, steps=1), quiet=True) for stage in STAGES]
+    checkpoints = {
+        stage: train(stage, photographs, tmp_path / stage, small(stage, steps=1), quiet=True) for stage in ROLES
+    }
     file = tmp_path / "own.safetensors"
-    export(checkpoints[0], checkpoints[1], file, vgg=DEFAULT_VGG)
-    for stage, network in zip(STAGES, weights.load(str(file))[:2], strict=True):
+    export(checkpoints, file, vgg=DEFAULT_VGG)
+    for stage, network in zip(ROLES, weights.load(str(file))[:2], strict=True):
         config = small(stage, init=str(file), steps=1, learning_rate=0.0)
         begun = train(stage, photographs, tmp_path / f"{stage} again", config, quiet=True)
         tensors, _ = read_tensors(begun)
         for name, value in network.state_dict().items():
             assert torch.equal(tensors[f"generator.{name}"], value) and torch.equal(tensors[f"averaged.{name}"], value)
-    card = export(checkpoints[0], begun, file, vgg=DEFAULT_VGG)
+    card = export({**checkpoints, "feature2image": begun}, file, vgg=DEFAULT_VGG)
     assert "feature2image: begun from own.safetensors, 1 steps of 2 crops" in card
     file.unlink()  # a run that goes on does not ask for it again
     train("feature2image", photographs, tmp_path / "feature2image again", config, quiet=True)
     other = small("feature2image", init="default")
-    with pytest.raises(InpaintError, match=r"network sizes in the config, got Feature2ImageConfig\(features=256"):
+    with pytest.raises(InpaintError, match=r"the network in the config, got Feature2ImageConfig\(features=256"):
         train("feature2image", photographs, tmp_path / "other", other, quiet=True)
 
 

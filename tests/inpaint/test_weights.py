@@ -26,8 +26,7 @@ def exported(tmp_path: Path) -> Path:
     path = tmp_path / "own.safetensors"
     weights.export(
         path,
-        (PAINTER, Image2Feature(PAINTER).state_dict()),
-        (DECODER, Feature2Image(DECODER).state_dict()),
+        {"image2feature": Image2Feature(PAINTER), "feature2image": Feature2Image(DECODER)},
         vgg_sha256=weights.sha256(VGG),
         card="# a card",
     )
@@ -89,7 +88,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, exported: Path) -
     with pytest.raises(InpaintError, match="VGG-19 it was trained with .SHA-256 000000000000"):
         weights.load(str(tmp_path / "vgg.safetensors"))
     write_tensors(tmp_path / "short.safetensors", dict(list(tensors.items())[1:]), metadata)
-    with pytest.raises(InpaintError, match="expected the layers that its own header names"):
+    with pytest.raises(InpaintError, match="expected the networks that its own header names"):
         weights.load(str(tmp_path / "short.safetensors"))
 
 
