@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.networks.layout import on_device
+from inpaint.networks.layout import move
 from inpaint.networks.registry import ROLES, Role
 from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import under, write_tensors
@@ -43,12 +43,12 @@ class Trainer:
         _check_parts(config)
         torch.manual_seed(config.seed)
         self.stage, self.config, self.device = stage, config, device
-        self.vgg = on_device(load_vgg19(vgg, _deepest(config)), device)
+        self.vgg = move(load_vgg19(vgg, _deepest(config)), device)
         self.vgg_sha256 = weights.sha256(vgg)
         self.objective: Objective = build_objective(stage, config, self.vgg)
         self.networks: dict[Player, nn.Module] = {player: getattr(self.objective, player) for player in PLAYERS}
         for network in self.networks.values():
-            on_device(network, device)
+            move(network, device)
         self.averaged = self._current()
         self.optimisers = {
             player: torch.optim.Adam(network.parameters(), betas=(config.beta1, 0.999))
