@@ -34,7 +34,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import patchswap
-from inpaint.training.config import STAGES, Stage, TrainingConfig, load_config
+from inpaint.networks.registry import ROLES, Role
+from inpaint.training.config import TrainingConfig, load_config
 from inpaint.training.data import Batch, Photographs, batches
 from inpaint.training.trainer import DEFAULT_VGG, Trainer
 
@@ -100,7 +101,7 @@ def main() -> None:
         temporary.replace(arguments.out)
 
 
-def measure(stage: Stage, config: TrainingConfig, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(stage: Role, config: TrainingConfig, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Whole steps without the watch for the throughput, then watched ones for the shares."""
     device = torch.device(arguments.device)
     before = reset_peak(arguments.device)
@@ -145,8 +146,8 @@ def watched_steps(trainer: Trainer, loader: Iterator[Batch], steps: int) -> dict
     """Seconds of each part over ``steps`` steps."""
     watch = Stopwatch(trainer.device)
     watch.watch("vgg", trainer.vgg)
-    for role, network in trainer.networks.items():
-        watch.watch(role, network)
+    for player, network in trainer.networks.items():
+        watch.watch(player, network)
     load = watch.around("data", lambda: next(loader))
     with (
         mock.patch.object(patchswap, "swap", watch.around("swap", patchswap.swap)),
@@ -188,7 +189,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of photographs (default: noise)")
     parser.add_argument("--config", default="compact", help="compact, paper-256, paper-512 or a file")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=ROLES, default=ROLES)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, help="instead of the config's")
     parser.add_argument("--workers", type=int, help="instead of the config's")

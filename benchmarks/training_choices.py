@@ -46,19 +46,9 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "no-spectral-norm": ("no spectral norms", {"spectral_norm": False}),
     "detail": ("the discriminator sees detail (`judge_detail`)", {"judge_detail": True}),
     "no-adversary": ("no adversarial loss", {"adversarial": 0.0}),
-    "predicted": ("half of the steps on predicted features", {"predicted_share": 0.5}),
-    "detail-r1": (
-        "detail, R1 (weight 10) in place of spectral norms",
-        {"judge_detail": True, "spectral_norm": False, "gradient_penalty": 10.0},
-    ),
     "detail-unbound": (
         "detail, no spectral norms, rate 2e-4",
         {"judge_detail": True, "spectral_norm": False, "learning_rate_discriminator": 2e-4},
-    ),
-    "least-squares": ("least squares (LSGAN), spectral norms", {"adversarial_form": "least_squares"}),
-    "detail-least-squares": (
-        "detail, least squares (LSGAN)",
-        {"judge_detail": True, "adversarial_form": "least_squares"},
     ),
 }
 # Many steps on small crops rather than few on large ones, which show things as large as those that the default weights
@@ -84,9 +74,7 @@ def main() -> None:
     decoders = {("start", "averaged"): networks.feature2image}
     for name in arguments.choices:
         changed = dataclasses.replace(config, **CHOICES[name][1])
-        checkpoint = train(
-            "feature2image", arguments.data, arguments.out / name, changed, painter=networks.image2feature
-        )
+        checkpoint = train("feature2image", arguments.data, arguments.out / name, changed)
         if averaged_generator(checkpoint).step < arguments.steps:
             sys.exit("stopped; the same command goes on")
         for kind in ("averaged", "generator") if name in arguments.last else ("averaged",):

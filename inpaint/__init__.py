@@ -8,15 +8,17 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
+    from inpaint import weights
     from inpaint.pipeline import Inpainter, load
     from inpaint.style_transfer import stylize
 
-__all__ = ["InpaintError", "Inpainter", "load", "stylize"]
+__all__ = ["InpaintError", "Inpainter", "load", "stylize", "weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +31,6 @@ def __getattr__(name: str) -> Any:
         from inpaint import style_transfer
 
         return style_transfer.stylize
+    if name == "weights":
+        return importlib.import_module("inpaint.weights")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """``python -m inpaint`` is the command ``inpaint``."""
 
-from inpaint.cli import main
+from inpaint.commands import main
 
 main(prog_name="inpaint")

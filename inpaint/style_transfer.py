@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import patchswap
 from inpaint.errors import InpaintError
 from inpaint.image import LUMINANCE, Photo, replace_hole, to_pil, to_tensor
-from inpaint.networks import Feature2Image
 from inpaint.pipeline import Inpainter, Picture, load
 from inpaint.scales import enlarge, resize
 
@@ -314,14 +313,14 @@ class _Tile(NamedTuple):
         )
 
 
-def _tiles(grid: tuple[int, int], feature2image: Feature2Image) -> Iterator[_Tile]:
+def _tiles(grid: tuple[int, int], feature2image: nn.Module) -> Iterator[_Tile]:
     """Overlapping tiles of a map of cells; one, where it is small."""
-    multiple = 2 ** (len(feature2image.down) - 1)  # the deepest cells of a tile are those of the whole map
-    margin = 4 * multiple
+    stride: Any = feature2image.stride  # the deepest cells of a tile are those of the whole map
+    margin = 4 * stride
 
     def spans(length: int) -> Iterator[tuple[slice, slice]]:
         count = -(-length // _TILE)
-        step = -(-length // count // multiple) * multiple
+        step = -(-length // count // stride) * stride
         for start in range(0, length, step):
             stop = min(length, start + step)
             yield slice(max(0, start - margin), min(length, stop + margin)), slice(start, stop)

@@ -1,6 +1,7 @@
-"""Weights on disk: one safetensors file holds Image2Feature and Feature2Image with their sizes; VGG-19 has its own.
+"""Weights on disk: one safetensors file holds a network of each role, with architecture and sizes; VGG-19 has its own.
 
-Files that come with the package are listed with their SHA-256 in weights/SHA256SUMS and checked whenever they are read.
+Files that come with the package lie in pretrained/, are listed with their SHA-256 in pretrained/SHA256SUMS, and are
+checked whenever they are read.
 """
 
 from __future__ import annotations
@@ -8,29 +9,28 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inpaint.errors import InpaintError
-from inpaint.networks import VGG19, Feature2Image, Image2Feature
-from inpaint.networks.feature2image import Feature2ImageConfig
-from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks import VGG19, registry
 from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import read_tensors, under, write_tensors
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parent / "pretrained"
 VGG_FILE = "vgg19_relu3_1.safetensors"
 _FORMAT = "inpaint 1"
 
 
 class Networks(NamedTuple):
-    """What the pipeline runs, and the model card of the file it came from (Markdown)."""
+    """What the pipeline runs (``inpaint.networks.registry``: the roles), and its file's model card (Markdown)."""
 
-    image2feature: Image2Feature
-    feature2image: Feature2Image
+    image2feature: nn.Module
+    feature2image: nn.Module
     vgg: VGG19
     card: str
 
@@ -69,41 +69,46 @@ def load(name_or_path: str = "default", vgg: Path | None = None) -> Networks:
         )
     vgg_file = vgg or FOLDER / VGG_FILE
     check(vgg_file)
-    if (expected := metadata["vgg_sha256"]) != (got := sha256(vgg_file)):
+    if (expected := metadata.get("vgg_sha256", "")) != (got := sha256(vgg_file)):
         raise InpaintError(
             f"{path}: expected the VGG-19 it was trained with (SHA-256 {expected[:12]}...), got {vgg_file.name} "
             f"({got[:12]}...); pass that file"
         )
-    with torch.device("meta"):  # initial weights would be drawn at random, and for nothing
-        image2feature = Image2Feature(Image2FeatureConfig(**_tuples(metadata["image2feature"])))
-        feature2image = Feature2Image(Feature2ImageConfig(**_tuples(metadata["feature2image"])))
-    for name, network in (("image2feature", image2feature), ("feature2image", feature2image)):
-        try:
-            state = {key: value.float() for key, value in under(tensors, f"{name}.").items()}
-            network.load_state_dict(state, assign=True)
-        except RuntimeError as error:
-            raise InpaintError(
-                f"{path}: expected the layers that its own header names, they differ; {error}"
-            ) from error
-        network.eval().requires_grad_(False)
+    try:
+        image2feature, feature2image = (_build(role, tensors, metadata) for role in registry.ROLES)
+    except (InpaintError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InpaintError(f"{path}: expected the networks that its own header names; {error}") from error
     return Networks(image2feature, feature2image, load_vgg19(vgg_file, "conv3_1"), metadata.get("card", ""))
 
 
-def export(
-    path: Path,
-    image2feature: tuple[Image2FeatureConfig, dict[str, Tensor]],
-    feature2image: tuple[Feature2ImageConfig, dict[str, Tensor]],
-    *,
-    vgg_sha256: str,
-    card: str,
-) -> None:
-    """Writes both networks as one float16 safetensors file, under a temporary name first."""
+def _build(role: registry.Role, tensors: dict[str, Tensor], metadata: dict[str, str]) -> nn.Module:
+    """The network of a file, in evaluation mode. A file that names no architecture has the role's default."""
+    with torch.device("meta"):  # initial weights would be drawn at random, and for nothing
+        network = registry.build(role, metadata.get(_architecture(role), ""), dict(json.loads(metadata[role])))
+    state = {key: value.float() for key, value in under(tensors, f"{role}.").items()}
+    network.load_state_dict(state, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def export(path: Path, networks: Mapping[registry.Role, nn.Module], *, vgg_sha256: str, card: str) -> None:
+    """Writes one network of each role as one float16 safetensors file, under a temporary name first.
+
+    Raises:
+        InpaintError: a network whose class is not registered for its role; nothing is written then.
+    """
     tensors: dict[str, Tensor] = {}
     metadata = {"format": _FORMAT, "vgg_sha256": vgg_sha256, "card": card}
-    for name, (config, state) in (("image2feature", image2feature), ("feature2image", feature2image)):
-        metadata[name] = json.dumps(dataclasses.asdict(config))
-        tensors.update({f"{name}.{key}": value.half() for key, value in state.items()})
+    for role in registry.ROLES:
+        config: Any = networks[role].config
+        metadata[_architecture(role)] = registry.name_of(role, networks[role])
+        metadata[role] = json.dumps(dataclasses.asdict(config))
+        tensors.update({f"{role}.{key}": value.half() for key, value in networks[role].state_dict().items()})
     write_tensors(path, tensors, metadata)
+
+
+def _architecture(role: registry.Role) -> str:
+    """The key under which a file names it."""
+    return f"{role}.architecture"
 
 
 def check(path: Path) -> None:
@@ -137,7 +142,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _tuples(text: str) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}

@@ -43,25 +43,25 @@ def test_choices_are_trained_and_measured(photographs: Path, tmp_path: Path, mon
     monkeypatch.setattr(training_choices, "LPIPS", lambda _: lambda first, second: (first - second).square().mean())
     command = ["training_choices.py", "--data", str(photographs), "--out", str(tmp_path / "runs"), "--steps", "1"]
     monkeypatch.setattr(
-        sys, "argv", [*command, "--choices", "hinge", "predicted", "--photographs", "9", "--last", "predicted"]
+        sys, "argv", [*command, "--choices", "hinge", "detail", "--photographs", "9", "--last", "detail"]
     )
     training_choices.main()
     content = json.loads((tmp_path / "runs" / "training-choices.json").read_text())
-    assert content["photographs"] == 2 and content["judge_loss"].keys() == {"hinge", "predicted"}
+    assert content["photographs"] == 2 and content["judge_loss"].keys() == {"hinge", "detail"}
     rows = {(row["choice"], row["weights"]): row for row in content["results"]}
     assert list(rows) == [
         ("start", "averaged"),
         ("hinge", "averaged"),
-        ("predicted", "averaged"),
-        ("predicted", "generator"),
+        ("detail", "averaged"),
+        ("detail", "generator"),
     ]
-    start, hinge, other = (rows[name, "averaged"] for name in ("start", "hinge", "predicted"))
+    start, hinge, other = (rows[name, "averaged"] for name in ("start", "hinge", "detail"))
     assert all(loss == pytest.approx(2, abs=0.5) for loss in content["judge_loss"].values())
     assert "start" not in start and "hinge" not in hinge and start["lpips"] != hinge["lpips"] != other["lpips"]
     assert other["hinge"]["lpips"]["mean"] == pytest.approx(other["lpips"] - hinge["lpips"])
     assert other["start"]["ssim"]["mean"] == pytest.approx(other["ssim"] - start["ssim"])
     text = tables.training_choices(content["results"])
-    assert text.count("\n") == 2 + len(rows) and "| half of the steps on predicted features | last |" in text
+    assert text.count("\n") == 2 + len(rows) and "| the discriminator sees detail (`judge_detail`) | last |" in text
 
 
 def test_held_out_photographs_pair_with_their_masks(

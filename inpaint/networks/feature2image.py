@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaint.networks.convolution import convolve
+from inpaint.networks.registry import register
 
 # Of the finest layer that are computed at once: less memory, and kinder to the CPU's cache.
 _STRIP_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -29,6 +30,7 @@ class Feature2ImageConfig:
     upper: tuple[int, int] = (64, 32)
 
 
+@register("feature2image", "u-net", Feature2ImageConfig)
 class Feature2Image(nn.Module):
     """Decodes relu3_1 features into an RGB picture four times as large."""
 
@@ -36,6 +38,7 @@ class Feature2Image(nn.Module):
         super().__init__()
         self.config = config or Feature2ImageConfig()
         widths = self.config.widths
+        self.stride = 2 ** (len(widths) - 1)  # cells of the feature map along a side of the deepest layer's cells
         self.down = nn.ModuleList([nn.Conv2d(self.config.features, widths[0], 3, padding=1)])
         self.down.extend(
             nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, widths[1:], strict=False)
@@ -54,9 +57,8 @@ class Feature2Image(nn.Module):
         that would bring it back.
         """
         height, width = features.shape[-2:]
-        multiple = 2 ** (len(self.down) - 1)
         x = torch.log1p(features)  # activations have heavy tails, which unsettle a network without normalisation
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         x = convolve(x, self.down[0], slope=0.2)  # type: ignore[arg-type]  # ModuleList of Conv2d
         skips: list[Tensor] = []
         for convolution in self.down[1:]:

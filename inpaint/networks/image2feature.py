@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaint.networks.convolution import convolve
+from inpaint.networks.registry import register
 from inpaint.networks.smooth_fill import fill_smoothly
 
 
@@ -24,6 +25,7 @@ class Image2FeatureConfig:
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8, 1)
 
 
+@register("image2feature", "dilated", Image2FeatureConfig)
 class Image2Feature(nn.Module):
     """Paints a coarse completion at the coarsest scale.
 

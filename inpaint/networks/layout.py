@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -13,8 +15,24 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def on_device(network: Network, device: torch.device | str) -> Network:
-    """Moves ``network`` to ``device``, channels last: the layout convolutions are fastest in on the CPU and on GPUs."""
+    """``network`` on ``device``, channels last: the layout convolutions are fastest in on the CPU and on GPUs.
+
+    The caller's network stays as it is: it is returned itself where all of it lies so already, else a copy.
+    """
+    device = torch.empty(0, device=device).device  # "cuda" is a device with a number
+    tensors = chain(network.parameters(), network.buffers())
+    if all(tensor.device == device and _is_channels_last(tensor) for tensor in tensors):
+        return network
+    return move(copy.deepcopy(network), device)
+
+
+def move(network: Network, device: torch.device | str) -> Network:
+    """Moves ``network`` itself to ``device``, channels last, and returns it."""
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def multiply_in(precision: str, device: torch.device) -> torch.dtype:

@@ -27,6 +27,7 @@ _LAYERS: dict[str, tuple[int, int, bool]] = {
     "conv4_2": (512, 512, False),
 }
 _BLOCKS = (("conv1_1", "conv1_2"), ("conv2_1", "conv2_2"), ("conv3_1",))  # up to relu3_1, a max-pool between them
+RELU3_1_CHANNELS = _LAYERS["conv3_1"][1]
 # Position of each convolution in torchvision's vgg19().features.
 _TORCHVISION = dict(zip(_LAYERS, (0, 2, 5, 7, 10, 12, 14, 16, 19, 21), strict=True))
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from inpaint.errors import InpaintError
+from inpaint.networks.registry import Role
 from inpaint.tensor_file import read_tensors, under
-from inpaint.training.config import Stage, TrainingConfig, from_dict
+from inpaint.training.config import TrainingConfig, from_dict
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -26,7 +27,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 class Averaged(NamedTuple):
     """The averaged generator of a checkpoint, and how it was trained."""
 
-    stage: Stage
+    stage: Role
     config: TrainingConfig
     step: int
     vgg_sha256: str

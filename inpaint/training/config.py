@@ -7,13 +7,10 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from inpaint.errors import InpaintError
-
-Stage = Literal["image2feature", "feature2image"]
-STAGES: tuple[Stage, ...] = ("image2feature", "feature2image")
-AdversarialForm = Literal["hinge", "least_squares"]
+from inpaint.networks.registry import ROLES, Role
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,16 @@ class TrainingConfig:
     perceptual_layers: tuple[str, ...] = ("relu3_1",)
     adversarial: float = 1.0
     adversarial_start: int = 2_000  # steps before the discriminator is heard
-    adversarial_form: AdversarialForm = "hinge"  # or "least_squares" (LSGAN)
-    gradient_penalty: float = 0.0  # weight of R1 in the discriminator's loss
     spectral_norm: bool = True  # of the discriminator's layers
     judge_detail: bool = False  # the discriminator sees a picture without its low frequencies
     pixel: float = 5.0  # L1 on pixels; ours, it steadies the colours
     shallow_in_hole: float = 0.25  # weight of the hole in the layers before relu3_1 (feature2image)
     band: float = 2.0  # extra weight of the hole's cells that touch its boundary (image2feature)
     window: int = 160  # side of the window around the hole on which image2feature's VGG loss is computed; 0 = all
-    predicted_share: float = 0.0  # share of steps that decode features swapped from a coarse prediction (feature2image)
     average: float = 0.999  # decay of the running average of the weights, which is what is exported
     discriminator_width: int = 48
-    network: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the network's own config
+    architecture: str = ""  # of the network, as inpaint.networks.registry names it; empty: the default one
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the architecture's own config
     bfloat16: bool = True
     compile: bool = False  # torch.compile for the two networks that are trained
     workers: int = 1
@@ -58,7 +53,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
 
 
-_NAMED: dict[str, dict[Stage, TrainingConfig]] = {
+_NAMED: dict[str, dict[Role, TrainingConfig]] = {
     "compact": {
         "image2feature": TrainingConfig(
             steps=4_600, warmup=100, pixel=10.0, adversarial_start=1_400, checkpoint_every=250, picture_every=500
@@ -107,7 +102,7 @@ _NAMED["paper-512"] = {
 NAMES: tuple[str, ...] = tuple(_NAMED)
 
 
-def load_config(name_or_path: str, stage: Stage, **overrides: Any) -> TrainingConfig:
+def load_config(name_or_path: str, stage: Role, **overrides: Any) -> TrainingConfig:
     """A named config, or one from a TOML or JSON file of TrainingConfig's fields over the compact one.
 
     The config.json of a run, which also names its stage, is such a file.
@@ -115,8 +110,8 @@ def load_config(name_or_path: str, stage: Stage, **overrides: Any) -> TrainingCo
     Raises:
         InpaintError: unknown name, stage or field; unreadable file, or one of the other stage.
     """
-    if stage not in STAGES:
-        raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
+    if stage not in ROLES:
+        raise InpaintError(f"expected a stage out of {', '.join(ROLES)}, got {stage!r}; choose one of these")
     if name_or_path in _NAMED:
         values: dict[str, Any] = {}
         config = _NAMED[name_or_path][stage]
@@ -134,13 +129,7 @@ def from_dict(values: dict[str, Any], base: TrainingConfig | None = None) -> Tra
     unknown = sorted(set(values) - names)
     if unknown:
         raise InpaintError(f"training config: expected fields out of {', '.join(sorted(names))}, got {unknown[0]!r}")
-    config = dataclasses.replace(base or TrainingConfig(), **{key: _tuples(value) for key, value in values.items()})
-    forms = get_args(AdversarialForm)
-    if config.adversarial_form not in forms:
-        raise InpaintError(
-            f"training config: expected adversarial_form out of {', '.join(forms)}, got {config.adversarial_form!r}"
-        )
-    return config
+    return dataclasses.replace(base or TrainingConfig(), **{key: _tuples(value) for key, value in values.items()})
 
 
 def _tuples(value: Any) -> Any:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from inpaint.device import choose_device
 from inpaint.errors import InpaintError
 
 
@@ -29,11 +30,14 @@ def rank() -> int:
     return int(os.environ["RANK"]) if world() > 1 else 0
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called ``name``, "auto" for a GPU where there is one. Each process of a machine takes its own GPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and world() > 1:
+def own_device(name: torch.device | str) -> torch.device:
+    """This process's device: ``choose_device``'s, but "cuda" is a GPU of its own for each process of a machine.
+
+    Raises:
+        InpaintError: as for ``choose_device``, or more processes than GPUs.
+    """
+    device = choose_device(name)
+    if device == torch.device("cuda") and world() > 1:
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
             raise InpaintError(
@@ -41,7 +45,7 @@ def choose_device(name: str) -> torch.device:
                 f"{count}; give --nproc-per-node {count}"
             )
         return torch.device("cuda", local)
-    return torch.device(name)
+    return device
 
 
 @contextmanager

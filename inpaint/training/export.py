@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import nn
 
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.networks.feature2image import Feature2ImageConfig
-from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks import registry
 from inpaint.training.checkpoint import averaged_generator
-from inpaint.training.config import Stage
 
 
-def export(image2feature: Path, feature2image: Path, output: Path, *, vgg: Path, notes: str = "") -> str:
+def export(checkpoints: Mapping[registry.Role, Path], output: Path, *, vgg: Path, notes: str = "") -> str:
     """Writes the averaged weights of both networks to ``output`` and returns the model card in it (Markdown).
 
     Args:
-        image2feature, feature2image: checkpoints of the two stages.
+        checkpoints: one of each stage.
+        output: the file of weights.
         vgg: the VGG-19 file both were trained with; the pipeline insists on the same one.
         notes: further lines for the card: what they were trained on, licences, measurements.
 
@@ -25,10 +27,10 @@ def export(image2feature: Path, feature2image: Path, output: Path, *, vgg: Path,
         InpaintError: a checkpoint is missing, damaged, of the other stage, or saw another VGG-19.
     """
     card = ["# Image2Feature and Feature2Image"]
-    found = {}
+    networks: dict[registry.Role, nn.Module] = {}
     seen = weights.sha256(vgg)
-    wanted: tuple[tuple[Stage, Path], ...] = (("image2feature", image2feature), ("feature2image", feature2image))
-    for stage, path in wanted:
+    for stage in registry.ROLES:
+        path = checkpoints[stage]
         checkpoint = averaged_generator(path)
         if checkpoint.stage != stage:
             raise InpaintError(f"{path}: expected a checkpoint of {stage}, got one of {checkpoint.stage}; swap the two")
@@ -37,21 +39,16 @@ def export(image2feature: Path, feature2image: Path, output: Path, *, vgg: Path,
                 f"{path}: expected to be exported with the VGG-19 it was trained with (SHA-256 "
                 f"{checkpoint.vgg_sha256[:12]}...), got {vgg.name} ({seen[:12]}...); pass that file"
             )
-        found[stage] = checkpoint
         config = checkpoint.config
+        networks[stage] = registry.build(stage, config.architecture, config.network)
+        networks[stage].load_state_dict(checkpoint.weights)
         begun = f"begun from {Path(config.init).name}, " if config.init else ""
         card.append(
             f"- {stage}: {begun}{checkpoint.step} steps of {config.batch} crops of {config.image_size} px, "
             f"seed {config.seed}, losses perceptual {config.perceptual:g} ({', '.join(config.perceptual_layers)}), "
             f"adversarial {config.adversarial:g} from step {config.adversarial_start}, pixel {config.pixel:g}; "
-            f"network {json.dumps(config.network)}"
+            f"network {config.architecture or registry.DEFAULTS[stage]} {json.dumps(config.network)}"
         )
     text = "\n".join([*card, *([notes.strip()] if notes.strip() else [])]) + "\n"
-    weights.export(
-        output,
-        (Image2FeatureConfig(**found["image2feature"].config.network), found["image2feature"].weights),
-        (Feature2ImageConfig(**found["feature2image"].config.network), found["feature2image"].weights),
-        vgg_sha256=seen,
-        card=text,
-    )
+    weights.export(output, networks, vgg_sha256=seen, card=text)
     return text

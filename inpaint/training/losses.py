@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inpaint.scales import low_frequencies
-from inpaint.training.config import AdversarialForm
 
 
 def hole_weights(hole: Tensor, band: float) -> Tensor:
@@ -46,25 +45,14 @@ def relative_l2(prediction: Tensor, truth: Tensor, weights: Tensor, total: Tenso
     return (error * weights).sum() / total.clamp(min=1e-6)
 
 
-def judge_loss(real: Tensor, fake: Tensor, form: AdversarialForm = "hinge") -> Tensor:
-    """The discriminator's loss on its verdicts for real and painted pictures: hinge, or least squares to 1 and -1."""
-    if form == "least_squares":
-        return (real - 1).square().mean() + (fake + 1).square().mean()
+def judge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's hinge loss on its verdicts for real and painted pictures."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-def painter_loss(fake: Tensor, form: AdversarialForm = "hinge") -> Tensor:
-    """The generator's side: verdicts on painted pictures should be high, or, with least squares (LSGAN), 1."""
-    return (fake - 1).square().mean() if form == "least_squares" else -fake.mean()
-
-
-def gradient_penalty(verdict: Tensor, picture: Tensor) -> Tensor:
-    """R1 (Mescheder et al. 2018) without its weight: half the squared gradient of the verdict on real pictures.
-
-    A picture's verdict is the mean over its patches. ``picture`` (B, 3, H, W) must require a gradient.
-    """
-    (slope,) = torch.autograd.grad(verdict.mean(dim=(1, 2, 3)).sum(), picture, create_graph=True)
-    return slope.float().square().sum(dim=(1, 2, 3)).mean() / 2
+def painter_loss(fake: Tensor) -> Tensor:
+    """The generator's side of it: verdicts on painted pictures should be high."""
+    return -fake.mean()
 
 
 def detail(picture: Tensor) -> Tensor:

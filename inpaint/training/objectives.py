@@ -8,19 +8,16 @@ import torch
 from torch import Tensor, nn
 
 import patchswap
-from inpaint.errors import InpaintError
 from inpaint.mask import feature_hole
-from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
-from inpaint.networks.feature2image import Feature2ImageConfig
-from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks import VGG19, PatchDiscriminator, registry
 from inpaint.networks.smooth_fill import fill_smoothly
-from inpaint.training.config import Stage, TrainingConfig
+from inpaint.networks.vgg import RELU3_1_CHANNELS
+from inpaint.training.config import TrainingConfig
 from inpaint.training.data import Batch
 from inpaint.training.losses import (
     around_hole,
     cut,
     detail,
-    gradient_penalty,
     hole_weights,
     judge_loss,
     painter_loss,
@@ -63,17 +60,11 @@ class Objective(ABC):
 
     def painter_loss(self, batch: Batch, painted: Tensor) -> Tensor:
         """The adversarial term of ``generator_losses``."""
-        return self.config.adversarial * painter_loss(self.judge(batch, painted), self.config.adversarial_form)
+        return self.config.adversarial * painter_loss(self.judge(batch, painted))
 
     def discriminator_loss(self, batch: Batch, painted: Tensor) -> Tensor:
         """What the discriminator minimises; ``painted`` carries no gradient."""
-        config = self.config
-        image = batch.image.detach().requires_grad_(config.gradient_penalty > 0)
-        real = self.judge(batch, image)
-        loss = judge_loss(real, self.judge(batch, painted), config.adversarial_form)
-        if config.gradient_penalty > 0:
-            loss = loss + config.gradient_penalty * gradient_penalty(real, image)
-        return loss
+        return judge_loss(self.judge(batch, batch.image), self.judge(batch, painted))
 
     def pictures(self, batch: Batch) -> list[Tensor]:
         """Rows of pictures (B, 3, S, S) to look at while training: input, painted, truth."""
@@ -86,7 +77,7 @@ class Image2FeatureObjective(Objective):
     def __init__(self, config: TrainingConfig, vgg: VGG19) -> None:
         self.config = config
         self.vgg = vgg
-        self.generator = Image2Feature(Image2FeatureConfig(**config.network))
+        self.generator = registry.build("image2feature", config.architecture, config.network)
         self.discriminator = PatchDiscriminator(7, width=config.discriminator_width, spectral=config.spectral_norm)
 
     def paint(self, batch: Batch) -> Tensor:
@@ -137,28 +128,19 @@ class Feature2ImageObjective(Objective):
     ``shallow_in_hole``.
     """
 
-    def __init__(self, config: TrainingConfig, vgg: VGG19, painter: Image2Feature | None = None) -> None:
-        if config.predicted_share > 0 and painter is None:
-            raise InpaintError(
-                "feature2image: expected a trained Image2Feature for predicted_share > 0, got none; "
-                "pass its checkpoint or set predicted_share to 0"
-            )
+    def __init__(self, config: TrainingConfig, vgg: VGG19) -> None:
         self.config = config
         self.vgg = vgg
-        self.painter = painter
-        self.generator = Feature2Image(Feature2ImageConfig(**config.network))
+        self.generator = registry.build("feature2image", config.architecture, config.network)
         self.discriminator = PatchDiscriminator(
-            3, self.generator.config.features, config.discriminator_width, spectral=config.spectral_norm
+            3, RELU3_1_CHANNELS, config.discriminator_width, spectral=config.spectral_norm
         )
 
     def paint(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             self._truth = self.vgg(batch.image, tuple({"relu3_1", *self.config.perceptual_layers}))
-            features = self._truth["relu3_1"]
-            # A low-discrepancy sequence in the step: no random state to carry through a resumed run.
-            if self.painter is not None and batch.step * 0.6180339887 % 1 < self.config.predicted_share:
-                features = self.vgg(self.painter(batch.image, batch.hole))["relu3_1"]
-            self._features = patchswap.swap(features.float(), hole=feature_hole(batch.hole))
+            features = self._truth["relu3_1"].float()
+            self._features = patchswap.swap(features, hole=feature_hole(batch.hole))
         return self.generator(self._features)
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
@@ -193,10 +175,12 @@ def _stride(layer: str) -> int:
     return 2 ** (int(layer[4]) - 1)
 
 
-def build_objective(
-    stage: Stage, config: TrainingConfig, vgg: VGG19, painter: Image2Feature | None = None
-) -> Objective:
-    """The objective of ``stage``, with untrained networks."""
-    if stage == "image2feature":
-        return Image2FeatureObjective(config, vgg)
-    return Feature2ImageObjective(config, vgg, painter)
+_OBJECTIVES: dict[registry.Role, type[Image2FeatureObjective] | type[Feature2ImageObjective]] = {
+    "image2feature": Image2FeatureObjective,
+    "feature2image": Feature2ImageObjective,
+}
+
+
+def build_objective(stage: registry.Role, config: TrainingConfig, vgg: VGG19) -> Objective:
+    """The objective of ``stage``, with untrained networks. InpaintError for an unknown architecture or size."""
+    return _OBJECTIVES[stage](config, vgg)

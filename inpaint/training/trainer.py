@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.networks import Image2Feature
-from inpaint.networks.layout import on_device
+from inpaint.networks.layout import move
+from inpaint.networks.registry import ROLES, Role
 from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import under, write_tensors
 from inpaint.training import distributed
 from inpaint.training.checkpoint import CHECKPOINT, read_checkpoint
-from inpaint.training.config import STAGES, Stage, TrainingConfig
+from inpaint.training.config import TrainingConfig
 from inpaint.training.data import Batch, Photographs, batches
 from inpaint.training.journal import Journal
 from inpaint.training.objectives import Objective, build_objective
 from inpaint.training.sources import find_photographs
 from inpaint.training.stop import stop_signal
 
-Role = Literal["generator", "discriminator"]
-ROLES: tuple[Role, ...] = ("generator", "discriminator")
+Player = Literal["generator", "discriminator"]
+PLAYERS: tuple[Player, ...] = ("generator", "discriminator")
 DEFAULT_VGG = weights.FOLDER / weights.VGG_FILE
 _MOST_BAD_STEPS = 20  # consecutive steps with a loss that is not finite before the run is given up
 
@@ -39,40 +39,30 @@ _MOST_BAD_STEPS = 20  # consecutive steps with a loss that is not finite before 
 class Trainer:
     """State of one run: networks, their optimisers, the running average of the generator, and the step."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        config: TrainingConfig,
-        vgg: Path,
-        device: torch.device,
-        painter: Image2Feature | None = None,
-    ) -> None:
+    def __init__(self, stage: Role, config: TrainingConfig, vgg: Path, device: torch.device) -> None:
         _check_parts(config)
         torch.manual_seed(config.seed)
         self.stage, self.config, self.device = stage, config, device
-        self.vgg = on_device(load_vgg19(vgg, _deepest(config)), device)
+        self.vgg = move(load_vgg19(vgg, _deepest(config)), device)
         self.vgg_sha256 = weights.sha256(vgg)
-        if painter is not None:
-            painter = on_device(painter, device).eval().requires_grad_(False)
-        self.objective: Objective = build_objective(stage, config, self.vgg, painter)
-        self.networks: dict[Role, nn.Module] = {role: getattr(self.objective, role) for role in ROLES}
+        self.objective: Objective = build_objective(stage, config, self.vgg)
+        self.networks: dict[Player, nn.Module] = {player: getattr(self.objective, player) for player in PLAYERS}
         for network in self.networks.values():
-            on_device(network, device)
+            move(network, device)
         self.averaged = self._current()
         self.optimisers = {
-            role: torch.optim.Adam(network.parameters(), betas=(config.beta1, 0.999))
-            for role, network in self.networks.items()
+            player: torch.optim.Adam(network.parameters(), betas=(config.beta1, 0.999))
+            for player, network in self.networks.items()
         }
         if config.compile:  # not VGG-19: torch 2.13 compiles the gradient of its padding with wrong strides
-            self.networks["generator"].compile()
-            if not config.gradient_penalty:  # compiled code has no second derivative
-                self.networks["discriminator"].compile()
-        self._losses: dict[Role, distributed.Loss] = {
+            for network in self.networks.values():
+                network.compile()
+        self._losses: dict[Player, distributed.Loss] = {
             "generator": distributed.Loss(self.networks["generator"], self._generator_losses),
             "discriminator": distributed.Loss(self.networks["discriminator"], self._discriminator_losses),
         }
         self.step = 0
-        self._bad_steps = dict.fromkeys(ROLES, 0)
+        self._bad_steps = dict.fromkeys(PLAYERS, 0)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One update of the generator and, once it is heard, of the discriminator; the losses by name.
@@ -83,10 +73,10 @@ class Trainer:
         batch = batch.to(self.device)
         adversarial = config.adversarial > 0 and self.step >= config.adversarial_start
         rates = {"generator": config.learning_rate, "discriminator": config.learning_rate_discriminator}
-        for role, optimiser in self.optimisers.items():
+        for player, optimiser in self.optimisers.items():
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
-                group["lr"] = rates[role] * self._schedule()
+                group["lr"] = rates[player] * self._schedule()
 
         totals = self._totals(batch)
         parts = batch.split(config.accumulate)
@@ -126,9 +116,9 @@ class Trainer:
     def _discriminator_losses(self, batch: Batch, painted: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         return {"judge": self.objective.discriminator_loss(batch, painted)}, painted
 
-    def _backward(self, role: Role, last: bool, *arguments: Any) -> tuple[dict[str, Tensor], Tensor]:
+    def _backward(self, player: Player, last: bool, *arguments: Any) -> tuple[dict[str, Tensor], Tensor]:
         """Adds the gradients of one part's losses; with the last part they become the mean over the processes."""
-        loss = self._losses[role]
+        loss = self._losses[player]
         with nullcontext() if last else loss.alone():
             with self._autocast():
                 losses, painted = loss(*arguments)
@@ -136,14 +126,14 @@ class Trainer:
             (total / self.config.accumulate).backward()
         return losses, painted
 
-    def _update(self, role: Role, loss: float) -> None:
-        norm = nn.utils.clip_grad_norm_(self.networks[role].parameters(), 5.0)
+    def _update(self, player: Player, loss: float) -> None:
+        norm = nn.utils.clip_grad_norm_(self.networks[player].parameters(), 5.0)
         if math.isfinite(loss) and torch.isfinite(norm):
-            self._bad_steps[role] = 0
-            self.optimisers[role].step()
+            self._bad_steps[player] = 0
+            self.optimisers[player].step()
             return
-        self._bad_steps[role] += 1
-        if self._bad_steps[role] > _MOST_BAD_STEPS:
+        self._bad_steps[player] += 1
+        if self._bad_steps[player] > _MOST_BAD_STEPS:
             raise InpaintError(
                 f"step {self.step}: expected a finite loss, got {loss} with a gradient of {float(norm)} more than "
                 f"{_MOST_BAD_STEPS} times on end; lower the learning rate and resume from the last checkpoint"
@@ -170,10 +160,10 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Writes everything needed to go on, as one safetensors file, under a temporary name first."""
         tensors = {f"averaged.{name}": value for name, value in self.averaged.items()}
-        for role, network in self.networks.items():
-            tensors.update({f"{role}.{name}": value for name, value in network.state_dict().items()})
-            for index, slots in self.optimisers[role].state_dict()["state"].items():
-                tensors.update({f"adam.{role}.{index}.{slot}": value for slot, value in slots.items()})
+        for player, network in self.networks.items():
+            tensors.update({f"{player}.{name}": value for name, value in network.state_dict().items()})
+            for index, slots in self.optimisers[player].state_dict()["state"].items():
+                tensors.update({f"adam.{player}.{index}.{slot}": value for slot, value in slots.items()})
         metadata = {
             "stage": self.stage,
             "step": str(self.step),
@@ -188,14 +178,14 @@ class Trainer:
         if metadata["stage"] != self.stage:
             raise InpaintError(f"{path}: expected a checkpoint of {self.stage}, got one of {metadata['stage']}")
         try:
-            for role, network in self.networks.items():
-                network.load_state_dict(under(tensors, f"{role}."))
+            for player, network in self.networks.items():
+                network.load_state_dict(under(tensors, f"{player}."))
                 state: dict[int, dict[str, Tensor]] = {}
-                for name, value in under(tensors, f"adam.{role}.").items():
+                for name, value in under(tensors, f"adam.{player}.").items():
                     index, slot = name.split(".")
                     state.setdefault(int(index), {})[slot] = value
-                groups = self.optimisers[role].state_dict()["param_groups"]
-                self.optimisers[role].load_state_dict({"state": state, "param_groups": groups})
+                groups = self.optimisers[player].state_dict()["param_groups"]
+                self.optimisers[player].load_state_dict({"state": state, "param_groups": groups})
         except RuntimeError as error:
             raise InpaintError(
                 f"{path}: expected a checkpoint of the same network sizes, they differ; "
@@ -211,8 +201,8 @@ class Trainer:
             self.networks["generator"].load_state_dict(trained.state_dict())
         except RuntimeError as error:
             raise InpaintError(
-                f"{self.config.init}: expected weights of the network sizes in the config, got {trained.config}; "
-                "set these as the config's network"
+                f"{self.config.init}: expected weights of the network in the config, got {trained.config}; "
+                "set its architecture and sizes in the config"
             ) from error
         self.averaged = self._current()
 
@@ -229,13 +219,12 @@ class Trainer:
 
 
 def train(
-    stage: Stage,
+    stage: Role,
     data: Path | str,
     out: Path,
     config: TrainingConfig,
     *,
     vgg: Path = DEFAULT_VGG,
-    painter: Image2Feature | None = None,
     resume: Path | str = "auto",
     device: str = "auto",
     quiet: bool = False,
@@ -252,21 +241,21 @@ def train(
             checkpoint from it, so that machines of one run must share it.
         config: see TrainingConfig.
         vgg: weights of VGG-19, as ``load_vgg19`` reads them; the package's own reaches up to relu3_1.
-        painter: a trained Image2Feature; needed for ``config.predicted_share`` > 0.
         resume: "auto" goes on from ``out``'s checkpoint if there is one, "none" refuses to overwrite one, or a path.
-        device: "auto", "cpu", "cuda", ...
+        device: as ``choose_device`` takes it; "cuda" is a GPU of its own for each process of a machine.
         quiet: no progress bar.
         on_step: called with (step, losses) after each step.
 
     Raises:
-        InpaintError: no photographs, a checkpoint or ``config.init`` that does not fit, a loss that stays infinite.
+        InpaintError: no such device, no photographs, a checkpoint or ``config.init`` that does not fit, or a loss that
+            stays infinite.
     """
-    if stage not in STAGES:
-        raise InpaintError(f"expected a stage out of {', '.join(STAGES)}, got {stage!r}; choose one of these")
+    if stage not in ROLES:
+        raise InpaintError(f"expected a stage out of {', '.join(ROLES)}, got {stage!r}; choose one of these")
+    chosen = distributed.own_device(device)
     photographs = find_photographs(data)
-    chosen = distributed.choose_device(device)
     with distributed.joined(chosen):
-        trainer = Trainer(stage, config, vgg, chosen, painter)
+        trainer = Trainer(stage, config, vgg, chosen)
         if not _resume(trainer, out, resume) and config.init:
             trainer.begin_from(weights.load(config.init, vgg))
         share = (distributed.rank(), distributed.world())
@@ -347,7 +336,7 @@ def _resume(trainer: Trainer, out: Path, resume: Path | str) -> bool:
     return resumed
 
 
-def _write_config(out: Path, stage: Stage, config: TrainingConfig) -> None:
+def _write_config(out: Path, stage: Role, config: TrainingConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / "config.json.part"
     temporary.write_text(json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n")

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from inpaint.cli import main
+from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.evaluation import evaluate
 from inpaint.evaluation.comparison import compare

@@ -14,8 +14,10 @@ from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscrimin
 from inpaint.networks.convolution import convolve
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
+from inpaint.networks.layout import move, on_device
 from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.networks.vgg import load_vgg19
+from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors
 
 OWN_VGG = weights.FOLDER / weights.VGG_FILE
@@ -235,3 +237,69 @@ def test_image2feature_paints_the_same_where_only_the_holes_are_painted(size: tu
     corner = torch.zeros_like(hole)
     corner[:, -3:, -2:] = True
     assert torch.allclose(network(image, corner), network.train()(image, corner).clamp(0, 1), atol=1e-5)
+
+
+def state(network: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]]:
+    """Each tensor, a copy of what it holds, and how it lies in memory."""
+    return [(tensor, tensor.detach().clone(), tensor.stride()) for tensor in network.state_dict().values()]
+
+
+def storages(network: torch.nn.Module) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in network.state_dict().values()}
+
+
+def test_a_network_that_lies_elsewhere_is_copied_and_stays() -> None:
+    network = Feature2Image(SMALL_DECODER).eval().requires_grad_(False)
+    network.register_buffer("counts", torch.arange(3))
+    before = state(network)
+    placed = on_device(network, "cpu")
+    assert placed is not network and not storages(placed) & storages(network)
+    assert not placed.training and not any(parameter.requires_grad for parameter in placed.parameters())
+    assert placed.to_rgb.weight.is_contiguous(memory_format=torch.channels_last)
+    features = torch.rand(1, 256, 5, 6)
+    assert torch.allclose(placed(features), network(features), atol=1e-5)
+    placed.to_rgb.weight.zero_()
+    placed.counts += 1
+    for (tensor, value, stride), (same, _, _) in zip(before, state(network), strict=True):
+        assert tensor.data_ptr() == same.data_ptr() and torch.equal(same, value) and same.stride() == stride
+    assert on_device(placed, torch.device("cpu")) is placed
+
+
+def test_where_one_tensor_lies_otherwise_all_is_copied() -> None:
+    network = move(Feature2Image(SMALL_DECODER), "cpu")
+    assert on_device(network, "cpu") is network
+    network.to_half.weight.data = network.to_half.weight.data.contiguous()
+    placed = on_device(network, "cpu")
+    assert placed is not network and not storages(placed) & storages(network)
+    elsewhere = on_device(network, "meta")
+    assert all(tensor.device.type == "meta" for tensor in elsewhere.state_dict().values())
+    assert all(tensor.device.type == "cpu" for tensor in network.state_dict().values())
+
+
+def test_moving_is_in_place() -> None:
+    network = Feature2Image(SMALL_DECODER)
+    parameters = list(network.parameters())
+    assert move(network, "cpu") is network
+    assert all(one is other for one, other in zip(network.parameters(), parameters, strict=True))
+    assert network.to_rgb.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+def test_a_network_is_copied_to_the_gpu() -> None:
+    network = Feature2Image(SMALL_DECODER)
+    placed = on_device(network, "cuda")
+    assert all(tensor.device.type == "cpu" for tensor in network.state_dict().values())
+    assert all(tensor.device.type == "cuda" for tensor in placed.state_dict().values())
+    assert on_device(placed, "cuda") is placed and on_device(placed, "cpu") is not placed
+
+
+def test_inpainters_leave_the_networks_of_their_caller_alone() -> None:
+    networks = weights.load()
+    before = [state(network) for network in networks[:3]]
+    first, second = Inpainter(networks), Inpainter(networks)
+    for network, states in zip(networks[:3], before, strict=True):
+        for (tensor, _, stride), (same, _, _) in zip(states, state(network), strict=True):
+            assert tensor.data_ptr() == same.data_ptr() and same.stride() == stride
+    assert first.feature2image is not networks.feature2image is not second.feature2image
+    placed = weights.Networks(first.image2feature, first.feature2image, first.vgg, "")
+    assert Inpainter(placed).feature2image is first.feature2image

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import inpaint
 from inpaint import style_transfer
-from inpaint.cli import main
+from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.pipeline import Inpainter
 from inpaint.style_transfer import luminance, style_size, stylize

@@ -136,11 +136,11 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPat
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert distributed.choose_device("auto") == torch.device("cuda")
+    assert distributed.own_device("auto") == torch.device("cuda")
     for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert distributed.rank() == 3 and distributed.choose_device("auto") == torch.device("cuda", 1)
-    assert distributed.choose_device("cpu") == torch.device("cpu")
+    assert distributed.rank() == 3 and distributed.own_device("auto") == torch.device("cuda", 1)
+    assert distributed.own_device("cpu") == torch.device("cpu")
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(InpaintError, match="got number 3 with 2; give --nproc-per-node 2"):
-        distributed.choose_device("cuda")
+        distributed.own_device("cuda")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,7 @@ def exported(tmp_path: Path) -> Path:
     path = tmp_path / "own.safetensors"
     weights.export(
         path,
-        (PAINTER, Image2Feature(PAINTER).state_dict()),
-        (DECODER, Feature2Image(DECODER).state_dict()),
+        {"image2feature": Image2Feature(PAINTER), "feature2image": Feature2Image(DECODER)},
         vgg_sha256=weights.sha256(VGG),
         card="# a card",
     )
@@ -51,6 +52,11 @@ def test_the_default_is_there_with_its_checksum_and_card() -> None:
     assert total < 20e6
     networks = weights.load("default")
     assert "image2feature" in networks.card and "steps" in networks.card
+
+
+def test_the_module_is_there_with_the_package() -> None:
+    code = "import inpaint; assert inpaint.weights.resolve('default').parent == inpaint.weights.FOLDER"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_damaged_file_of_the_package_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +88,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, exported: Path) -
     with pytest.raises(InpaintError, match="VGG-19 it was trained with .SHA-256 000000000000"):
         weights.load(str(tmp_path / "vgg.safetensors"))
     write_tensors(tmp_path / "short.safetensors", dict(list(tensors.items())[1:]), metadata)
-    with pytest.raises(InpaintError, match="expected the layers that its own header names"):
+    with pytest.raises(InpaintError, match="expected the networks that its own header names"):
         weights.load(str(tmp_path / "short.safetensors"))
 
 
