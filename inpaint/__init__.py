@@ -15,7 +15,7 @@ from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     from inpaint import weights
-    from inpaint.pipeline import Inpainter, load
+    from inpaint.inpainter import Inpainter, load
     from inpaint.style_transfer import stylize
 
 __all__ = ["InpaintError", "Inpainter", "load", "stylize", "weights"]
@@ -24,9 +24,7 @@ __all__ = ["InpaintError", "Inpainter", "load", "stylize", "weights"]
 def __getattr__(name: str) -> Any:
     """Loads the pipeline, and torch with it, when it is first asked for: `inpaint --help` should not wait for it."""
     if name in ("Inpainter", "load"):
-        from inpaint import pipeline
-
-        return getattr(pipeline, name)
+        return getattr(importlib.import_module("inpaint.inpainter"), name)
     if name == "stylize":
         from inpaint import style_transfer
 

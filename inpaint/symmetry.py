@@ -11,27 +11,32 @@ _MIRRORINGS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # axes
 
 
 def complete_symmetrically(network: Callable[[Tensor, Tensor], Tensor], image: Tensor, hole: Tensor) -> Tensor:
-    """The mean of the network's completions of a picture, its mirror images and all of these turned by 90 degrees.
+    """The mean of the network's completions of pictures, their mirror images and all of these turned by 90 degrees.
 
     What a network paints has a pattern of its own (bumps, stripes), which stays where it is when the picture is turned,
-    and which matching would take for texture. The mean weakens it; docs/quality.md has the measurement.
+    and which matching would take for texture. The mean weakens it; docs/quality.md has the measurement. Square pictures
+    pass through the network in one batch, others in two.
 
     Args:
         network: (B, 3, H, W) in [0, 1] and bool (B, H, W), True = hole -> completed (B, 3, H, W).
-        image: (1, 3, H, W).
-        hole: (1, H, W).
+        image: (B, 3, H, W).
+        hole: (B, H, W).
 
     Returns:
-        (1, 3, H, W) like ``image``, its known pixels bit for bit.
+        (B, 3, H, W) like ``image``, its known pixels bit for bit.
     """
+    views = [(image, hole), (image.mT, hole.mT)]
+    mirrored = [
+        (torch.cat([picture.flip(axes) for axes in _MIRRORINGS]), torch.cat([missing.flip(axes) for axes in _MIRRORINGS]))
+        for picture, missing in views
+    ]
+    if image.shape[2] == image.shape[3]:
+        pictures, missing = (torch.cat(part) for part in zip(*mirrored, strict=True))
+        upright, turned = network(pictures, missing).chunk(2)
+    else:
+        upright, turned = (network(*part) for part in mirrored)
     total = torch.zeros_like(image)
-    for is_turned in (False, True):
-        picture, missing = (image.mT, hole.mT) if is_turned else (image, hole)
-        completed = network(
-            torch.cat([picture.flip(axes) for axes in _MIRRORINGS]),
-            torch.cat([missing.flip(axes) for axes in _MIRRORINGS]),
-        )
-        for one, axes in zip(completed.split(1), _MIRRORINGS, strict=True):
-            upright = one.flip(axes)
-            total += upright.mT if is_turned else upright
+    for completed, is_turned in ((upright, False), (turned, True)):
+        for one, axes in zip(completed.chunk(len(_MIRRORINGS)), _MIRRORINGS, strict=True):
+            total += one.flip(axes).mT if is_turned else one.flip(axes)
     return torch.where(hole.unsqueeze(1), total / (2 * len(_MIRRORINGS)), image)

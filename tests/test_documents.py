@@ -33,7 +33,7 @@ import torch.distributed.run
 from PIL import Image
 
 import patchswap
-from inpaint.cli import main as inpaint_command
+from inpaint.commands import main as inpaint_command
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,0 +1,35 @@
+"""Cells and patches: the grid of relu3_1, on which patches are matched, and masks on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CELL = 4  # pixels a side of a cell of relu3_1
+PATCH = 3  # cells a side of a patch
+
+
+def pooled(mask: np.ndarray, side: int = CELL) -> np.ndarray:
+    """(H, W) bool -> (ceil(H / side), ceil(W / side)) bool: squares in which any pixel is True."""
+    if any(length % side for length in mask.shape):
+        mask = np.pad(mask, [(0, -length % side) for length in mask.shape])
+    while side % 2 == 0:
+        mask = mask[0::2] | mask[1::2]
+        mask = mask[:, 0::2] | mask[:, 1::2]
+        side //= 2
+    height, width = (length // side for length in mask.shape)
+    return mask if side == 1 else mask.reshape(height, side, width, side).any((1, 3))
+
+
+def touched(cells: np.ndarray) -> np.ndarray:
+    """Patches with a True cell: (h, w) bool -> (h-2, w-2) bool, empty where the map is too small for a patch."""
+    height, width = (max(0, length - PATCH + 1) for length in cells.shape)
+    result = np.zeros((height, width), bool)
+    for row in range(PATCH):
+        for column in range(PATCH):
+            result |= cells[row : row + height, column : column + width]
+    return result
+
+
+def rounded_up(length: int, multiple: int) -> int:
+    """The smallest multiple that is not less than ``length``."""
+    return -(-length // multiple) * multiple

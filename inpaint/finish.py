@@ -1,0 +1,96 @@
+"""Finishing steps: what is done to the decoder's picture of swapped features before it goes into the hole.
+
+A step takes the painted parts, (B, 3, h, w), and an ``Unfinished``, and returns parts of the same shape. Only what it paints
+into the hole matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import patchswap
+from inpaint.cells import CELL, PATCH
+from inpaint.networks.smooth_fill import fill_smoothly
+from inpaint.pyramid import low_frequencies
+from inpaint.scene import Scene
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What finishing steps work with.
+
+    scene: the scale. part: (B, 3, h, w), the photograph, and in the hole the result of the coarser scale. index:
+    (B, h'-2, w'-2) int64, the key patch of every query, -1 elsewhere.
+    """
+
+    scene: Scene
+    part: Tensor
+    index: Tensor
+
+
+Step = Callable[[Tensor, Unfinished], Tensor]
+
+
+def restore_detail(painted: Tensor, work: Unfinished) -> Tensor:
+    """Adds what the decoder lost of each key patch, where the patch was copied to.
+
+    Photograph minus decoded picture is the decoder's error, known outside the hole. The match that copied the features
+    copies the 12x12 pixels of error that belong to a patch.
+    """
+    scene = work.scene
+    if not scene.is_matched:
+        return painted
+    rows, columns = scene.near_patches
+    errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
+    copied = patchswap.fold(work.index[:, rows, columns], errors, output_size=scene.near.size)
+    return _added(painted, F.pixel_shuffle(copied, CELL), scene)
+
+
+def level_at_rim(painted: Tensor, work: Unfinished) -> Tensor:
+    """Adds what the picture is off by along the rim, spread smoothly into the hole (a membrane).
+
+    Patches that straddle the rim were copied onto known cells too. There the residual, photograph minus picture, says
+    how well the copies fit their new place; the hole behind is taken to be off by the same.
+    """
+    scene = work.scene
+    if not scene.is_matched:
+        return painted
+    rows, columns = scene.near_patches
+    reach = PATCH - 1
+    queries = F.pad(scene.queries[:, None, rows, columns].float(), (reach, reach, reach, reach))
+    covered = F.max_pool2d(queries, PATCH, stride=1) > 0
+    rim = covered & ~scene.unknown_cells[..., scene.near.rows, scene.near.columns]
+    place = scene.near_pixels
+    residual = (work.part - painted)[..., place.rows, place.columns]
+    known = F.interpolate(rim.float(), scale_factor=CELL)[:, 0, : residual.shape[2], : residual.shape[3]] > 0
+    return _added(painted, fill_smoothly(residual, ~known), scene)
+
+
+@dataclass(frozen=True)
+class KeepColours:
+    """Takes frequencies below 1/``factor`` from the coarser scale, which keeps colours consistent across the rim."""
+
+    factor: int
+
+    def __call__(self, painted: Tensor, work: Unfinished) -> Tensor:
+        return painted + low_frequencies(work.part - painted, self.factor)
+
+
+def whole_cells(picture: Tensor) -> Tensor:
+    """(B, C, h, w), with zeros added below and to the right until its sides are multiples of a cell."""
+    height, width = picture.shape[-2:]
+    return F.pad(picture, (0, -width % CELL, 0, -height % CELL)) if height % CELL or width % CELL else picture
+
+
+def _added(painted: Tensor, correction: Tensor, scene: Scene) -> Tensor:
+    """The correction of what is near the hole, added there."""
+    place = scene.near_pixels
+    result = painted.clone(memory_format=torch.contiguous_format)
+    target = result[..., place.rows, place.columns]
+    target += correction[..., : target.shape[2], : target.shape[3]]
+    return result
