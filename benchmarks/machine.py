@@ -37,7 +37,7 @@ def describe(device: str, command: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": packages,
-        "patchswap": patchswap.build_info(),
+        "patchswap": {name: fact for name, fact in patchswap.build_info().items() if name != "extension_error"},
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

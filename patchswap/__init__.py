@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
+from patchswap import ops
 from patchswap.build import build_info
 from patchswap.swap import Match, fold, match, swap
 
 __all__ = ["Match", "build_info", "fold", "match", "swap"]
+
+if ops.extension_error is not None and ops.extension_error.cause != "not wanted":
+    warnings.warn(
+        f"{ops.extension_error}. Until then plain torch code serves, many times slower", RuntimeWarning, stacklevel=2
+    )

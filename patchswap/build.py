@@ -17,7 +17,9 @@ def build_info() -> dict[str, object]:
     * version: of the installed distribution, or "unknown" when run from a bare source tree
     * torch: version of the torch in use
     * extension: True when the compiled extension is loaded; False means that plain torch code serves every device
-    * extension_error: why it is not loaded, else None
+    * extension_cause: why it is not loaded: "hidden" (a source folder comes before the installed package), "not built",
+      "does not load" or "not wanted" (PATCHSWAP_NO_LIBRARY is set), else None
+    * extension_error: the same in a sentence, with the folders and what to do, else None
     * cpu_kernel: instruction set of the CPU kernel on this machine ("avx512", "avx2", "generic"), or "reference"
     * cuda_kernel: True when the extension holds CUDA kernels
     * cuda_toolkit: version of the CUDA toolkit that built them, else None
@@ -27,13 +29,14 @@ def build_info() -> dict[str, object]:
         version = metadata.version("patchswap")
     except metadata.PackageNotFoundError:
         version = "unknown"
-    extension = ops.extension
+    extension, error = ops.extension, ops.extension_error
     numbers = [] if extension is None else [int(number) for number in extension.cuda_architectures.split(",") if number]
     return {
         "version": version,
         "torch": torch.__version__,
         "extension": extension is not None,
-        "extension_error": ops.extension_error,
+        "extension_cause": None if error is None else error.cause,
+        "extension_error": None if error is None else str(error),
         "cpu_kernel": "reference" if extension is None else extension.cpu_kernel,
         "cuda_kernel": bool(numbers),
         "cuda_toolkit": None if extension is None else extension.cuda_toolkit or None,

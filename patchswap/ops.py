@@ -1,7 +1,7 @@
 """The operators torch.ops.patchswap.{match, fold, fold_backward, convolve} and everything torch knows about them.
 
-The compiled extension defines the operators and their CPU and CUDA kernels. Without it they are defined here, with the
-same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
+The compiled library (library.py) defines the operators and their CPU and CUDA kernels. Without it they are defined
+here, with the same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
 
 * Gradients: `fold` is linear in key and base and has gradients of every order. `match` has none: its index is an
   arg-max and its score is reported for inspection, so both outputs are marked non-differentiable. `convolve` is for
@@ -11,14 +11,12 @@ same schemas. In both cases the plain torch reference serves every device that h
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchswap import contract, reference
+from patchswap import contract, library, reference
 
 SCHEMAS = {
     "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
@@ -30,33 +28,12 @@ SCHEMAS = {
 }
 
 
-class Extension(NamedTuple):
-    """What the compiled library says of itself (see csrc/ops.cpp); empty strings where it has no CUDA kernels."""
-
-    cpu_kernel: str
-    cuda_toolkit: str
-    cuda_architectures: str
-
-
-def _load_extension() -> Extension:
-    """Load the library, which registers the operators. OSError where it is missing or does not fit this torch."""
-    path = Path(__file__).with_name("_C.abi3.so")
-    torch.ops.load_library(path)
-    library = ctypes.CDLL(str(path))
-    answers = []
-    for name in Extension._fields:
-        function = getattr(library, f"patchswap_{name}")
-        function.restype = ctypes.c_char_p
-        answers.append(function().decode())
-    return Extension(*answers)
-
-
-extension: Extension | None = None
-extension_error: str | None = None
+extension: library.Extension | None = None
+extension_error: library.LibraryError | None = None
 try:
-    extension = _load_extension()
-except OSError as error:
-    extension_error = str(error)
+    extension = library.load()
+except library.LibraryError as error:
+    extension_error = error
 
 _library = torch.library.Library("patchswap", "FRAGMENT")
 for _name, _schema in SCHEMAS.items():

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from inpaint import weights
+from inpaint.networks import VGG19
+from inpaint.networks.vgg import load_vgg19
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -21,6 +30,8 @@ import measure_pipeline  # noqa: E402
 import plot  # noqa: E402
 import tables  # noqa: E402
 from bench_pipeline import Bench  # noqa: E402
+from rivals import neural_inpainting  # noqa: E402
+from rivals.neural_inpainting import NeuralInpainting, ScaleRun  # noqa: E402
 
 
 class FakeWorker:
@@ -76,14 +87,68 @@ def test_peers_fill_the_hole() -> None:
         assert (filled[:, hole] - image[:, hole]).abs().mean() < 0.2
 
 
-def test_a_form_without_its_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("INPAINT_VGG19", raising=False)
+@pytest.fixture(scope="module")
+def random_vgg(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of VGG-19 up to relu4_2: the package's layers, then random ones that keep activations at about one."""
+    torch.manual_seed(0)
+    vgg = VGG19("conv4_2")
+    for layer in vgg.layers.values():
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    vgg.load_state_dict(load_vgg19(weights.FOLDER / weights.VGG_FILE).state_dict(), strict=False)
+    file = tmp_path_factory.mktemp("vgg") / "random.safetensors"
+    save_file({name.removeprefix("layers."): value for name, value in vgg.state_dict().items()}, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("name", [name for name, form in measure_pipeline.FORMS.items() if form.group == "neural"])
+def test_neural_inpainting_is_run_whole(monkeypatch: pytest.MonkeyPatch, random_vgg: str, name: str) -> None:
+    """As the benchmark runs it, but for the picture's size, the weights of the last layers and the iterations."""
+    objectives: list[float] = []
+
+    class Short(NeuralInpainting):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options, iterations=8)
+
+        def run(self, image: Tensor, hole: Tensor, on_evaluation: Any = None) -> list[ScaleRun]:
+            return super().run(image, hole, lambda size, value: objectives.append(value))
+
+    monkeypatch.setattr(neural_inpainting, "NeuralInpainting", Short)
+    image, hole = measure_pipeline.tiny(measure_pipeline.picture("256/32", "cpu")[0])
+    filled, note = measure_pipeline.FORMS[name].make("cpu", random_vgg)(image, hole)
+    measure_pipeline.check(filled, image)
+    assert (filled == image)[:, ~hole].all() and (filled != image)[:, hole].any()
+    assert list(note["scales"]) == ["96x96"] and note["scales"]["96x96"]["optimise"] > 0
+    assert note["evaluations"] == len(objectives) >= 8
+    assert min(objectives) < 0.99 * objectives[0]
+
+
+def test_a_form_without_its_weights_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("INPAINT_VGG19", str(tmp_path / "nowhere.tar.gz"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     worker = bench_pipeline.Worker("measure_pipeline.py")
     job = {"form": "neural-fast-patchswap", "size": "256/112", "device": "cpu", "seconds": 0.0, "vgg": None}
     answer = worker.ask(job, 60)
     worker.stop()
     assert answer["skipped"].startswith("failed: expected VGG-19 weights")
+
+
+def test_benchmark_prints_ratios_to_ours_and_what_is_missing(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark")
+    pytest.importorskip("cv2")
+    forms = ("ours", "telea", "neural-fast-patchswap", "neural-paper-patchswap")
+    cases = [f"{BENCHMARKS / 'bench_pipeline.py'}::test_fill[256/112-{form}]" for form in forms]
+    results = tmp_path / "times.json"
+    command = [sys.executable, "-m", "pytest", *cases, "--benchmark-only", f"--benchmark-json={results}"]
+    environment = {**os.environ, "INPAINT_VGG19": str(tmp_path / "nowhere.tar.gz"), "PYTHONSAFEPATH": "1"}
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0 and "2 passed, 2 skipped" in found.stdout, found.stdout + found.stderr
+    ours, telea = json.loads(results.read_text())["results"]
+    assert ours["times_ours"] == 1
+    assert telea["times_ours"] == pytest.approx(telea["median_ms"] / ours["median_ms"], abs=2e-3)
+    assert re.search(r"^fill 256/112\n", found.stdout, re.MULTILINE)
+    assert re.search(r"^ +telea +[\d.]+ s +[\d.]+ x$", found.stdout, re.MULTILINE)
+    assert re.search(r"^not measured: .*neural-paper-patchswap\]: expected VGG-19", found.stdout, re.MULTILINE)
 
 
 def test_ratio_is_to_ours_in_the_same_run() -> None:

