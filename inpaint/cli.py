@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
     import torch
 
-    from inpaint.image import Photo
     from inpaint.networks import Image2Feature
     from inpaint.pipeline import Result
     from inpaint.training.config import Stage
 
-LARGE_HOLE_SHARE = 0.6  # above it the mask is probably inverted, and the result is poor in any case
 FILE = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 
@@ -193,25 +191,27 @@ def fill(
     progress = _Progress(quiet)
     _refuse_overwriting(output, image, mask, overwrite)
 
-    from inpaint.image import check_folder, check_output, read_image, read_mask, save_image, to_tensor
+    from inpaint.holes import check_hole, check_transparency, read_hole, refuse_empty
+    from inpaint.photo import Patch, check_folder, check_output, read, save
 
     check_output(output)
-    photo = read_image(image, max_megapixels=max_megapixels)
+    photo = read(image, max_megapixels=max_megapixels)
     check_output(output, photo)
-    hole = read_mask(
+    hole = read_hole(
         mask,
+        size=photo.size,
         threshold=threshold,
         invert=invert_mask,
         dilate=dilate,
-        expected_size=photo.size,
         max_megapixels=max_megapixels,
     )
-    share = hole.float().mean().item()
+    share = float(hole.mean())
     for note in photo.notes:
         progress.say(f"note: {note}")
     progress.say(f"{image}: {_by(photo.size)}, hole {share:.1%}")
-    _check_hole(hole, share, mask, invert_mask, progress)
-    _warn_of_transparent_hole(photo, hole, progress)
+    refuse_empty(hole, name=str(mask), inverted=invert_mask)
+    for note in (*check_hole(hole, name=str(mask), inverted=invert_mask), *check_transparency(photo, hole)):
+        progress.say(f"warning: {note}")
     if save_stages is not None:
         save_stages.mkdir(parents=True, exist_ok=True)
         check_folder(save_stages)
@@ -225,15 +225,15 @@ def fill(
     torch.manual_seed(seed)
     with _memory_errors(photo.size):
         result = inpainter.run(
-            to_tensor(photo.image),
-            hole,
+            photo.colours(),
+            torch.from_numpy(hole),
             scales=scales,
             on_stage=lambda stage: progress.ended(stage.name, stage.size, stage.seconds),
         )
     with progress.stage("save", photo.size):
         if save_stages is not None:
-            _save_stages(save_stages, result, hole)
-        save_image(output, photo, result.image, hole)
+            _save_stages(save_stages, result, torch.from_numpy(hole))
+        save(output, photo.filled([Patch(slice(None), slice(None), result.image, hole)]))
     seconds = time.perf_counter() - start
     progress.say(f"{output}: done in {seconds:.2f} s")
     if as_json:
@@ -315,20 +315,18 @@ def stylize(
     progress = _Progress(quiet)
     _refuse_overwriting(output, content, style, overwrite, other="style picture")
 
-    import torch
-
     import inpaint
-    from inpaint.image import check_output, read_image, save_image, to_tensor
-    from inpaint.style_transfer import check, flattened, in_colour, style_size
+    from inpaint.photo import check_output, read, save
+    from inpaint.style_transfer import check, flattened, in_colour, painted, style_size
     from inpaint.style_transfer import stylize as paint
 
     check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
     check_output(output)
-    photo = read_image(content, max_megapixels=max_megapixels)
+    photo = read(content, max_megapixels=max_megapixels)
     if strength > 0 and not keep_colours:
         photo = in_colour(photo)
     check_output(output, photo)
-    texture = read_image(style, max_megapixels=max_megapixels)
+    texture = read(style, max_megapixels=max_megapixels)
     taken = style_size(texture.size, photo.size, scale, largest_style)
     for note in (*photo.notes, *texture.notes):
         progress.say(f"note: {note}")
@@ -339,8 +337,8 @@ def stylize(
             inpainter = inpaint.load(weights, device=device, precision=precision)
         with progress.stage("stylize", photo.size), _bar(quiet) as on_progress:
             result = paint(
-                to_tensor(photo.image),
-                to_tensor(flattened(texture.image)),
+                photo.colours(),
+                flattened(texture),
                 strength=strength,
                 scale=scale,
                 keep_colours=keep_colours,
@@ -350,7 +348,7 @@ def stylize(
                 on_progress=on_progress,
             )
     with progress.stage("save", photo.size):
-        save_image(output, photo, result, torch.full(photo.size, strength > 0))
+        save(output, painted(photo, result) if strength > 0 else photo)
     seconds = time.perf_counter() - start
     progress.say(f"{output}: done in {seconds:.2f} s")
     if as_json:
@@ -390,31 +388,6 @@ def _refuse_overwriting(output: Path, image: Path, mask: Path, overwrite: bool, 
         )
 
 
-def _check_hole(hole: torch.Tensor, share: float, mask: Path, inverted: bool, progress: _Progress) -> None:
-    hole_colour, known_colour = ("black", "white") if inverted else ("white", "black")
-    polarity = "leave out --invert-mask" if inverted else "use --invert-mask"
-    if not hole.any():
-        raise InpaintError(
-            f"{mask} marks no hole (0 % of the image): expected {hole_colour} where the hole is, and every pixel reads "
-            f"as {known_colour}; draw the hole in {hole_colour}, change --threshold, or {polarity} if {known_colour} "
-            "marks the hole"
-        )
-    if hole.all():
-        raise InpaintError(
-            f"{mask} marks the whole image as hole (100 %): expected some {known_colour} pixels to copy from; "
-            f"{polarity} if {hole_colour} marks what to keep, change --threshold, or mark a smaller hole"
-        )
-    if share > LARGE_HOLE_SHARE:
-        progress.say(f"warning: the hole is {share:.0%} of the image; {polarity} if {hole_colour} marks what to keep")
-
-
-def _warn_of_transparent_hole(photo: Photo, hole: torch.Tensor, progress: _Progress) -> None:
-    import numpy as np
-
-    if photo.has_alpha and np.asarray(photo.image.getchannel("A"))[hole.numpy()].mean() < 128:
-        progress.say("warning: the photograph is transparent in the hole and stays so; flatten it to see the filling")
-
-
 @contextmanager
 def _memory_errors(
     size: tuple[int, int], remedy: str = "use smaller --scales, --device cpu, or a smaller picture"
@@ -429,8 +402,8 @@ def _memory_errors(
 
 
 def _save_stages(folder: Path, result: Result, hole: torch.Tensor) -> None:
-    from inpaint.image import save_picture, to_pil
     from inpaint.match_field import draw_match_field
+    from inpaint.photo import save_picture, to_pil
 
     pictures = {"mask": hole.float().expand(3, -1, -1), "coarse": result.coarse}
     for number, scale in enumerate(result.scales, start=1):
@@ -598,7 +571,7 @@ def export(image2feature: Path, feature2image: Path, output: Path, vgg: Path | N
       inpaint train export --image2feature runs/i2f/checkpoint.safetensors \\
           --feature2image runs/f2i/checkpoint.safetensors -o mine.safetensors --notes card.md
     """
-    from inpaint.image import check_folder
+    from inpaint.photo import check_folder
 
     if output.suffix != ".safetensors":
         raise InpaintError(f"cannot write {output}: expected a name ending in .safetensors")

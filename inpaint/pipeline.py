@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -18,10 +17,11 @@ from torch import Tensor
 import patchswap
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.image import Photo, replace_hole, to_tensor
+from inpaint.holes import read_hole
 from inpaint.mask import feature_hole
 from inpaint.networks.layout import multiply_in, on_device
 from inpaint.networks.smooth_fill import fill_smoothly
+from inpaint.photo import Patch, as_given, read
 from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
 from inpaint.symmetry import complete_symmetrically
 from patchswap.swap import masks_from_hole
@@ -115,9 +115,9 @@ class Inpainter:
         """Fills the hole of a picture and returns a picture of the same type and size.
 
         Args:
-            image: PIL image (RGB, RGBA, L or LA), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1].
-            mask: white (at least half) or True = hole. PIL image of the same size, or tensor (H, W), (1, H, W), or with
-                a batch (B, H, W) or (B, 1, H, W).
+            image: PIL image, read as ``inpaint.photo.read`` does, or float tensor (3, H, W) or (B, 3, H, W) in [0, 1].
+            mask: white (more than half) or True = hole, read as ``inpaint.holes.read_hole`` does. With a batch also
+                (B, H, W) or (B, 1, H, W).
             scales: short sides in pixels, coarse to fine; chosen from the hole and the size by default.
             seed: kept for samplers to come; today's pipeline draws nothing at random and the same input gives the same
                 output.
@@ -130,13 +130,12 @@ class Inpainter:
             InpaintError: sizes differ, a hole covers everything, values outside [0, 1], or unfit scales.
         """
         if isinstance(image, Image.Image):
-            hole = _hole_of(mask, 1)[0]
-            if (got := (hole.shape[1], hole.shape[0])) != image.size:
-                raise InpaintError(f"mask: expected the image's size {image.size}, got {got}; resize one of them")
-            result = self.run(to_tensor(image), hole, scales=scales).image
-            return replace_hole(Photo(image), result, hole)
+            photo = read(image)
+            hole = read_hole(mask, size=photo.size)
+            result = self.run(photo.colours(), torch.from_numpy(hole), scales=scales).image
+            return as_given(photo.filled([Patch(slice(None), slice(None), result, hole)]), image)
         batch = image.unsqueeze(0) if image.dim() == 3 else image
-        holes = _hole_of(mask, len(batch))
+        holes = _holes_of(mask, len(batch), (image.shape[-2], image.shape[-1]))
         filled = torch.stack(
             [self.run(one, hole, scales=scales).image for one, hole in zip(batch, holes, strict=True)]
         ).to(image)
@@ -372,21 +371,17 @@ def _check(image: Tensor, hole: Tensor) -> None:
         )
 
 
-def _hole_of(mask: Image.Image | Tensor, count: int) -> Tensor:
-    """(B, H, W) bool from what the caller gave as a mask."""
-    if isinstance(mask, Image.Image):
-        return torch.from_numpy(np.array(mask.convert("L")) >= 128).unsqueeze(0).expand(count, -1, -1)
-    hole = mask if mask.dtype == torch.bool else mask >= 0.5
-    if hole.dim() == 4 and hole.shape[1] == 1:
-        hole = hole[:, 0]
-    if hole.dim() == 2:
-        hole = hole.unsqueeze(0)
-    if hole.dim() != 3 or hole.shape[0] not in (1, count):
+def _holes_of(mask: Image.Image | Tensor, count: int, size: tuple[int, int]) -> list[Tensor]:
+    """The holes, (H, W) bool each, of so many pictures of one size."""
+    masks = list(mask) if isinstance(mask, Tensor) and mask.dim() > 2 else [mask]
+    if len(masks) not in (1, count):
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else mask.size
         raise InpaintError(
-            f"mask: expected (H, W), (1, H, W), ({count}, H, W) or ({count}, 1, H, W), got {tuple(mask.shape)}; "
+            f"mask: expected (H, W), (1, H, W), ({count}, H, W) or ({count}, 1, H, W), got {shape}; "
             "give one value per pixel and one mask, or one per picture"
         )
-    return hole.expand(count, -1, -1)
+    holes = [torch.from_numpy(read_hole(one, size=size)) for one in masks]
+    return holes if len(holes) == count else holes * count
 
 
 def _on_whole_grid(index: Tensor, size: tuple[int, int], offset: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -17,8 +18,8 @@ from torch import Tensor
 
 import patchswap
 from inpaint.errors import InpaintError
-from inpaint.image import LUMINANCE, Photo, replace_hole, to_pil, to_tensor
 from inpaint.networks import Feature2Image
+from inpaint.photo import LUMINANCE, Patch, Photo, as_given, read, to_pil
 from inpaint.pipeline import Inpainter, Picture, load
 from inpaint.scales import enlarge, resize
 
@@ -59,7 +60,7 @@ def stylize(
     """Paints ``content`` in the manner of ``style`` and returns a picture of the same type and size.
 
     Args:
-        content: PIL image (RGB, RGBA, L, LA or 16-bit grey), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1], of
+        content: PIL image (as for ``inpaint.photo.read``), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1], of
             any size. Transparency stays. Grey becomes RGB unless its colours are to be kept.
         style: PIL image, or float tensor (3, H', W') in [0, 1]. Transparent parts count as white.
         strength: from 0, the content itself, to 1. In between, features and lost detail are mixed.
@@ -77,18 +78,18 @@ def stylize(
             patch of features (9 pixels a side at the size it is taken) or larger than 16 megapixels at that size.
     """
     check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
-    texture = to_tensor(flattened(style)) if isinstance(style, Image.Image) else style
+    texture = flattened(read(style)) if isinstance(style, Image.Image) else style
     _check_picture("style", texture, dimensions=(3,))
     if isinstance(content, Image.Image):
-        photo = Photo(content) if keep_colours or strength == 0 else in_colour(Photo(content))
-        pictures = to_tensor(photo.image).unsqueeze(0)
+        photo = read(content) if keep_colours or strength == 0 else in_colour(read(content))
+        pictures = photo.colours().unsqueeze(0)
     else:
         _check_picture("content", content, dimensions=(3, 4))
         pictures = content.unsqueeze(0) if content.dim() == 3 else content
     size = (pictures.shape[2], pictures.shape[3])
     taken = style_size((texture.shape[1], texture.shape[2]), size, scale, largest_style)
     if strength == 0:
-        return content.copy() if isinstance(content, Image.Image) else content.clone()
+        return as_given(photo, content) if isinstance(content, Image.Image) else content.clone()
 
     inpainter = inpainter or load()
     texture = (enlarge if taken[0] > texture.shape[1] else resize)(texture.float().unsqueeze(0), taken)
@@ -96,7 +97,7 @@ def stylize(
     if keep_colours:
         results = (pictures + luminance(results) - luminance(pictures.float())).clamp(0, 1)
     if isinstance(content, Image.Image):
-        return replace_hole(photo, results[0], torch.ones(size, dtype=torch.bool))
+        return as_given(painted(photo, results[0]), content)
     return results.to(content).view_as(content)
 
 
@@ -136,19 +137,26 @@ def check(*, strength: float, scale: float, tone: float, largest_style: int) -> 
 
 
 def in_colour(photo: Photo) -> Photo:
-    """A photograph that can hold colours: grey ones become RGB or RGBA, without their profile, one for grey."""
-    if photo.image.mode in ("RGB", "RGBA"):
+    """A photograph that can hold colours: grey ones become 8-bit RGB or RGBA, without their profile, one for grey."""
+    if not photo.is_grey:
         return photo
-    image = photo.image.convert("RGBA") if photo.has_alpha else to_pil(to_tensor(photo.image))
-    return dataclasses.replace(photo, image=image, icc_profile=None)
+    alpha = photo.samples[..., 1:] * (255 / photo.white)
+    samples = np.concatenate([np.asarray(to_pil(photo.colours())), alpha.round().astype(np.uint8)], axis=2)
+    return dataclasses.replace(photo, samples=samples, icc_profile=None)
 
 
-def flattened(image: Image.Image) -> Image.Image:
-    """An image on white where it is transparent."""
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+def flattened(photo: Photo) -> Tensor:
+    """The colours of a photograph on white where it is transparent: (3, H, W) in [0, 1]."""
+    if not photo.has_alpha:
+        return photo.colours()
+    alpha = torch.from_numpy(photo.samples[..., -1].astype(np.float32) / np.float32(photo.white))
+    return alpha * photo.colours() + (1 - alpha)
+
+
+def painted(photo: Photo, picture: Tensor) -> Photo:
+    """A photograph with all of its colours taken from a picture (3, H, W)."""
+    everywhere = np.ones(photo.size, dtype=bool)
+    return photo.filled([Patch(slice(None), slice(None), picture, everywhere)])
 
 
 def luminance(pictures: Tensor) -> Tensor:
