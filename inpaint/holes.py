@@ -37,7 +37,7 @@ def read_hole(
 
     Args:
         mask: path, bytes, binary stream or PIL image, turned upright as a photograph is; numpy array (H, W) or
-            (H, W, C) with 1 to 4 channels; or torch tensor on any device, of these shapes or (1, H, W).
+            (H, W, C) with 1 to 4 channels; or torch tensor on any device, (H, W), (1, H, W) or (H, W, 1).
         size: (height, width) of the photograph as displayed; None accepts any.
         max_megapixels: the limit for files, bytes and streams.
 
