@@ -36,8 +36,9 @@ from torch import Tensor
 import patchswap
 from inpaint import pipeline, weights
 from inpaint.evaluation.protocol import evaluate, pair_samples
-from inpaint.image import read_image, read_mask, to_tensor
+from inpaint.holes import read_hole
 from inpaint.networks import VGG19
+from inpaint.photo import read
 from inpaint.pipeline import Inpainter
 
 MEASURED = tuple(tables.ABLATION_MEASURES)
@@ -300,8 +301,8 @@ def time_variants(networks: weights.Networks, arguments: argparse.Namespace) -> 
     samples, _ = pair_samples(arguments.images, arguments.masks, arguments.kinds[:1], arguments.seconds)
     pairs = []
     for sample in samples:
-        image = to_tensor(read_image(sample.image).image)
-        hole = read_mask(sample.mask, expected_size=(image.shape[1], image.shape[2]))
+        image = read(sample.image).colours()
+        hole = torch.from_numpy(read_hole(sample.mask, size=(image.shape[1], image.shape[2])))
         pairs.append((image.masked_fill(hole, 0), hole))
     methods = {name: VARIANTS[name].method(networks, arguments.device) for name in arguments.variants}
     times: dict[str, list[float]] = {name: [] for name in methods}

@@ -38,7 +38,7 @@ from torch import Tensor
 
 import inpaint
 import patchswap
-from inpaint.image import to_tensor
+from inpaint.photo import read
 from inpaint.style_transfer import DEFAULT_TONE, find_features, luminance, match_bands
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -123,7 +123,7 @@ def pictures(side: int) -> tuple[Tensor, Tensor]:
     """Content and style, (3, side, side)."""
     opened = (Image.open(EXAMPLES / "photos" / CONTENTS[0]), Image.open(EXAMPLES / "styles" / STYLES[0]))
     content, style = (image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in opened)
-    return to_tensor(content), to_tensor(style)
+    return read(content).colours(), read(style).colours()
 
 
 def time_ours(side: int) -> dict[str, Any]:
@@ -195,9 +195,9 @@ def measure_quality() -> None:
     for tone in (0.0, 0.15, 0.35, 0.5, 1.0):
         rows = []
         for content_name in CONTENTS:
-            content = to_tensor(Image.open(EXAMPLES / "photos" / content_name))
+            content = read(EXAMPLES / "photos" / content_name).colours()
             for style_name in STYLES:
-                style = to_tensor(Image.open(EXAMPLES / "styles" / style_name))
+                style = read(EXAMPLES / "styles" / style_name).colours()
                 painted = inpaint.stylize(content, style, tone=tone, inpainter=inpainter)
                 rows.append(compare(painted, content, style, inpainter))
         gram, brightness, colours = torch.tensor(rows).mean(0).tolist()

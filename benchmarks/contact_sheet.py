@@ -20,7 +20,8 @@ from tqdm import tqdm
 import inpaint
 from inpaint.evaluation.metrics import LPIPS, l1, ssim
 from inpaint.evaluation.protocol import Sample, pair_samples
-from inpaint.image import read_image, read_mask, save_picture, to_pil, to_tensor
+from inpaint.holes import read_hole
+from inpaint.photo import read, save_picture, to_pil
 from inpaint.pipeline import Inpainter
 from inpaint.scales import enlarge
 
@@ -57,10 +58,10 @@ def main() -> None:
 
 
 def fill(sample: Sample, inpainter: Inpainter, perceptual: LPIPS) -> Row:
-    truth = to_tensor(read_image(sample.image).image)
-    hole = read_mask(sample.mask, expected_size=(truth.shape[1], truth.shape[2]))
+    truth = read(sample.image).colours()
+    hole = torch.from_numpy(read_hole(sample.mask, size=(truth.shape[1], truth.shape[2])))
     run = inpainter.run(truth, hole)
-    result = to_tensor(to_pil(run.image))
+    result = read(to_pil(run.image)).colours()
     coarse = torch.where(hole, enlarge(run.coarse[None], hole.shape)[0], truth)
     pictures = [small(picture) for picture in (torch.where(hole, 0.5, truth), coarse, result, truth)]
     measured = (perceptual(result, truth).item(), ssim(result, truth).item(), l1(result, truth, hole).item())

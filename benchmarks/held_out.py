@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inpaint.image import save_picture, to_pil, to_tensor
 from inpaint.mask import center, strokes
+from inpaint.photo import read, save_picture, to_pil
 from inpaint.training.config import load_config
 from inpaint.training.data import Photographs
 from inpaint.training.sources import Photograph, open_photograph
@@ -34,7 +34,7 @@ def squares(data: Path, count: int = COUNT) -> list[Tensor]:
 
 def _middle_square(photograph: Photograph) -> Tensor:
     with open_photograph(photograph) as stream, Image.open(stream) as file:
-        image = to_tensor(file.convert("RGB"))
+        image = read(file.convert("RGB")).colours()
     top, left = ((length - SIDE) // 2 for length in image.shape[1:])
     return image[:, top : top + SIDE, left : left + SIDE]
 

@@ -34,9 +34,10 @@ import patchswap
 from inpaint import weights
 from inpaint.evaluation.methods import named_method
 from inpaint.evaluation.protocol import pair_samples
-from inpaint.image import read_image, read_mask, to_tensor
+from inpaint.holes import read_hole
 from inpaint.mask import feature_hole
 from inpaint.networks.smooth_fill import fill_smoothly
+from inpaint.photo import read
 from inpaint.pipeline import Inpainter
 from inpaint.scales import resize, shrink
 
@@ -52,8 +53,8 @@ def main() -> None:
     samples, _ = pair_samples(arguments.images, arguments.masks, arguments.kinds, arguments.limit)
     measured: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
     for sample in tqdm(samples, unit="photo"):
-        truth = to_tensor(read_image(sample.image).image)
-        hole = read_mask(sample.mask, expected_size=(truth.shape[1], truth.shape[2]))
+        truth = read(sample.image).colours()
+        hole = torch.from_numpy(read_hole(sample.mask, size=(truth.shape[1], truth.shape[2])))
         for (size, source), row in measure(inpainter, truth, hole).items():
             measured[sample.kind, size, source].append(row)
     results = []

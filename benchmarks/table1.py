@@ -46,7 +46,9 @@ from inpaint.errors import InpaintError
 from inpaint.evaluation.comparison import compare
 from inpaint.evaluation.methods import BASELINES, Method
 from inpaint.evaluation.protocol import evaluate, pair_samples
-from inpaint.image import read_image, read_mask, save_picture, to_pil, to_tensor
+from inpaint.holes import read_hole
+from inpaint.photo import read as read_photo
+from inpaint.photo import save_picture, to_pil
 from inpaint.scales import resize
 
 KIND = "center"
@@ -162,14 +164,14 @@ def prepare(photographs: Path, masks: Path, out: Path, size: int, limit: int | N
         picture = out / "photographs" / f"{sample.name}.png"
         hole_file = out / "masks" / KIND / f"{sample.name}.png"
         if not (picture.is_file() and hole_file.is_file()):
-            image = to_tensor(read_image(sample.image).image)
+            image = read_photo(sample.image).colours()
             height, width = image.shape[-2:]
             if height != width or height < size:
                 raise InpaintError(
                     f"expected square photographs of at least {size} pixels a side, {sample.image} has "
                     f"{width}x{height}; crop it or pass a smaller --size"
                 )
-            hole = read_mask(sample.mask, expected_size=(height, width))
+            hole = torch.from_numpy(read_hole(sample.mask, size=(height, width)))
             smaller = torch.nn.functional.adaptive_max_pool2d(hole[None].float(), size)[0] > 0
             save_picture(picture, to_pil(resize(image[None], (size, size))[0].clamp(0, 1)))
             save_picture(hole_file, Image.fromarray(smaller.numpy()).convert("L"))
@@ -179,8 +181,8 @@ def prepare(photographs: Path, masks: Path, out: Path, size: int, limit: int | N
 
 def read(picture: Path, hole_file: Path) -> tuple[Tensor, Tensor]:
     """A photograph with a black hole, and the hole."""
-    image = to_tensor(read_image(picture).image)
-    hole = read_mask(hole_file, expected_size=(image.shape[1], image.shape[2]))
+    image = read_photo(picture).colours()
+    hole = torch.from_numpy(read_hole(hole_file, size=(image.shape[1], image.shape[2])))
     return image.masked_fill(hole, 0), hole
 
 

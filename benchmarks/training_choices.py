@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from inpaint import weights
 from inpaint.evaluation.metrics import LPIPS, l1, ssim
-from inpaint.image import to_pil, to_tensor
 from inpaint.mask import center
 from inpaint.networks import Feature2Image
+from inpaint.photo import read, to_pil
 from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors, under
 from inpaint.training.checkpoint import averaged_generator
@@ -119,7 +119,7 @@ def measure(
         inpainter.feature2image = network
         measured[name] = []
         for truth in tqdm(squares, desc=" ".join(name), unit="photo"):
-            result = to_tensor(to_pil(inpainter.run(truth, hole).image))
+            result = read(to_pil(inpainter.run(truth, hole).image)).colours()
             found = {
                 "hole_l1": l1(result, truth, hole),
                 "ssim": ssim(result, truth),

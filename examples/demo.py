@@ -10,10 +10,12 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import inpaint
-from inpaint.image import to_pil, to_tensor
+from inpaint.holes import read_hole
+from inpaint.photo import read, to_pil
 
 EXAMPLES = Path(__file__).resolve().parent
 NAMES = [path.stem for path in sorted((EXAMPLES / "masks").glob("*.png"))]
@@ -44,8 +46,8 @@ def fill_examples(names: list[str], device: str, output: Path, scales: list[int]
     for name in names:
         photograph = Image.open(next((EXAMPLES / "photos").glob(f"{name}.*"))).convert("RGB")
         mask = Image.open(EXAMPLES / "masks" / f"{name}.png")
-        hole = to_tensor(mask)[0] > 0.5
-        result = inpainter.run(to_tensor(photograph), hole, scales=scales)
+        hole = torch.from_numpy(read_hole(mask, size=(photograph.height, photograph.width)))
+        result = inpainter.run(read(photograph).colours(), hole, scales=scales)
         filled = to_pil(result.image)
         filled.save(output / f"{name}.png")
         rows.append((name, [photograph, mask.convert("RGB"), to_pil(result.coarse), filled]))

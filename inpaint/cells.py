@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 CELL = 4  # pixels a side of a cell of relu3_1
 PATCH = 3  # cells a side of a patch
+
+Lengths = TypeVar("Lengths", int, np.ndarray)
 
 
 def pooled(mask: np.ndarray, side: int = CELL) -> np.ndarray:
@@ -16,8 +20,10 @@ def pooled(mask: np.ndarray, side: int = CELL) -> np.ndarray:
         mask = mask[0::2] | mask[1::2]
         mask = mask[:, 0::2] | mask[:, 1::2]
         side //= 2
-    height, width = (length // side for length in mask.shape)
-    return mask if side == 1 else mask.reshape(height, side, width, side).any((1, 3))
+    if side > 1:
+        height, width = (length // side for length in mask.shape)
+        mask = np.any(mask.reshape(height, side, width, side), axis=(1, 3))
+    return mask
 
 
 def touched(cells: np.ndarray) -> np.ndarray:
@@ -30,6 +36,6 @@ def touched(cells: np.ndarray) -> np.ndarray:
     return result
 
 
-def rounded_up(length: int, multiple: int) -> int:
+def rounded_up(length: Lengths, multiple: int) -> Lengths:
     """The smallest multiple that is not less than ``length``."""
     return -(-length // multiple) * multiple

@@ -79,7 +79,7 @@ def window_side(extent: Integers, longest: Integers, is_wide: Bools) -> np.ndarr
         is_wide: whether the hole is.
     """
     context = np.clip(4 * np.asarray(longest), 32, 128)
-    return rounded_up(extent + 2 * np.maximum(np.where(is_wide, extent, 0), context), _GRAIN)
+    return rounded_up(np.asarray(extent + 2 * np.maximum(np.where(is_wide, extent, 0), context)), _GRAIN)
 
 
 class _Group(NamedTuple):
@@ -189,7 +189,7 @@ def _joined(blocks: _Blocks, groups: list[_Group]) -> list[_Group]:
 
     table = np.array([gains(one) for one in range(len(groups))])
     while table.max(initial=0) > 0:
-        one, other = sorted(np.unravel_index(table.argmax(), table.shape))
+        one, other = sorted(map(int, np.unravel_index(table.argmax(), table.shape)))
         members[one] = np.sort(np.concatenate([members[one], members[other]]))
         boxes[one] = union(one)[other]
         queries[one] += queries[other]

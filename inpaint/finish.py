@@ -1,7 +1,7 @@
 """Finishing steps: what is done to the decoder's picture of swapped features before it goes into the hole.
 
-A step takes the painted parts, (B, 3, h, w), and an ``Unfinished``, and returns parts of the same shape. Only what it paints
-into the hole matters.
+A step takes the painted parts, (B, 3, h, w), and an ``Unfinished``, and returns parts of the same shape. Only what it
+paints into the hole matters.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def enlarge_with_grain(result: Tensor, index: Tensor, scene: Scene, part: Tensor
     enlarged = _enlarged_near(result, scene, factor, size)
     if not scene.is_matched:
         return enlarged
-    missing = fine - enlarge(part, factor)[..., : size[0], : size[1]]
+    missing = fine - enlarge(part, factor=factor)[..., : size[0], : size[1]]
     side = factor * CELL
     cells = F.pixel_unshuffle(F.pad(missing, (0, -size[1] % side, 0, -size[0] % side)), side)
     source = _cells_copied(index, cells.shape[2], cells.shape[3])[:, scene.near.rows, scene.near.columns]
@@ -46,7 +46,7 @@ def _enlarged_near(result: Tensor, scene: Scene, factor: int, size: tuple[int, i
     near = scene.near
     seen = Box(near.top - 1, near.left - 1, near.bottom + 1, near.right + 1).within(scene.unknown_cells.shape[2:])
     pixels = seen.scaled(CELL)
-    enlarged = enlarge(result[..., pixels.rows, pixels.columns], factor)
+    enlarged = enlarge(result[..., pixels.rows, pixels.columns], factor=factor)
     place = near.moved(-seen.top, -seen.left).scaled(CELL * factor)
     limit = near.scaled(CELL * factor).within(size).size
     return enlarged[..., place.rows, place.columns][..., : limit[0], : limit[1]]

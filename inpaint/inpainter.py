@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from inpaint.pipeline import Filling, Pipeline
 from inpaint.recipe import Recipe, RecipeRule, default_recipe
 from inpaint.scene import Scene, make_scenes
 from inpaint.stages import Stages, StageTime
-from inpaint.tensor_photo import TensorPhoto, pictures_of
+from inpaint.tensor_photo import pictures_of
 from inpaint.window import Window, find_windows
 from inpaint.work import Batch, Filled, Job, KeptScale, KeptWindow, batches, prepare
 
@@ -122,9 +123,13 @@ class Inpainter:
         self, batch: Batch, jobs: Sequence[Job], stages: Stages, keep: bool
     ) -> list[tuple[Patch, list[KeptWindow]]]:
         recipe = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(batch.windows[0].is_wide)
-        crops = torch.stack([_crop(jobs[number], window) for number, window in zip(batch.jobs, batch.windows, strict=True)])
+        crops = torch.stack(
+            [_crop(jobs[number], window) for window, number in zip(batch.windows, batch.jobs, strict=True)]
+        )
         scenes = make_scenes(batch.windows, self.device)
-        filling = self.pipeline.fill(crops.to(self.device, non_blocking=True), scenes, recipe, stages, keep=keep)
+        unknown = torch.from_numpy(np.stack([window.unknown for window in batch.windows])).unsqueeze(1)
+        crops, unknown = (part.to(self.device, non_blocking=True) for part in (crops, unknown))
+        filling = self.pipeline.fill(crops, unknown, scenes, recipe, stages, keep=keep)
         colours = filling.colours.cpu()
         stages.read()
         return [
@@ -155,9 +160,7 @@ def load(
             precision.
     """
     chosen = choose_device(device)
-    return Inpainter(
-        weights.load(name_or_path, vgg), chosen, recipe=recipe, precision=precision, max_memory=max_memory
-    )
+    return Inpainter(weights.load(name_or_path, vgg), chosen, recipe=recipe, precision=precision, max_memory=max_memory)
 
 
 def _crop(job: Job, window: Window) -> Tensor:

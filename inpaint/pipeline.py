@@ -73,21 +73,30 @@ class Pipeline:
 
     @torch.inference_mode()
     def fill(
-        self, crops: Tensor, scenes: Sequence[Scene], recipe: Recipe, stages: Stages, *, keep: bool = False
+        self,
+        crops: Tensor,
+        unknown: Tensor,
+        scenes: Sequence[Scene],
+        recipe: Recipe,
+        stages: Stages,
+        *,
+        keep: bool = False,
     ) -> Filling:
         """Fills the holes of windows of equal shape.
 
         Args:
-            crops: (B, 3, H, W) float32 in [0, 1], with any finite values in the holes; they have no influence.
+            crops: (B, 3, H, W) float32 in [0, 1], finite in the holes too, where the values have no influence.
+            unknown: (B, 1, H, W) bool, True = hole.
             scenes: coarse to fine.
             recipe: how.
             stages: told of every step.
             keep: keep the pictures of every scale.
         """
         with torch.autocast(self.device.type, enabled=False):
-            pictures = [crops]
+            pictures, coarser_unknown = [crops], unknown
             while len(pictures) <= scenes[0].halvings:
-                pictures.append(halve(pictures[-1]))
+                picture, coarser_unknown = halve(pictures[-1], coarser_unknown)
+                pictures.append(picture)
             current = coarse = self._infer(scenes[0].cut(pictures[-1]), scenes[0], recipe, stages)
             scales: list[ScaleResult] = []
             coarser = scenes[0]
@@ -154,5 +163,5 @@ def _carried_over(current: Tensor, coarser: Scene, scene: Scene) -> Tensor:
         for (top, left), (coarse_top, coarse_left) in zip(scene.corners, coarser.corners, strict=True)
     ]
     size = tuple(-(-length >> steps) for length in scene.size)
-    enlarged = enlarge(cut(current, corners, 1, (size[0], size[1])), 1 << steps)
+    enlarged = enlarge(cut(current, corners, 1, (size[0], size[1])), factor=1 << steps)
     return enlarged[..., : scene.size[0], : scene.size[1]]

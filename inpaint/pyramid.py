@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def halve(picture: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, ceil(H/2), ceil(W/2)): means of 2x2 pixels, or of what there is of them at the border.
+def halve(picture: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
+    """The next coarser scale: half the size, rounded up.
 
-    A pixel is known where all of them are, so no value of a known pixel comes from a hole.
+    A pixel is unknown where any of its 2x2 pixels is. The values are means over known pixels alone, weighted 1, 3, 3, 1
+    along rows and columns, so that nothing comes from a hole.
+
+    Args:
+        picture: (B, 3, H, W) in [0, 1].
+        unknown: (B, 1, H, W) bool.
     """
-    return F.avg_pool2d(picture, 2, ceil_mode=True, count_include_pad=False)
+    height, width = picture.shape[-2:]
+    known = (~unknown).to(picture.dtype)
+    weighted = F.pad(torch.cat((picture * known, known), dim=1), (0, width % 2, 0, height % 2))
+    mean = resize(weighted, ((height + 1) // 2, (width + 1) // 2))
+    coarser = (mean[:, :3] / mean[:, 3:].clamp(min=1e-3)).clamp(0, 1)
+    return coarser, F.max_pool2d(unknown.to(picture.dtype), 2, ceil_mode=True) > 0
 
 
-def enlarge(picture: Tensor, factor: int) -> Tensor:
-    """(B, C, H, W) in [0, 1] -> (B, C, factor * H, factor * W): bicubic, clipped to [0, 1]."""
-    if factor == 1:
+def enlarge(picture: Tensor, size: tuple[int, int] | None = None, *, factor: int | None = None) -> Tensor:
+    """(B, C, H, W) in [0, 1], larger: of that size, or ``factor`` times as large. Bicubic, clipped to [0, 1]."""
+    if factor == 1 or picture.shape[-2:] == size:
         return picture
-    return F.interpolate(picture, scale_factor=factor, mode="bicubic", align_corners=False).clamp(0, 1)
+    larger = F.interpolate(picture, size=size, scale_factor=factor, mode="bicubic", align_corners=False)
+    return larger.clamp(0, 1)
 
 
 def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:

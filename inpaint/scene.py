@@ -81,8 +81,8 @@ def _scene(levels: Sequence[Level], windows: Sequence[Window], device: torch.dev
         halvings=first.halvings,
         size=first.part.size,
         corners=tuple(
-            (level.part.top - (window.crop.top >> level.halvings), level.part.left - (window.crop.left >> level.halvings))
-            for level, window in zip(levels, windows, strict=True)
+            (level.part.top - (crop.top >> level.halvings), level.part.left - (crop.left >> level.halvings))
+            for level, crop in zip(levels, [window.crop for window in windows], strict=True)
         ),
         near=Box(*nears[:, :2].min(0).tolist(), *nears[:, 2:].max(0).tolist()),
         is_matched=bool(first.queries.any()),

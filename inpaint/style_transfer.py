@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 import patchswap
+from inpaint.cells import CELL, PATCH
 from inpaint.errors import InpaintError
-from inpaint.image import LUMINANCE, Photo, replace_hole, to_pil, to_tensor
-from inpaint.pipeline import Inpainter, Picture, load
-from inpaint.scales import enlarge, resize
+from inpaint.inpainter import Inpainter, load
+from inpaint.photo import LUMINANCE, Patch, Photo, as_given, read, to_pil
+from inpaint.pyramid import enlarge, resize
 
 DEFAULT_TONE = 0.35
 LARGEST_STYLE = 1024  # pixels of a style picture's long side at scale 1
@@ -31,6 +33,7 @@ _TILE = 160  # cells a side that are decoded at once, about, without the margin
 _COLOUR_WINDOW = 17  # pixels a side over which colours are the copied ones, not those the decoder gave
 _TONE_WINDOW = 5  # cells a side over which brightness is averaged
 
+Picture = TypeVar("Picture", Image.Image, Tensor)
 Progress = Callable[[int, int], None]
 
 
@@ -58,7 +61,7 @@ def stylize(
     """Paints ``content`` in the manner of ``style`` and returns a picture of the same type and size.
 
     Args:
-        content: PIL image (RGB, RGBA, L, LA or 16-bit grey), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1], of
+        content: PIL image (as for ``inpaint.photo.read``), or float tensor (3, H, W) or (B, 3, H, W) in [0, 1], of
             any size. Transparency stays. Grey becomes RGB unless its colours are to be kept.
         style: PIL image, or float tensor (3, H', W') in [0, 1]. Transparent parts count as white.
         strength: from 0, the content itself, to 1. In between, features and lost detail are mixed.
@@ -76,18 +79,18 @@ def stylize(
             patch of features (9 pixels a side at the size it is taken) or larger than 16 megapixels at that size.
     """
     check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
-    texture = to_tensor(flattened(style)) if isinstance(style, Image.Image) else style
+    texture = flattened(read(style)) if isinstance(style, Image.Image) else style
     _check_picture("style", texture, dimensions=(3,))
     if isinstance(content, Image.Image):
-        photo = Photo(content) if keep_colours or strength == 0 else in_colour(Photo(content))
-        pictures = to_tensor(photo.image).unsqueeze(0)
+        photo = read(content) if keep_colours or strength == 0 else in_colour(read(content))
+        pictures = photo.colours().unsqueeze(0)
     else:
         _check_picture("content", content, dimensions=(3, 4))
         pictures = content.unsqueeze(0) if content.dim() == 3 else content
     size = (pictures.shape[2], pictures.shape[3])
     taken = style_size((texture.shape[1], texture.shape[2]), size, scale, largest_style)
     if strength == 0:
-        return content.copy() if isinstance(content, Image.Image) else content.clone()
+        return as_given(photo, content) if isinstance(content, Image.Image) else content.clone()
 
     inpainter = inpainter or load()
     texture = (enlarge if taken[0] > texture.shape[1] else resize)(texture.float().unsqueeze(0), taken)
@@ -95,7 +98,7 @@ def stylize(
     if keep_colours:
         results = (pictures + luminance(results) - luminance(pictures.float())).clamp(0, 1)
     if isinstance(content, Image.Image):
-        return replace_hole(photo, results[0], torch.ones(size, dtype=torch.bool))
+        return as_given(painted(photo, results[0]), content)
     return results.to(content).view_as(content)
 
 
@@ -135,19 +138,26 @@ def check(*, strength: float, scale: float, tone: float, largest_style: int) -> 
 
 
 def in_colour(photo: Photo) -> Photo:
-    """A photograph that can hold colours: grey ones become RGB or RGBA, without their profile, one for grey."""
-    if photo.image.mode in ("RGB", "RGBA"):
+    """A photograph that can hold colours: grey ones become 8-bit RGB or RGBA, without their profile, one for grey."""
+    if not photo.is_grey:
         return photo
-    image = photo.image.convert("RGBA") if photo.has_alpha else to_pil(to_tensor(photo.image))
-    return dataclasses.replace(photo, image=image, icc_profile=None)
+    alpha = photo.samples[..., 1:] * (255 / photo.white)
+    samples = np.concatenate([np.asarray(to_pil(photo.colours())), alpha.round().astype(np.uint8)], axis=2)
+    return dataclasses.replace(photo, samples=samples, icc_profile=None)
 
 
-def flattened(image: Image.Image) -> Image.Image:
-    """An image on white where it is transparent."""
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+def flattened(photo: Photo) -> Tensor:
+    """The colours of a photograph on white where it is transparent: (3, H, W) in [0, 1]."""
+    if not photo.has_alpha:
+        return photo.colours()
+    alpha = torch.from_numpy(photo.samples[..., -1].astype(np.float32) / np.float32(photo.white))
+    return alpha * photo.colours() + (1 - alpha)
+
+
+def painted(photo: Photo, picture: Tensor) -> Photo:
+    """A photograph with all of its colours taken from a picture (3, H, W)."""
+    everywhere = np.ones(photo.size, dtype=bool)
+    return photo.filled([Patch(slice(None), slice(None), picture, everywhere)])
 
 
 def luminance(pictures: Tensor) -> Tensor:
@@ -157,8 +167,8 @@ def luminance(pictures: Tensor) -> Tensor:
 
 def find_features(picture: Tensor, inpainter: Inpainter) -> Tensor:
     """relu3_1 of a picture (1, 3, H, W)."""
-    with inpainter.multiplying():
-        return inpainter.vgg.relu3_1(picture).float()
+    with inpainter.pipeline.multiplying():
+        return inpainter.networks.vgg.relu3_1(picture).float()
 
 
 def match_bands(content: tuple[Tensor, Tensor], style: tuple[Tensor, Tensor], tone: float) -> Iterator[Tensor]:
@@ -196,8 +206,8 @@ def _transfer(
     pictures = F.pad(contents, (0, max(0, _SMALLEST - width), 0, max(0, _SMALLEST - height)), mode="replicate")
     texture = style.to(inpainter.device)
     keys = _study(texture, inpainter)
-    rows, columns = (-(-side // 4) for side in pictures.shape[2:])
-    tiles = list(_tiles((rows, columns), inpainter.feature2image))
+    rows, columns = (-(-side // CELL) for side in pictures.shape[2:])
+    tiles = list(_tiles((rows, columns), inpainter.networks.feature2image))
     total = len(contents) * (len(list(_bands(rows, columns))) + len(tiles))
     steps = iter(range(1, total + 1))
 
@@ -233,12 +243,13 @@ def _paint(
 ) -> Tensor:
     """The tile's outer cells, decoded: (1, 3, h, w)."""
     rows, columns = tile.outer
-    place = index[:, rows.start : rows.stop - 2, columns.start : columns.stop - 2]
+    reach = PATCH - 1
+    place = index[:, rows.start : rows.stop - reach, columns.start : columns.stop - reach]
     size = (rows.stop - rows.start, columns.stop - columns.start)
     cells, pixels, decoded = (
         patchswap.fold(place, part, output_size=size) for part in (keys.features, keys.pixels, keys.decoded)
     )
-    pixels, decoded = F.pixel_shuffle(pixels, 4), F.pixel_shuffle(decoded, 4)
+    pixels, decoded = F.pixel_shuffle(pixels, CELL), F.pixel_shuffle(decoded, CELL)
     if strength < 1:
         own = features[:, :, rows, columns]
         cells = torch.lerp(own, cells, strength)
@@ -253,15 +264,15 @@ def _study(style: Tensor, inpainter: Inpainter) -> _Style:
     """What is to be known of a style picture (1, 3, h, w)."""
     features = find_features(style, inpainter)
     decoded = torch.empty_like(style)
-    for tile in _tiles((features.shape[2], features.shape[3]), inpainter.feature2image):
+    for tile in _tiles((features.shape[2], features.shape[3]), inpainter.networks.feature2image):
         tile.paste(_decode(features[:, :, tile.outer[0], tile.outer[1]], inpainter), decoded)
-    pixels, decoded = (F.pixel_unshuffle(_whole_cells(part), 4) for part in (style, decoded))
+    pixels, decoded = (F.pixel_unshuffle(_whole_cells(part), CELL) for part in (style, decoded))
     return _Style(features, pixels, decoded)
 
 
 def _decode(features: Tensor, inpainter: Inpainter) -> Tensor:
-    with inpainter.multiplying():
-        return inpainter.feature2image(features)
+    with inpainter.pipeline.multiplying():
+        return inpainter.networks.feature2image(features)
 
 
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,15 +283,15 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _brightness(picture: Tensor) -> Tensor:
     """Luminance around every cell, with mean 0 and standard deviation 1 over the picture: (1, 1, h, w)."""
-    smooth = _smooth(F.avg_pool2d(_whole_cells(luminance(picture)), 4), _TONE_WINDOW)
+    smooth = _smooth(F.avg_pool2d(_whole_cells(luminance(picture)), CELL), _TONE_WINDOW)
     mean, deviation = _statistics(smooth)
     return (smooth - mean) / deviation
 
 
 def _whole_cells(picture: Tensor) -> Tensor:
-    """A picture whose sides are multiples of 4, its last pixels repeated."""
+    """A picture whose sides are multiples of a cell, its last pixels repeated."""
     height, width = picture.shape[2:]
-    return F.pad(picture, (0, -width % 4, 0, -height % 4), mode="replicate")
+    return F.pad(picture, (0, -width % CELL, 0, -height % CELL), mode="replicate")
 
 
 def _smooth(picture: Tensor, window: int) -> Tensor:
@@ -293,8 +304,8 @@ def _smooth(picture: Tensor, window: int) -> Tensor:
 def _bands(rows: int, columns: int) -> Iterator[slice]:
     """Rows of cells whose patches are matched together: each band repeats the last two rows of the one before."""
     step = max(1, _BAND // columns)
-    for start in range(0, rows - 2, step):
-        yield slice(start, min(rows, start + step + 2))
+    for start in range(0, rows - PATCH + 1, step):
+        yield slice(start, min(rows, start + step + PATCH - 1))
 
 
 class _Tile(NamedTuple):
@@ -307,7 +318,7 @@ class _Tile(NamedTuple):
         """Copies the inner part of what was decoded from the outer cells to its place in the picture."""
         (rows, columns), (top, left) = self.inner, (self.outer[0].start, self.outer[1].start)
         target = picture[..., _pixels(rows), _pixels(columns)]
-        first_row, first_column = 4 * (rows.start - top), 4 * (columns.start - left)
+        first_row, first_column = CELL * (rows.start - top), CELL * (columns.start - left)
         target.copy_(
             painted[..., first_row : first_row + target.shape[2], first_column : first_column + target.shape[3]]
         )
@@ -331,7 +342,7 @@ def _tiles(grid: tuple[int, int], feature2image: nn.Module) -> Iterator[_Tile]:
 
 
 def _pixels(cells: slice) -> slice:
-    return slice(4 * cells.start, 4 * cells.stop)
+    return slice(CELL * cells.start, CELL * cells.stop)
 
 
 def _check_picture(name: str, picture: Tensor, dimensions: tuple[int, ...]) -> None:

@@ -25,18 +25,13 @@ def complete_symmetrically(network: Callable[[Tensor, Tensor], Tensor], image: T
     Returns:
         (B, 3, H, W) like ``image``, its known pixels bit for bit.
     """
-    views = [(image, hole), (image.mT, hole.mT)]
-    mirrored = [
-        (torch.cat([picture.flip(axes) for axes in _MIRRORINGS]), torch.cat([missing.flip(axes) for axes in _MIRRORINGS]))
-        for picture, missing in views
-    ]
+    pictures, holes = (torch.cat([part.flip(axes) for axes in _MIRRORINGS]) for part in (image, hole))
     if image.shape[2] == image.shape[3]:
-        pictures, missing = (torch.cat(part) for part in zip(*mirrored, strict=True))
-        upright, turned = network(pictures, missing).chunk(2)
+        upright, turned = network(torch.cat((pictures, pictures.mT)), torch.cat((holes, holes.mT))).chunk(2)
     else:
-        upright, turned = (network(*part) for part in mirrored)
+        upright, turned = network(pictures, holes), network(pictures.mT, holes.mT)
     total = torch.zeros_like(image)
-    for completed, is_turned in ((upright, False), (turned, True)):
+    for completed in (upright, turned.mT):
         for one, axes in zip(completed.chunk(len(_MIRRORINGS)), _MIRRORINGS, strict=True):
-            total += one.flip(axes).mT if is_turned else one.flip(axes)
+            total += one.flip(axes)
     return torch.where(hole.unsqueeze(1), total / (2 * len(_MIRRORINGS)), image)

@@ -42,14 +42,12 @@ class TensorPhoto:
             return
         known = ~torch.from_numpy(hole).to(self.tensor.device)
         middle = self.tensor.new_full((), 0.5)
-        ends = [
-            torch.aminmax(torch.where(known[rows], self.tensor[:, rows].detach(), middle))
-            for rows in row_strips(self.size)
-        ]
-        least, most = (float(torch.stack(side).max()) for side in zip(*((-low, high) for low, high in ends), strict=True))
-        if not (-least >= 0 and most <= 1):
+        strips = (torch.where(known[rows], self.tensor[:, rows].detach(), middle) for rows in row_strips(self.size))
+        ends = torch.stack([end for strip in strips for end in torch.aminmax(strip)])
+        least, most = float(ends.min()), float(ends.max())
+        if not (least >= 0 and most <= 1):
             raise InpaintError(
-                f"image: expected known pixels in [0, 1], got values from {-least:.3g} to {most:.3g}; "
+                f"image: expected known pixels in [0, 1], got values from {least:.3g} to {most:.3g}; "
                 "divide 8-bit values by 255"
             )
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import patchswap
 from inpaint import mask, weights
 from inpaint.errors import InpaintError
-from inpaint.image import to_pil
 from inpaint.networks import VGG19
+from inpaint.photo import to_pil
 from inpaint.training.config import TrainingConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -464,7 +464,7 @@ def test_table(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = [
         table1.read(file, data / "out" / "masks" / "center" / file.name) for file in sorted(data.glob("out/ph*/*"))
     ]
-    photographs = [table1.to_tensor(table1.read_image(file).image) for file in sorted(data.glob("out/photographs/*"))]
+    photographs = [table1.read_photo(file).colours() for file in sorted(data.glob("out/photographs/*"))]
     for photograph, (_, hole) in zip(photographs, truth, strict=True):
         assert torch.equal(hole, mask.center(40, 40, 18))  # 35 of 80 pixels touch 18 of 40
         assert photograph.shape == (3, 40, 40)

@@ -29,7 +29,7 @@ def export(image2feature: Path, feature2image: Path, output: Path, vgg: Path | N
       inpaint train export --image2feature runs/i2f/checkpoint.safetensors \\
           --feature2image runs/f2i/checkpoint.safetensors -o mine.safetensors --notes card.md
     """
-    from inpaint.image import check_folder
+    from inpaint.photo import check_folder
 
     if output.suffix != ".safetensors":
         raise InpaintError(f"cannot write {output}: expected a name ending in .safetensors")

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor
-
-    from inpaint.image import Photo
-    from inpaint.pipeline import Inpainter
+    from inpaint.inpainter import Inpainter
 
 output_option = click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
 
@@ -77,16 +74,12 @@ class Painting:
                 f"{self.output} is the input photograph itself; choose another name, or allow it with --overwrite"
             )
 
-    def load(self, size: tuple[int, int]) -> Inpainter:
+    def load(self, size: tuple[int, int], max_memory: float | None = None) -> Inpainter:
+        """The networks; ``max_memory`` in bytes, as for ``inpaint.load``."""
         import inpaint
 
         with self.progress.stage("load", size):
-            return inpaint.load(self.weights, device=self.device, precision=self.precision)
-
-    def save(self, photo: Photo, picture: Tensor, hole: Tensor) -> None:
-        from inpaint.image import save_image
-
-        save_image(self.output, photo, picture, hole)
+            return inpaint.load(self.weights, device=self.device, precision=self.precision, max_memory=max_memory)
 
     def finish(self, report: dict[str, Any]) -> None:
         """Says that all is done, and prints the report where it was asked for."""

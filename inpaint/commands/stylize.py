@@ -74,19 +74,17 @@ def stylize(
     progress, limit = painting.progress, painting.max_megapixels
     painting.refuse_overwriting(content, style, "style picture")
 
-    import torch
-
-    from inpaint.image import check_output, read_image, to_tensor
-    from inpaint.style_transfer import check, flattened, in_colour, style_size
+    from inpaint.photo import check_output, read, save
+    from inpaint.style_transfer import check, flattened, in_colour, painted, style_size
     from inpaint.style_transfer import stylize as paint
 
     check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
     check_output(painting.output)
-    photo = read_image(content, max_megapixels=limit)
+    photo = read(content, max_megapixels=limit)
     if strength > 0 and not keep_colours:
         photo = in_colour(photo)
     check_output(painting.output, photo)
-    texture = read_image(style, max_megapixels=limit)
+    texture = read(style, max_megapixels=limit)
     taken = style_size(texture.size, photo.size, scale, largest_style)
     for note in (*photo.notes, *texture.notes):
         progress.say(f"note: {note}")
@@ -96,8 +94,8 @@ def stylize(
         inpainter = painting.load(photo.size)
         with progress.stage("stylize", photo.size), _bar(painting.quiet) as on_progress:
             result = paint(
-                to_tensor(photo.image),
-                to_tensor(flattened(texture.image)),
+                photo.colours(),
+                flattened(texture),
                 strength=strength,
                 scale=scale,
                 keep_colours=keep_colours,
@@ -107,7 +105,7 @@ def stylize(
                 on_progress=on_progress,
             )
     with progress.stage("save", photo.size):
-        painting.save(photo, result, torch.full(photo.size, strength > 0))
+        save(painting.output, painted(photo, result) if strength > 0 else photo)
     painting.finish(
         {
             "content": str(content),

@@ -11,11 +11,10 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from inpaint.errors import InpaintError
-from inpaint.image import to_pil, to_tensor
+from inpaint.photo import read, to_pil
 
 Method = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,4 +68,4 @@ def _opencv(method: str) -> ModuleType:
 def _opencv_inpaint(cv2: ModuleType, flag: int, image: Tensor, hole: Tensor) -> Tensor:
     pixels = np.array(to_pil(image))  # both methods treat the three channels alike, so RGB order is fine
     mask = hole.cpu().numpy().astype(np.uint8)
-    return to_tensor(Image.fromarray(cv2.inpaint(pixels, mask, OPENCV_RADIUS, flag)))
+    return read(cv2.inpaint(pixels, mask, OPENCV_RADIUS, flag)).colours()

@@ -217,7 +217,7 @@ def _check(image: Tensor, truth: Tensor, hole: Tensor | None) -> None:
     if image.ndim not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
         raise ValueError(
             f"image: expected a float tensor (3, H, W) or (B, 3, H, W) in [0, 1], got {image.dtype} of shape "
-            f"{tuple(image.shape)}; convert it with inpaint.image.to_tensor"
+            f"{tuple(image.shape)}; read it with inpaint.photo.read(...).colours()"
         )
     if truth.shape != image.shape or not truth.is_floating_point():
         raise ValueError(

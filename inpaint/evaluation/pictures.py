@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from inpaint.errors import InpaintError
-from inpaint.image import save_picture
+from inpaint.photo import save_picture
 
 TILE = 224  # pixels; the longer side of a picture in a strip
 DIFFERENCE_GAIN = 3

@@ -38,7 +38,8 @@ from inpaint.evaluation.metrics import LPIPS, l1, psnr, ssim
 from inpaint.evaluation.pictures import ContactSheets, draw_strip, webp
 from inpaint.evaluation.progress import progress_bar
 from inpaint.evaluation.uncertainty import LEVEL, RESAMPLES
-from inpaint.image import check_folder, read_image, read_mask, save_picture, to_pil, to_tensor
+from inpaint.holes import read_hole
+from inpaint.photo import check_folder, read, save_picture, to_pil
 
 KINDS = ("center", "thick", "medium", "thin")
 
@@ -150,7 +151,7 @@ def evaluate(
             truth, hole = _load(sample)
             completion, seconds = complete(sample, truth.masked_fill(hole, 0), hole)
             picture = to_pil(torch.where(hole, completion, truth))
-            result = to_tensor(picture)
+            result = read(picture).colours()
             measurement = _measure(sample, result, truth, hole, perceptual, seconds)
             measurements.append(measurement)
             if inception is not None:
@@ -277,9 +278,9 @@ def _named_like_masks(folder: Path, kind: str, images: Sequence[Path]) -> dict[P
 
 def _load(sample: Sample) -> tuple[Tensor, Tensor]:
     """The photograph, (3, H, W) with 8-bit values, and its hole, (H, W) bool."""
-    truth = to_tensor(to_pil(to_tensor(read_image(sample.image).image)))
+    truth = read(to_pil(read(sample.image).colours())).colours()
     height, width = truth.shape[-2:]
-    hole = read_mask(sample.mask, expected_size=(height, width))
+    hole = torch.from_numpy(read_hole(sample.mask, size=(height, width)))
     if min(height, width) < LPIPS.SMALLEST_SIDE:
         side = LPIPS.SMALLEST_SIDE
         raise InpaintError(
@@ -353,7 +354,7 @@ def _reader(folder: Path, samples: Sequence[Sample]) -> Completer:
 
     def complete(sample: Sample, image: Tensor, hole: Tensor) -> tuple[Tensor, float | None]:
         path = results[sample.kind, sample.name]
-        completion = to_tensor(read_image(path).image)
+        completion = read(path).colours()
         if completion.shape != image.shape:
             raise InpaintError(
                 f"expected a result of {image.shape[2]}x{image.shape[1]} pixels for {sample.image}, {path} has "

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from inpaint.image import to_pil
+from inpaint.photo import to_pil
 
 _NAMES_SHOWN = 5  # of the unreadable files
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inpaint.scales import low_frequencies
+from inpaint.pyramid import low_frequencies
 
 
 def hole_weights(hole: Tensor, band: float) -> Tensor:

@@ -17,8 +17,8 @@ import inpaint
 from inpaint.commands import main
 from inpaint.commands.common import extra
 from inpaint.errors import InpaintError
-from inpaint.image import read_image, save_picture, to_pil, to_tensor
 from inpaint.match_field import DIM, draw_match_field
+from inpaint.photo import read, save_picture, to_pil
 
 
 def run(*arguments: object) -> Result:
@@ -105,7 +105,7 @@ def test_fill_changes_the_hole_and_nothing_else(fake, files):
     saved = np.asarray(Image.open(files.out))
     assert np.array_equal(saved[~files.hole], files.pixels[~files.hole])
     assert (saved[files.hole] == (255, 0, 0)).all()
-    assert torch.equal(fake.image, to_tensor(Image.fromarray(files.pixels)))
+    assert torch.equal(fake.image, read(files.pixels).colours())
     assert torch.equal(fake.hole, torch.from_numpy(files.hole))
     assert fake.loaded == ("default", "auto", "auto") and fake.scales is None
     assert result.stdout == ""
@@ -358,8 +358,8 @@ def test_the_default_weights_fill_a_photograph(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert {"infer", "vgg", "match", "translate", "blend"} <= {stage["name"] for stage in report["stages"]}
-    before = to_tensor(read_image(tmp_path / "photo.png").image)
-    filled = to_tensor(read_image(tmp_path / "out.png").image)
+    before = read(tmp_path / "photo.png").colours()
+    filled = read(tmp_path / "out.png").colours()
     assert torch.equal(filled[:, ~hole], before[:, ~hole])
     # Nearer to the truth than the flat mean colour of the known part.
     flat = before[:, ~hole].mean(dim=1, keepdim=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from inpaint.errors import InpaintError
 from inpaint.evaluation import evaluate, fid
 from inpaint.evaluation.fid import FID
-from inpaint.image import to_tensor
+from inpaint.photo import read
 
 
 def test_missing_weights_are_said(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_evaluation_reports_it_and_says_of_how_many(
     )
     metric = FID(weights)
     results, truths = (
-        [metric.features(to_tensor(Image.open(folder / f"{number}.png"))) for number in range(3)]
+        [metric.features(read(folder / f"{number}.png").colours()) for number in range(3)]
         for folder in (tmp_path / "out" / "results" / "center", tmp_path / "images")
     )
     distance = evaluation.summary["kinds"]["center"]["fid"]

@@ -14,8 +14,8 @@ from PIL import Image
 
 import inpaint
 from inpaint import weights
-from inpaint.image import save_picture, to_pil, to_tensor
 from inpaint.mask import center
+from inpaint.photo import read, save_picture, to_pil
 from inpaint.pipeline import Inpainter
 
 GOLDEN = Path(__file__).parent / "data" / "golden.png"
@@ -31,14 +31,14 @@ MEAN, LARGEST = 0.5, 16
 
 def fill(inpainter: Inpainter) -> torch.Tensor:
     """The filled hole, (3, 84, 84) with whole numbers from 0 to 255."""
-    picture = to_tensor(Image.open(PHOTOGRAPH).convert("RGB").crop(CROP))
+    picture = read(Image.open(PHOTOGRAPH).convert("RGB").crop(CROP)).colours()
     hole = center(*picture.shape[1:], SIDE)
     filled = inpainter.run(picture.masked_fill(hole, 0), hole).image
     return eight_bits(to_pil(filled))[:, hole].view(3, SIDE, SIDE)
 
 
 def eight_bits(picture: Image.Image) -> torch.Tensor:
-    return (255 * to_tensor(picture)).round()
+    return (255 * read(picture).colours()).round()
 
 
 def is_golden(filled: torch.Tensor) -> bool:

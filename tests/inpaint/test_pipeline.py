@@ -166,10 +166,17 @@ def test_unfit_input_is_named(inpainter: Inpainter, image: torch.Tensor, hole: t
 
 
 def test_unfit_masks_of_the_library_call_are_named(inpainter: Inpainter) -> None:
-    with pytest.raises(InpaintError, match=r"expected the image's size \(8, 6\), got \(6, 8\)"):
+    with pytest.raises(InpaintError, match=r"the mask is 6x8 \(turned by 90 degrees\?\), the photograph is 8x6"):
         inpainter(Image.new("RGB", (8, 6)), Image.new("L", (6, 8)))
     with pytest.raises(InpaintError, match="one mask, or one per picture"):
         inpainter(noise(3, 3, 8, 8), torch.zeros(2, 8, 8))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "I", "F", "YCbCr"])
+def test_modes_that_cannot_be_kept_are_refused_before_any_work(inpainter: Inpainter, monkeypatch, mode: str) -> None:
+    monkeypatch.setattr(inpainter, "run", lambda *_, **__: pytest.fail("the hole was filled"))
+    with pytest.raises(InpaintError, match=f"its mode is {mode}; convert it"):
+        inpainter(Image.new(mode, (8, 6)), Image.new("L", (8, 6)))
 
 
 def test_devices_are_checked_when_loading() -> None:

@@ -4,7 +4,10 @@ import io
 import os
 import stat
 import struct
+import tracemalloc
 import zlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +18,17 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
 from inpaint.errors import InpaintError
-from inpaint.image import (
+from inpaint.holes import read_hole
+from inpaint.photo import (
+    Patch,
     Photo,
+    as_given,
     check_folder,
     check_output,
-    dilate_hole,
-    read_image,
-    read_mask,
-    replace_hole,
-    save_image,
+    read,
+    save,
     save_picture,
     to_pil,
-    to_tensor,
 )
 
 LOSSLESS = [".png", ".webp", ".tif", ".tiff"]
@@ -40,8 +42,16 @@ def noise(height: int, width: int, mode: str = "RGB", seed: int = 0) -> Image.Im
     return Image.fromarray(generator.integers(0, 256, (height, width, *CHANNELS[mode]), dtype=np.uint8))
 
 
-def some_hole(height: int, width: int, seed: int = 1) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).random((height, width)) < 0.3)
+def some_hole(height: int, width: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).random((height, width)) < 0.3
+
+
+def filled(photo: Photo, result: torch.Tensor, hole: np.ndarray) -> Photo:
+    return photo.filled([Patch(slice(None), slice(None), result, hole)])
+
+
+def as_pil(photo: Photo) -> Image.Image:
+    return as_given(photo, like="a file")
 
 
 def saved_as(path: Path, image: Image.Image, **options: object) -> Path:
@@ -72,19 +82,32 @@ def png_header_only(width: int, height: int) -> bytes:
     )
 
 
+def exif_of_a_camera(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "A camera"
+    exif[ExifTags.Base.Orientation] = orientation
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 400
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    return exif
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>a title</x:xmpmeta>"
+
+
 # Tensors and PIL images
 
 
 def test_every_8_bit_value_survives_the_way_to_a_tensor_and_back():
     values = np.arange(256, dtype=np.uint8).reshape(8, 32)
     image = Image.fromarray(np.stack([values, values[::-1], values.T.reshape(8, 32)], axis=-1))
-    assert np.array_equal(np.asarray(to_pil(to_tensor(image))), np.asarray(image))
+    assert np.array_equal(np.asarray(to_pil(read(image).colours())), np.asarray(image))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (5, 8)])
 def test_tensor_has_the_documented_form(size):
     image = noise(*size)
-    tensor = to_tensor(image)
+    tensor = read(image).colours()
     assert tensor.shape == (3, *size) and tensor.dtype == torch.float32 and tensor.is_contiguous()
     expected = np.asarray(image).transpose(2, 0, 1).astype(np.float64) / 255
     assert np.allclose(tensor.numpy(), expected, atol=1e-7)
@@ -93,10 +116,10 @@ def test_tensor_has_the_documented_form(size):
 
 def test_grey_is_repeated_and_alpha_left_out():
     grey = noise(4, 5, "LA")
-    tensor = to_tensor(grey)
+    tensor = read(grey).colours()
     assert torch.equal(tensor[0], tensor[1]) and torch.equal(tensor[0], tensor[2])
     assert np.array_equal((tensor[0] * 255).round().numpy(), np.asarray(grey)[..., 0])
-    deep = to_tensor(noise(4, 5, "I;16"))
+    deep = read(noise(4, 5, "I;16")).colours()
     assert np.array_equal((deep[1] * 65535).round().numpy(), np.asarray(noise(4, 5, "I;16")))
 
 
@@ -117,14 +140,14 @@ def test_to_pil_clips_and_refuses_what_is_not_a_picture():
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_known_pixels_and_alpha_are_bit_exact_in_lossless_files(tmp_path, mode, extension):
     original = noise(13, 17, mode)
-    photo = read_image(saved_as(tmp_path / "in.png", original))
-    assert photo.image.mode == mode and photo.size == (13, 17)
+    photo = read(saved_as(tmp_path / "in.png", original))
+    assert as_pil(photo).mode == mode and photo.size == (13, 17)
     hole = some_hole(13, 17)
-    save_image(tmp_path / f"out{extension}", photo, torch.rand(3, 13, 17), hole)
+    save(tmp_path / f"out{extension}", filled(photo, torch.rand(3, 13, 17), hole))
     with Image.open(tmp_path / f"out{extension}") as saved:
         pixels = np.asarray(saved.convert(mode)).reshape(13, 17, -1)
     before = np.asarray(original).reshape(13, 17, -1)
-    known = ~hole.numpy()
+    known = ~hole
     assert np.array_equal(pixels[known], before[known])
     assert not np.array_equal(pixels[~known], before[~known])
     if photo.has_alpha:
@@ -135,14 +158,14 @@ def test_known_pixels_and_alpha_are_bit_exact_in_lossless_files(tmp_path, mode, 
 @pytest.mark.parametrize("source", [".png", ".tif"])
 def test_16_bit_grey_keeps_its_known_pixels_and_fills_with_16_bits(tmp_path, source, extension):
     original = noise(9, 6, "I;16")
-    photo = read_image(saved_as(tmp_path / f"in{source}", original))
+    photo = read(saved_as(tmp_path / f"in{source}", original))
     hole, result = some_hole(9, 6), torch.rand(3, 9, 6)
-    save_image(tmp_path / f"out{extension}", photo, result, hole)
+    save(tmp_path / f"out{extension}", filled(photo, result, hole))
     with Image.open(tmp_path / f"out{extension}") as saved:
         assert saved.mode == "I;16"
         pixels = np.asarray(saved)
     luminance = 0.299 * result[0].double() + 0.587 * result[1].double() + 0.114 * result[2].double()
-    expected = np.where(hole.numpy(), (luminance * 65535).round().numpy(), np.asarray(original))
+    expected = np.where(hole, (luminance * 65535).round().numpy(), np.asarray(original))
     assert np.array_equal(pixels, expected)
 
 
@@ -151,62 +174,42 @@ def test_16_bit_colour_is_refused_because_pillow_would_halve_it(tmp_path, channe
     path = tmp_path / "deep.png"
     path.write_bytes(png_16_bit(channels))
     with pytest.raises(InpaintError, match="16 bits per channel.*convert it to 8 bits"):
-        read_image(path)
+        read(path)
     path.write_bytes(png_16_bit(1))
-    assert read_image(path).image.mode == "I;16"
+    assert as_pil(read(path)).mode == "I;16"
 
 
 def test_the_hole_takes_the_result_in_each_mode():
     result = torch.tensor([0.2, 0.4, 0.8]).reshape(3, 1, 1).expand(3, 2, 2)
-    hole = torch.tensor([[True, False], [False, False]])
+    hole = np.array([[True, False], [False, False]])
     grey = round(255 * (0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.8))
     expected = {"RGB": (51, 102, 204), "RGBA": (51, 102, 204, 7), "L": grey, "LA": (grey, 7)}
     for mode, pixel in expected.items():
-        image = Image.new(mode, (2, 2), {"RGB": (1, 2, 3), "RGBA": (1, 2, 3, 7), "L": 1, "LA": (1, 7)}[mode])
-        filled = replace_hole(Photo(image), result, hole)
-        assert filled.getpixel((0, 0)) == pixel
-        assert filled.getpixel((1, 1)) == image.getpixel((1, 1))
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    mode=st.sampled_from(["L", "LA", "RGB", "RGBA", "I;16"]),
-    height=st.integers(1, 9),
-    width=st.integers(1, 9),
-    seed=st.integers(0, 1000),
-)
-def test_replacing_a_hole_never_touches_known_pixels(mode, height, width, seed):
-    photo = Photo(noise(height, width, mode, seed))
-    hole = some_hole(height, width, seed)
-    filled = replace_hole(photo, torch.rand(3, height, width) * 3 - 1, hole)
-    assert filled.mode == mode
-    assert np.array_equal(np.asarray(filled)[~hole.numpy()], np.asarray(photo.image)[~hole.numpy()])
+        before = Image.new(mode, (2, 2), {"RGB": (1, 2, 3), "RGBA": (1, 2, 3, 7), "L": 1, "LA": (1, 7)}[mode])
+        after = as_pil(filled(read(before), result, hole))
+        assert after.getpixel((0, 0)) == pixel
+        assert after.getpixel((1, 1)) == before.getpixel((1, 1))
 
 
 def test_a_result_of_another_size_or_with_nan_in_the_hole_is_refused(tmp_path):
-    photo = Photo(noise(4, 4))
+    photo = read(noise(4, 4))
     hole = some_hole(4, 4)
     for result, mask in [(torch.rand(3, 4, 5), hole), (torch.rand(3, 4, 4), some_hole(5, 4))]:
         with pytest.raises(ValueError, match="shape"):
-            save_image(tmp_path / "out.png", photo, result, mask)
-    broken = torch.where(hole, float("nan"), torch.rand(3, 4, 4))
+            save(tmp_path / "out.png", filled(photo, result, mask))
+    broken = torch.where(torch.from_numpy(hole), float("nan"), torch.rand(3, 4, 4))
     with pytest.raises(ValueError, match="finite"):
-        save_image(tmp_path / "out.png", photo, broken, hole)
+        save(tmp_path / "out.png", filled(photo, broken, hole))
     assert list(tmp_path.iterdir()) == []
-    save_image(tmp_path / "out.png", photo, torch.where(hole, torch.rand(3, 4, 4), float("nan")), hole)
-
-
-def test_other_modes_are_refused():
-    for mode in ("P", "CMYK", "F"):
-        with pytest.raises(InpaintError, match=f"got {mode}; convert it"):
-            replace_hole(Photo(Image.new(mode, (2, 2))), torch.rand(3, 2, 2), some_hole(2, 2))
+    known_nan = torch.where(torch.from_numpy(hole), torch.rand(3, 4, 4), float("nan"))
+    save(tmp_path / "out.png", filled(photo, known_nan, hole))
 
 
 def test_jpeg_is_written_close_to_the_pixels_without_chroma_subsampling(tmp_path):
     gradient = np.linspace(0, 255, 48 * 40 * 3).reshape(48, 40, 3).astype(np.uint8)
-    photo = Photo(Image.fromarray(gradient))
+    photo = read(Image.fromarray(gradient))
     hole = some_hole(48, 40)
-    save_image(tmp_path / "out.jpg", photo, to_tensor(photo.image), hole)
+    save(tmp_path / "out.jpg", filled(photo, photo.colours(), hole))
     with Image.open(tmp_path / "out.jpg") as saved:
         assert saved.format == "JPEG"
         assert [component[1:3] for component in saved.layer] == [(1, 1)] * 3
@@ -216,9 +219,9 @@ def test_jpeg_is_written_close_to_the_pixels_without_chroma_subsampling(tmp_path
 @pytest.mark.parametrize("mode", ["1", "P"])
 def test_1_bit_and_palette_images_come_back_in_a_mode_that_can_hold_the_filling(tmp_path, mode):
     original = noise(11, 12, "L" if mode == "1" else "RGB").convert(mode)
-    photo = read_image(saved_as(tmp_path / "in.png", original))
-    assert photo.image.mode == {"1": "L", "P": "RGB"}[mode]
-    assert np.array_equal(np.asarray(photo.image), np.asarray(original.convert(photo.image.mode)))
+    photo = read(saved_as(tmp_path / "in.png", original))
+    assert as_pil(photo).mode == {"1": "L", "P": "RGB"}[mode]
+    assert np.array_equal(np.asarray(as_pil(photo)), np.asarray(original.convert(as_pil(photo).mode)))
 
 
 @pytest.mark.parametrize(
@@ -230,26 +233,225 @@ def test_a_transparent_colour_becomes_an_alpha_channel(tmp_path, mode, transpare
     else:
         original = Image.new(mode, (6, 6), 200 if mode == "L" else (200, 100, 50))
         original.putpixel((2, 3), transparent)
-    photo = read_image(saved_as(tmp_path / "in.png", original, transparency=transparent))
-    assert photo.image.mode == expected
+    photo = read(saved_as(tmp_path / "in.png", original, transparency=transparent))
+    assert as_pil(photo).mode == expected
     colour_key = np.asarray(original).reshape(36, -1) == np.array(transparent)
-    assert np.array_equal(np.asarray(photo.image.getchannel("A")).ravel() == 0, colour_key.all(axis=1))
+    assert np.array_equal(np.asarray(as_pil(photo).getchannel("A")).ravel() == 0, colour_key.all(axis=1))
+
+
+# What a picture may come in
+
+
+class Pipe(io.RawIOBase):
+    """A binary stream that can be read or written once, front to back, like standard input and output."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = content
+
+    def read(self, size: int = -1) -> bytes:
+        content, self.content = self.content, b""
+        return content
+
+    def write(self, block) -> int:
+        self.content += bytes(block)
+        return len(block)
+
+    def seekable(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_files_bytes_streams_and_pil_images_are_read_alike(tmp_path, mode):
+    original = noise(7, 9, "I;16") if mode == "I;16" else noise(7, 9, "RGBA").convert(mode)
+    path = saved_as(tmp_path / "in.png", original, exif=exif_of_a_camera(6), icc_profile=PROFILE, dpi=(300, 300))
+    content = path.read_bytes()
+    expected = read(path)
+    assert expected.size == (9, 7)
+    with open(path, "rb") as stream, Image.open(path) as opened:
+        for source in (str(path), content, memoryview(content), io.BytesIO(content), Pipe(content), stream, opened):
+            photo = read(source)
+            assert np.array_equal(photo.samples, expected.samples) and photo.samples.dtype == expected.samples.dtype
+            for name in ("icc_profile", "exif", "xmp", "dpi", "notes"):
+                assert getattr(photo, name) == getattr(expected, name)
+
+
+def test_a_stream_is_read_from_where_it_stands(tmp_path):
+    content = saved_as(tmp_path / "in.png", noise(3, 4)).read_bytes()
+    stream = io.BytesIO(b"header" + content)
+    stream.seek(6)
+    assert read(stream).size == (3, 4) and not stream.closed
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".tif"])
+def test_pil_images_come_back_upright_and_the_callers_own_is_left_alone(tmp_path, extension):
+    path = saved_as(tmp_path / f"in{extension}", noise(6, 8), exif=exif_of_a_camera(6), icc_profile=PROFILE)
+    with Image.open(path) as opened:
+        opened.load()
+        pixels, tags = np.asarray(opened), dict(opened.getexif())
+        photo = read(opened)
+        result = as_given(filled(photo, torch.rand(3, 8, 6), some_hole(8, 6)), opened)
+        assert np.array_equal(np.asarray(opened), pixels) and dict(opened.getexif()) == tags
+        # Pillow turns a TIFF upright itself as it loads.
+        assert opened.getexif().get(ExifTags.Base.Orientation) == (None if extension == ".tif" else 6)
+    assert result.size == (6, 8) and result.mode == "RGB"
+    known = ~some_hole(8, 6)
+    assert np.array_equal(np.asarray(result)[known], (pixels if extension == ".tif" else np.rot90(pixels, -1))[known])
+    assert result.info["icc_profile"] == PROFILE
+    assert result.getexif()[ExifTags.Base.Make] == "A camera" and ExifTags.Base.Orientation not in result.getexif()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "LAB", "I", "F", "RGBX", "La", "RGBa"])
+def test_other_modes_of_pil_images_are_refused(mode):
+    with pytest.raises(InpaintError, match=f"cannot read the picture: .* its mode is {mode}; convert it to RGB first"):
+        read(Image.new(mode, (4, 4)))
+
+
+def test_other_sources_are_named():
+    for source, kind in ((None, "NoneType"), ([[1]], "list"), (torch.rand(3, 4, 4), "Tensor"), (io.StringIO(), "St")):
+        with pytest.raises(InpaintError, match=f"expected a path, bytes, .* got {kind}"):
+            read(source)
+    for content in (b"", b"hello"):
+        with pytest.raises(InpaintError, match="cannot read the picture: expected a PNG"):
+            read(content)
+    with pytest.raises(InpaintError, match="cannot read the picture: it has 0.0 megapixels, the limit is 1e-09"):
+        read(encoded(noise(3, 3)), max_megapixels=1e-9)
+
+
+def encoded(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+# Arrays
+
+TYPES = ["uint8", "uint16", ">u2", "float16", "float32", "float64", ">f4"]
+SHAPES = [(), (1,), (2,), (3,), (4,)]
+
+
+@st.composite
+def arrays(draw, types=TYPES) -> np.ndarray:
+    """An array of a picture in any type, shape and layout in memory, with noise in it."""
+    size = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    dtype = np.dtype(draw(st.sampled_from(types)))
+    generator = np.random.default_rng(draw(st.integers(0, 1000)))
+    array = generator.random((*size, *draw(st.sampled_from(SHAPES))))
+    array = array.astype(dtype) if dtype.kind == "f" else (array * np.iinfo(dtype).max).astype(dtype)
+    layout = draw(st.sampled_from(["C", "F", "flipped"]))
+    return array[::-1, ::-1] if layout == "flipped" else np.asarray(array, order=layout)
+
+
+@settings(max_examples=100, deadline=None)
+@given(array=arrays(), data=st.data())
+def test_filling_changes_the_hole_and_nothing_else(array, data):
+    """Whatever the type, in any number of patches, and alpha not even in the hole."""
+    before = array.copy()
+    photo = read(array)
+    assert np.shares_memory(photo.samples, array) and photo.size == array.shape[:2]
+    hole, patches = np.zeros(photo.size, bool), []
+    for number in range(data.draw(st.integers(0, 3))):
+        rows, columns = (slice(*sorted(data.draw(st.tuples(*2 * [st.integers(0, n)])))) for n in photo.size)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        patches.append(Patch(rows, columns, 3 * torch.rand(3, height, width) - 1, some_hole(height, width, number)))
+        hole[rows, columns] |= patches[-1].hole
+    result = as_given(photo.filled(patches), like=array)
+    assert result.shape == array.shape and result.dtype == array.dtype
+    assert not np.shares_memory(result, array) and np.array_equal(array, before)
+    assert np.array_equal(result[~hole], array[~hole])
+    if photo.has_alpha:
+        assert np.array_equal(result[..., -1], array[..., -1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(array=arrays(), data=st.data())
+def test_the_colours_of_a_part_are_that_part_of_all_colours(array, data):
+    photo = read(array)
+    colours = photo.colours()
+    assert colours.dtype == torch.float32 and colours.shape == (3, *photo.size) and colours.is_contiguous()
+    white = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+    rgb = (
+        array.reshape(*photo.size, -1)[..., :3]
+        if photo.samples.shape[2] > 2
+        else array.reshape(*photo.size, -1)[..., :1]
+    )
+    expected = np.broadcast_to(rgb.astype(float) / white, (*photo.size, 3))
+    assert np.allclose(colours.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+    rows, columns = (slice(*sorted(data.draw(st.tuples(*2 * [st.integers(0, n)])))) for n in photo.size)
+    assert torch.equal(photo.colours(rows, columns), colours[:, rows, columns])
+    colours.zero_()
+    assert array.max() > 0 or white > 1  # the caller's array is no part of the tensor
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_an_array_comes_back_exactly_after_being_filled_with_its_own_colours(dtype):
+    dtype = np.dtype(dtype)
+    white = 1 if dtype.kind == "f" else np.iinfo(dtype).max
+    array = (np.random.default_rng(0).random((16, 16, 3), np.float32) * white).astype(dtype)
+    photo = read(array)
+    result = as_given(filled(photo, photo.colours(), np.ones((16, 16), bool)), array)
+    assert np.array_equal(result, array) if dtype.itemsize < 8 else np.allclose(result, array, atol=1e-7)
+
+
+def test_the_hole_of_a_float_array_may_hold_any_number():
+    array = np.full((4, 4, 3), 0.5)
+    hole = np.eye(4, dtype=bool)
+    array[hole] = [np.nan, 1e300, -np.inf]
+    photo = read(array)
+    photo.check_known(hole)
+    result = as_given(filled(photo, torch.ones(3, 4, 4), hole), array)
+    assert (result[hole] == 1).all() and (result[~hole] == 0.5).all()
+    assert photo.colours().shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "described"), [(200, "0.5 to 200"), (-0.1, "-0.1 to 0.5"), (np.nan, "nan to nan"), (np.inf, "0.5 to inf")]
+)
+def test_known_pixels_of_float_arrays_are_checked_and_alpha_is_not(value, described):
+    array = np.full((2000, 700, 4), 0.5, np.float32)  # more than one strip
+    array[..., 3] = 7
+    array[1990, 3, 1] = value
+    hole = np.zeros((2000, 700), bool)
+    with pytest.raises(InpaintError, match=rf"known pixels in \[0, 1\], got values from {described}; divide"):
+        read(array).check_known(hole)
+    hole[1990] = True
+    read(array).check_known(hole)
+    read((200 * np.ones((4, 4, 3))).astype(np.uint8)).check_known(np.zeros((4, 4), bool))
+
+
+def test_checking_makes_no_copy_of_the_picture():
+    array = np.zeros((8192, 1024, 1), np.float32)
+    hole = np.zeros((8192, 1024), bool)
+    tracemalloc.start()
+    try:
+        read(array).check_known(hole)
+        assert tracemalloc.get_traced_memory()[1] < array.nbytes / 2
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int32", "int64", "uint32", "complex64", "object", "U4"])
+def test_other_types_of_arrays_are_refused(dtype):
+    with pytest.raises(InpaintError, match="expected an array of uint8, uint16, .*got .*; convert it"):
+        read(np.zeros((4, 4, 3)).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((3, 40, 50), r"got \(3, 40, 50\); move the channels to the end: np.moveaxis\(array, 0, 2\)"),
+        ((1, 40, 50), "move the channels to the end"),
+        ((40, 50, 5), "give one picture"),
+        ((2, 40, 50, 3), "give one picture"),
+        ((40,), "give one picture"),
+        ((0, 50, 3), "at least one pixel"),
+    ],
+)
+def test_arrays_of_other_shapes_are_refused(shape, remedy):
+    with pytest.raises(InpaintError, match=remedy):
+        read(np.zeros(shape, np.uint8))
 
 
 # Metadata
-
-
-def exif_of_a_camera(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Make] = "A camera"
-    exif[ExifTags.Base.Orientation] = orientation
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 400
-    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
-    return exif
-
-
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>a title</x:xmpmeta>"
 
 
 @pytest.mark.parametrize("target", [".jpg", *LOSSLESS])
@@ -259,9 +461,9 @@ def test_profile_exif_xmp_and_resolution_travel(tmp_path, source, target):
     has_xmp = source in (".jpg", ".webp")
     if has_xmp:
         options["xmp"] = XMP
-    photo = read_image(saved_as(tmp_path / f"in{source}", noise(8, 12), **options))
+    photo = read(saved_as(tmp_path / f"in{source}", noise(8, 12), **options))
     assert photo.size == (12, 8)
-    save_image(tmp_path / f"out{target}", photo, torch.rand(3, 12, 8), some_hole(12, 8))
+    save(tmp_path / f"out{target}", filled(photo, torch.rand(3, 12, 8), some_hole(12, 8)))
     with Image.open(tmp_path / f"out{target}") as saved:
         saved.load()
         exif = saved.getexif()
@@ -281,7 +483,7 @@ def test_profile_exif_xmp_and_resolution_travel(tmp_path, source, target):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_each_orientation_is_applied_once(tmp_path, orientation, mode):
     stored = noise(4, 6, mode)
-    photo = read_image(saved_as(tmp_path / "in.png", stored, exif=exif_of_a_camera(orientation)))
+    photo = read(saved_as(tmp_path / "in.png", stored, exif=exif_of_a_camera(orientation)))
     pixels = np.asarray(stored)
     upright = {
         1: pixels,
@@ -293,10 +495,10 @@ def test_each_orientation_is_applied_once(tmp_path, orientation, mode):
         7: pixels[::-1, ::-1].swapaxes(0, 1),
         8: np.rot90(pixels),
     }[orientation]
-    assert np.array_equal(np.asarray(photo.image), upright)
-    hole = torch.zeros(photo.size, dtype=torch.bool)
-    save_image(tmp_path / "out.png", photo, torch.zeros(3, *photo.size), hole)
-    assert np.array_equal(np.asarray(read_image(tmp_path / "out.png").image), upright)
+    assert np.array_equal(np.asarray(as_pil(photo)), upright)
+    hole = np.zeros(photo.size, dtype=bool)
+    save(tmp_path / "out.png", filled(photo, torch.zeros(3, *photo.size), hole))
+    assert np.array_equal(np.asarray(as_pil(read(tmp_path / "out.png"))), upright)
 
 
 def test_the_thumbnail_of_the_unfilled_picture_is_not_carried(tmp_path):
@@ -316,16 +518,16 @@ def test_the_thumbnail_of_the_unfilled_picture_is_not_carried(tmp_path):
     path = saved_as(tmp_path / "in.jpg", noise(32, 32), exif=b"Exif\0\0" + bytes(tiff))
     with Image.open(path) as opened:
         assert opened.getexif().get_ifd(ExifTags.IFD.IFD1)[513] == start
-    photo = read_image(path)
+    photo = read(path)
     assert photo.exif is not None and thumbnail.getvalue() not in photo.exif
-    save_image(tmp_path / "out.jpg", photo, torch.rand(3, 32, 32), some_hole(32, 32))
+    save(tmp_path / "out.jpg", filled(photo, torch.rand(3, 32, 32), some_hole(32, 32)))
     assert thumbnail.getvalue() not in (tmp_path / "out.jpg").read_bytes()
 
 
 def test_a_picture_without_metadata_gets_none(tmp_path):
-    photo = read_image(saved_as(tmp_path / "in.png", noise(5, 5)))
+    photo = read(saved_as(tmp_path / "in.png", noise(5, 5)))
     assert (photo.icc_profile, photo.exif, photo.xmp, photo.dpi, photo.notes) == (None, None, None, None, ())
-    save_image(tmp_path / "out.png", photo, torch.rand(3, 5, 5), some_hole(5, 5))
+    save(tmp_path / "out.png", filled(photo, torch.rand(3, 5, 5), some_hole(5, 5)))
     with Image.open(tmp_path / "out.png") as saved:
         saved.load()
         assert saved.info == {}
@@ -338,35 +540,35 @@ def test_a_picture_without_metadata_gets_none(tmp_path):
 def test_cmyk_is_refused(tmp_path, extension):
     path = saved_as(tmp_path / f"in{extension}", Image.new("CMYK", (4, 4)))
     with pytest.raises(InpaintError, match="mode is CMYK; convert it to RGB"):
-        read_image(path)
+        read(path)
 
 
 def test_float_images_are_refused(tmp_path):
     path = saved_as(tmp_path / "in.tif", Image.new("F", (4, 4)))
     with pytest.raises(InpaintError, match="mode is F"):
-        read_image(path)
+        read(path)
 
 
 def test_missing_empty_foreign_and_unreadable_files(tmp_path):
     with pytest.raises(InpaintError, match="no such file"):
-        read_image(tmp_path / "absent.png")
+        read(tmp_path / "absent.png")
     with pytest.raises(InpaintError, match="is a directory"):
-        read_image(tmp_path)
+        read(tmp_path)
     for content in (b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
         (tmp_path / "text.png").write_bytes(content)
         with pytest.raises(InpaintError, match="expected a PNG, JPEG"):
-            read_image(tmp_path / "text.png")
+            read(tmp_path / "text.png")
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".tif", ".bmp", ".gif"])
 def test_truncated_files_are_refused(tmp_path, extension):
     path = saved_as(tmp_path / f"in{extension}", noise(64, 64))
     content = path.read_bytes()
-    read_image(path)
+    read(path)
     for share in (0.02, 0.3, 0.7):
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(InpaintError):
-            read_image(path)
+            read(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -379,9 +581,9 @@ def test_damaged_files_give_a_photo_or_one_line(tmp_path, data):
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    for read in (read_image, read_mask):
+    for reader in (read, partial(read_hole, size=None)):
         try:
-            read(path, max_megapixels=1)
+            reader(path, max_megapixels=1)
         except InpaintError as error:
             assert "\n" not in str(error)
 
@@ -391,13 +593,13 @@ def test_the_size_limit_is_checked_before_decoding_and_can_be_raised(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header_only(40_000, 30_000))
     with pytest.raises(InpaintError, match=r"1200.0 megapixels, the limit is 100; .*--max-megapixels 1200"):
-        read_image(path)
+        read(path)
     saved_as(path, noise(100, 150))
     with pytest.raises(InpaintError, match="limit is 0.01"):
-        read_image(path, max_megapixels=0.01)
+        read(path, max_megapixels=0.01)
     with pytest.raises(InpaintError, match="limit is 0.01"):
-        read_mask(path, max_megapixels=0.01)
-    assert read_image(path, max_megapixels=0.015).size == (100, 150)
+        read_hole(path, size=None, max_megapixels=0.01)
+    assert read(path, max_megapixels=0.015).size == (100, 150)
     assert limit_of_pillow == Image.MAX_IMAGE_PIXELS
 
 
@@ -406,8 +608,8 @@ def test_of_several_frames_the_first_is_read_with_a_note(tmp_path, extension):
     options = {"lossless": True} if extension == ".webp" else {}
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
     path = saved_as(tmp_path / f"in{extension}", frames[0], save_all=True, append_images=frames[1:], **options)
-    photo = read_image(path)
-    assert photo.image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    photo = read(path)
+    assert as_pil(photo).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     assert len(photo.notes) == 1 and "3 frames; only the first" in photo.notes[0]
 
 
@@ -466,11 +668,11 @@ def test_a_folder_or_file_without_write_permission_is_named(tmp_path, monkeypatc
 )
 def test_formats_that_cannot_hold_the_photograph_are_refused(tmp_path, mode, extension, reason):
     with pytest.raises(InpaintError, match=f"{reason}.*use .png"):
-        check_output(tmp_path / f"out{extension}", Photo(noise(4, 4, mode)))
+        check_output(tmp_path / f"out{extension}", read(noise(4, 4, mode)))
 
 
 def test_formats_with_limits_on_size_and_metadata(tmp_path):
-    wide = Photo(Image.new("L", (16384, 1)))
+    wide = read(Image.new("L", (16384, 1)))
     with pytest.raises(InpaintError, match="WEBP allows 16383 pixels a side"):
         check_output(tmp_path / "out.webp", wide)
     check_output(tmp_path / "out.jpg", wide)
@@ -478,31 +680,69 @@ def test_formats_with_limits_on_size_and_metadata(tmp_path):
         with pytest.raises(
             InpaintError, match=f"cannot hold the photograph's metadata .*{name.upper()} data is too long"
         ):
-            check_output(tmp_path / "out.jpg", Photo(noise(2, 2), **{name: bytes(70_000)}))
+            check_output(tmp_path / "out.jpg", replace(read(noise(2, 2)), **{name: bytes(70_000)}))
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "out.png"
     target.write_bytes(b"what was there before")
-    photo, hole = Photo(noise(8, 8)), some_hole(8, 8)
+    photo, hole = read(noise(8, 8)), some_hole(8, 8)
 
-    save = Image.Image.save
+    save_image = Image.Image.save
 
     def disk_full(self, stream, *arguments, **options):
         if isinstance(stream, io.BytesIO):  # the trial in memory
-            return save(self, stream, *arguments, **options)
+            return save_image(self, stream, *arguments, **options)
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "save", disk_full)
         with pytest.raises(InpaintError, match="no space left on device; nothing was written"):
-            save_image(target, photo, torch.rand(3, 8, 8), hole)
+            save(target, filled(photo, torch.rand(3, 8, 8), hole))
     assert target.read_bytes() == b"what was there before"
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
-    save_image(target, photo, torch.rand(3, 8, 8), hole)
-    assert read_image(target).size == (8, 8)
+    save(target, filled(photo, torch.rand(3, 8, 8), hole))
+    assert read(target).size == (8, 8)
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "png", None])
+def test_streams_receive_the_file_too(tmp_path, file_format):
+    photo, stream = read(noise(6, 7)), Pipe()
+    check_output(stream, photo, file_format=file_format)
+    save(stream, photo, file_format=file_format)
+    with Image.open(io.BytesIO(stream.content)) as saved:
+        assert saved.format == (file_format or "PNG").upper()
+        assert file_format == "JPEG" or np.array_equal(np.asarray(saved), photo.samples)
+    save(tmp_path / "out.tmp", photo, file_format=file_format or "TIFF")
+    with Image.open(tmp_path / "out.tmp") as saved:
+        assert saved.format == (file_format or "TIFF").upper()
+
+
+def test_streams_are_checked_as_files_are():
+    stream = Pipe()
+    for photo, file_format, reason in [
+        (read(noise(4, 4, "RGBA")), "JPEG", "cannot write the picture: JPEG has no alpha"),
+        (None, "GIF", "file format: expected JPEG, PNG, TIFF, WEBP, got GIF"),
+        (read(np.zeros((4, 4, 3), np.uint16)), "PNG", "16-bit grey without alpha, got 3 channels of uint16; convert"),
+        (read(np.zeros((4, 4), np.float32)), "TIFF", "got 1 channels of float32"),
+    ]:
+        with pytest.raises(InpaintError, match=reason):
+            check_output(stream, photo, file_format=file_format)
+        with pytest.raises(InpaintError, match=reason):
+            save(stream, photo or read(noise(4, 4)), file_format=file_format)
+    assert stream.content == b""
+
+
+def test_arrays_are_saved_as_the_picture_they_are(tmp_path):
+    for array in (
+        np.asarray(noise(5, 6)),
+        np.asarray(noise(5, 6, "I;16")).astype(">u2"),
+        np.asarray(noise(5, 6, "LA")),
+    ):
+        save(tmp_path / "out.png", read(np.asfortranarray(array)))
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), array)
 
 
 def test_the_file_has_ordinary_permissions_and_links_stay_links(tmp_path):
@@ -512,104 +752,4 @@ def test_the_file_has_ordinary_permissions_and_links_stay_links(tmp_path):
     assert target.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
     link.symlink_to(target)
     save_picture(link, noise(5, 4))
-    assert link.is_symlink() and read_image(target).size == (5, 4)
-
-
-# Masks
-
-
-def mask_file(tmp_path: Path, pixels: np.ndarray, name: str = "mask.png") -> Path:
-    return saved_as(tmp_path / name, Image.fromarray(pixels))
-
-
-def test_white_is_hole_and_the_threshold_is_exclusive(tmp_path):
-    path = mask_file(tmp_path, np.array([[0, 127, 128, 255]], dtype=np.uint8))
-    assert read_mask(path).dtype == torch.bool
-    assert read_mask(path).tolist() == [[False, False, True, True]]
-    assert read_mask(path, threshold=0).tolist() == [[False, True, True, True]]
-    assert read_mask(path, threshold=0.51).tolist() == [[False, False, False, True]]
-    assert read_mask(path, invert=True).tolist() == [[True, True, False, False]]
-    for threshold in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="threshold"):
-            read_mask(path, threshold=threshold)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_a_mask_reads_the_same_in_every_mode(tmp_path, mode):
-    expected = some_hole(9, 14)
-    white = expected.numpy().astype(np.uint8) * 255
-    deep = Image.fromarray(white.astype(np.uint16) * 257)
-    image = deep if mode == "I;16" else Image.fromarray(white).convert(mode)
-    assert torch.equal(read_mask(saved_as(tmp_path / "mask.png", image)), expected)
-
-
-def test_16_bit_colour_is_no_obstacle_for_a_mask(tmp_path):
-    path = tmp_path / "mask.png"
-    path.write_bytes(png_16_bit(3))
-    assert read_mask(path).shape == (5, 7)
-
-
-def test_colour_counts_by_luminance(tmp_path):
-    image = Image.new("RGB", (3, 1))
-    for column, colour in enumerate(["red", "lime", "blue"]):
-        image.putpixel((column, 0), {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}[colour])
-    assert read_mask(saved_as(tmp_path / "mask.png", image)).tolist() == [[False, True, False]]
-
-
-@pytest.mark.parametrize("ground", [(0, 0, 0), (255, 255, 255)])
-def test_bright_strokes_on_a_transparent_ground_are_the_hole(tmp_path, ground):
-    hole = some_hole(6, 7)
-    pixels = np.zeros((6, 7, 4), dtype=np.uint8)
-    pixels[..., :3] = ground
-    pixels[hole.numpy()] = 255
-    assert torch.equal(read_mask(mask_file(tmp_path, pixels)), hole)
-    pixels[hole.numpy(), 3] = 100  # less than half opaque
-    assert not read_mask(mask_file(tmp_path, pixels)).any()
-    assert torch.equal(read_mask(mask_file(tmp_path, pixels), threshold=0.3), hole)
-
-
-def test_transparency_that_contradicts_the_colours_is_refused(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 7, 4), dtype=np.uint8)
-    with pytest.raises(InpaintError, match="transparent pixels.*flatten"):
-        read_mask(mask_file(tmp_path, pixels))  # a photograph with its hole erased
-    pixels[..., :3] = 0
-    with pytest.raises(InpaintError, match="transparent pixels.*flatten"):
-        read_mask(mask_file(tmp_path, pixels))  # black strokes: painted hole, or painted known part?
-
-
-def test_a_mask_of_another_size_names_both_sizes(tmp_path):
-    path = mask_file(tmp_path, np.zeros((6, 8), dtype=np.uint8))
-    assert read_mask(path, expected_size=(6, 8)).shape == (6, 8)
-    with pytest.raises(InpaintError, match=r"mask.png is 8x6, the photograph is 9x6"):
-        read_mask(path, expected_size=(6, 9))
-    with pytest.raises(InpaintError, match=r"8x6 \(turned by 90 degrees\?\), the photograph is 6x8"):
-        read_mask(path, expected_size=(8, 6))
-
-
-def test_a_mask_is_turned_upright_like_a_photograph(tmp_path):
-    pixels = np.zeros((4, 6), dtype=np.uint8)
-    pixels[0, 0] = 255
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    path = saved_as(tmp_path / "mask.png", Image.fromarray(pixels), exif=exif)
-    hole = read_mask(path, expected_size=(6, 4))
-    assert hole.nonzero().tolist() == [[0, 3]]
-
-
-@settings(max_examples=60, deadline=None)
-@given(height=st.integers(1, 12), width=st.integers(1, 12), pixels=st.integers(0, 15), seed=st.integers(0, 1000))
-def test_dilation_is_a_square_around_every_hole_pixel(height, width, pixels, seed):
-    hole = torch.from_numpy(np.random.default_rng(seed).random((height, width)) < 0.05)
-    expected = torch.zeros_like(hole)
-    for row, column in hole.nonzero().tolist():
-        expected[max(row - pixels, 0) : row + pixels + 1, max(column - pixels, 0) : column + pixels + 1] = True
-    assert torch.equal(dilate_hole(hole, pixels), expected)
-
-
-def test_inversion_comes_before_dilation(tmp_path):
-    pixels = np.full((5, 5), 255, dtype=np.uint8)
-    pixels[2, 2] = 0
-    hole = read_mask(mask_file(tmp_path, pixels), invert=True, dilate=1)
-    assert hole.sum() == 9 and hole[1:4, 1:4].all()
-    with pytest.raises(ValueError, match="dilate"):
-        read_mask(tmp_path / "mask.png", dilate=-1)
+    assert link.is_symlink() and read(target).size == (5, 4)

@@ -1,0 +1,313 @@
+"""Pictures in and out of memory with nothing lost.
+
+Outside the hole the saved file holds the very samples that were read: 8-bit or 16-bit grey, RGB, with or without alpha.
+PNG, WebP and TIFF are written without loss; JPEG re-encodes the whole picture (quality 95, no chroma subsampling). The
+ICC profile, EXIF, XMP and resolution travel along, except what would contradict the new pixels: the EXIF orientation
+(the pixels are turned upright on reading) and the EXIF thumbnail (it shows the unfilled picture).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from inpaint.codec import as_image, decode, encode, name_of, reason, with_channels
+from inpaint.errors import InpaintError
+
+MAX_MEGAPIXELS = 100.0
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
+
+FORMAT_OF_EXTENSION = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+
+SAMPLE_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
+# The types and numbers of channels that can be written to files.
+_WRITABLE = {("uint8", 1), ("uint8", 2), ("uint8", 3), ("uint8", 4), ("uint16", 1)}
+
+
+class Patch(NamedTuple):
+    """New colours for a part of a picture: (3, h, w) float in [0, 1], for its hole: (h, w) bool, True = replace."""
+
+    rows: slice
+    columns: slice
+    colours: Tensor
+    hole: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture in memory, upright: its samples as they came, and what its file said about it.
+
+    ``samples`` is (H, W, C): C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; uint8, uint16, or a floating type in [0, 1].
+    ``notes`` are remarks for the user about how the file was read.
+    """
+
+    samples: np.ndarray
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, as displayed."""
+        return self.samples.shape[0], self.samples.shape[1]
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.samples.shape[2] in (2, 4)
+
+    @property
+    def is_grey(self) -> bool:
+        return self.samples.shape[2] < 3
+
+    @property
+    def white(self) -> float:
+        """The sample of white, and of opaque alpha: 255, 65535 or 1.0."""
+        return 1.0 if self.samples.dtype.kind == "f" else np.iinfo(self.samples.dtype).max
+
+    def colours(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+        """RGB of a part as float32 (3, h, w) in [0, 1]; grey is repeated, alpha left out. Costs what the part costs."""
+        part = np.moveaxis(self.samples[rows, columns, : self._colour_channels], 2, 0)
+        with np.errstate(over="ignore"):  # what lies in the hole may be any number
+            colours = torch.from_numpy(np.array(part, np.float32, order="C")).div_(self.white)
+        return colours.expand(3, -1, -1).contiguous()
+
+    def filled(self, patches: Iterable[Patch]) -> Photo:
+        """A copy with the hole pixels of each patch replaced; grey takes the luminance of the new colours.
+
+        All other samples, and all of the alpha channel, are copied bit for bit.
+
+        Raises:
+            ValueError: the shapes of a patch disagree, or it has colours in its hole that are not numbers.
+        """
+        samples = np.copy(self.samples)
+        for rows, columns, colours, hole in patches:
+            part = samples[rows, columns, : self._colour_channels]
+            if part.shape[:2] != hole.shape or tuple(colours.shape) != (3, *hole.shape):
+                raise ValueError(
+                    f"expected colours of shape {(3, *part.shape[:2])} and a hole of shape {part.shape[:2]}, "
+                    f"got {tuple(colours.shape)} and {hole.shape}"
+                )
+            new = colours.detach().cpu()[:, torch.from_numpy(hole)].T
+            if self.is_grey:
+                new = new.double() @ torch.tensor(LUMINANCE, dtype=torch.float64)[:, None]
+            part[hole] = _quantise(new, samples.dtype)
+        return replace(self, samples=samples)
+
+    def check_known(self, hole: np.ndarray) -> None:
+        """Raise InpaintError unless all colours outside ``hole``, (H, W) bool, lie in [0, 1]."""
+        if self.samples.dtype.kind != "f":
+            return
+        colours = self.samples[..., : self._colour_channels]
+        known = (colours[rows][~hole[rows]] for rows in row_strips(self.size))  # one strip in memory at a time
+        ends = np.array([(part.min(), part.max()) for part in known if part.size])
+        if len(ends) and not (ends.min() >= 0 and ends.max() <= 1):
+            raise InpaintError(
+                f"image: expected known pixels in [0, 1], got values from {ends.min():.3g} to {ends.max():.3g}; "
+                "divide 8-bit values by 255"
+            )
+
+    @property
+    def _colour_channels(self) -> int:
+        return 1 if self.is_grey else 3
+
+
+def read(source: Any, *, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
+    """Read a picture and turn it upright.
+
+    Args:
+        source: path, bytes, binary stream or PIL image: grey, RGB, palette or 1-bit, with or without transparency, or
+            16-bit grey. Palette images become RGB or RGBA, because the colours painted into the hole need not be in the
+            palette; 1-bit images become grey. Of an animated file the first frame is read and ``Photo.notes`` says so.
+            Or a numpy array (H, W) or (H, W, C), whose samples are not copied: uint8, uint16, or floating in [0, 1].
+        max_megapixels: the limit for files, bytes and streams, checked before any pixel is decoded.
+
+    Raises:
+        InpaintError: the file is missing, not an image, damaged, or larger than ``max_megapixels``; or the pixels have
+            a form in which the known ones could not be kept exactly (CMYK, 16-bit colour files, 32-bit grey).
+    """
+    name = name_of(source, "the picture")
+    if not isinstance(source, np.ndarray):
+        samples, facts = decode(source, name, max_megapixels)
+        return Photo(samples, **facts)
+    if source.dtype.name not in SAMPLE_TYPES:
+        raise InpaintError(
+            f"{name}: expected an array of {', '.join(SAMPLE_TYPES)}, got {source.dtype}; convert it, for instance "
+            "with array.astype(np.uint8)"
+        )
+    return Photo(with_channels(source, name))
+
+
+@overload
+def as_given(photo: Photo, like: np.ndarray) -> np.ndarray: ...
+@overload
+def as_given(photo: Photo, like: Any) -> Image.Image: ...
+def as_given(photo: Photo, like: Any) -> np.ndarray | Image.Image:
+    """A picture in the form of ``like``, which it was read from: a numpy array of the same shape, else a PIL image.
+
+    The PIL image is upright, without an orientation tag; its ``info`` holds profile, EXIF, XMP and resolution.
+    """
+    if isinstance(like, np.ndarray):
+        return photo.samples.reshape(like.shape)
+    image = as_image(photo.samples)
+    image.info = {name: value for name, value in _facts(photo).items() if value is not None}
+    return image
+
+
+def to_pil(tensor: Tensor) -> Image.Image:
+    """A float tensor (3, H, W) in [0, 1] as an 8-bit RGB image; values outside the range are clipped.
+
+    Raises:
+        ValueError: the shape is not (3, H, W) or a value is not a number.
+    """
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"expected a tensor of shape (3, H, W), got {tuple(tensor.shape)}")
+    return Image.fromarray(_quantise(tensor.detach().cpu().permute(1, 2, 0), np.dtype(np.uint8)))
+
+
+def row_strips(size: tuple[int, int]) -> Iterator[slice]:
+    """Slices of rows that cover a picture of (height, width), of about 2**18 pixels each."""
+    height = max(1, 2**18 // size[1])
+    return (slice(top, top + height) for top in range(0, size[0], height))
+
+
+def check_output(target: str | Path | BinaryIO, photo: Photo | None = None, *, file_format: str | None = None) -> None:
+    """Find out, before any work, whether :func:`save` can write ``photo`` (or any RGB picture) to ``target``.
+
+    Raises:
+        InpaintError: the extension or format is not one that can be written or cannot hold this photograph; the folder
+            is missing or does not let files be written; ``target`` is a folder or write-protected.
+    """
+    file_format = _format_of(target, file_format)
+    if isinstance(target, str | Path):
+        path = Path(target)
+        if path.is_dir():
+            raise InpaintError(f"cannot write {path}: it is a folder; give the name of a file in it")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise InpaintError(f"cannot write {path}: the file is write-protected; choose another name")
+        check_folder(path.resolve().parent)
+    if photo is None:
+        return
+    cannot = f"cannot write {name_of(target, 'the picture')}"
+    channels, depth = photo.samples.shape[2], photo.samples.dtype.name
+    if (depth, channels) not in _WRITABLE:
+        raise InpaintError(
+            f"{cannot}: expected 8 bits per channel or 16-bit grey without alpha, got {channels} channels of {depth}; "
+            "convert it to 8 bits per channel first"
+        )
+    if file_format == "JPEG" and photo.has_alpha:
+        raise InpaintError(f"{cannot}: JPEG has no alpha channel and the photograph has; use .png")
+    if depth == "uint16" and file_format not in ("PNG", "TIFF"):
+        raise InpaintError(f"{cannot}: {file_format} has no 16-bit grey; use .png or .tif")
+    longest = max(photo.size)
+    if longest > LONGEST_SIDE.get(file_format, longest):
+        raise InpaintError(
+            f"{cannot}: {file_format} allows {LONGEST_SIDE[file_format]} pixels a side, the photograph has "
+            f"{longest}; use .png"
+        )
+    try:
+        encode(photo.samples[:1, :1], file_format, io.BytesIO(), **_facts(photo))
+    except Exception as error:  # Pillow's writers raise errors of many types on metadata that does not fit the format
+        raise InpaintError(
+            f"{cannot}: {file_format} cannot hold the photograph's metadata ({error}); use .png"
+        ) from error
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise InpaintError unless ``folder`` exists and a file can be made in it (tried, not guessed)."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InpaintError(f"cannot write to {folder}: there is no such folder; make it first or choose another")
+    trial = _temporary_name(folder)
+    try:
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise InpaintError(f"cannot write to {folder}: {reason(error)}; choose another folder") from error
+
+
+def save(target: str | Path | BinaryIO, photo: Photo, *, file_format: str | None = None) -> None:
+    """Write a picture; a file appears whole or not at all.
+
+    Args:
+        target: path, or binary stream, which need not be seekable.
+        file_format: "PNG", "JPEG", "WEBP" or "TIFF". By default what the extension says, and PNG for a stream.
+
+    Raises:
+        InpaintError: as for :func:`check_output`, or the disk is full.
+    """
+    check_output(target, photo, file_format=file_format)
+    file_format = _format_of(target, file_format)
+    if not isinstance(target, str | Path):
+        encoded = io.BytesIO()
+        encode(photo.samples, file_format, encoded, **_facts(photo))
+        target.write(encoded.getvalue())
+        return
+    final = Path(target).resolve()  # a link keeps pointing to the file it points to
+    temporary = _temporary_name(final.parent)
+    try:
+        try:
+            with open(temporary, "xb") as stream:
+                encode(photo.samples, file_format, stream, **_facts(photo))
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InpaintError(f"cannot write {target}: {reason(error)}; nothing was written") from error
+
+
+def save_picture(path: str | Path, picture: Image.Image) -> None:
+    """Write the pixels of a PIL image without metadata; the format follows the extension of ``path``."""
+    save(path, Photo(read(picture).samples))
+
+
+def _quantise(values: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Values in [0, 1] as samples; values outside the range are clipped."""
+    if not torch.isfinite(values).all():
+        raise ValueError("expected finite colours, got values that are not numbers")
+    values = values.double().clamp(0, 1)
+    return (values if dtype.kind == "f" else (values * np.iinfo(dtype).max).round()).numpy().astype(dtype)
+
+
+def _format_of(target: str | Path | BinaryIO, file_format: str | None) -> str:
+    formats = sorted(set(FORMAT_OF_EXTENSION.values()))
+    if file_format is not None:
+        if file_format.upper() not in formats:
+            raise InpaintError(f"file format: expected {', '.join(formats)}, got {file_format}; choose one of these")
+        return file_format.upper()
+    if not isinstance(target, str | Path):
+        return "PNG"
+    extension = Path(target).suffix
+    if extension.lower() not in FORMAT_OF_EXTENSION:
+        raise InpaintError(
+            f"cannot write {target}: expected a name ending in {', '.join(FORMAT_OF_EXTENSION)}, got "
+            f"{extension or 'no extension'}"
+        )
+    return FORMAT_OF_EXTENSION[extension.lower()]
+
+
+def _temporary_name(folder: Path) -> Path:
+    return folder / f".inpaint-{secrets.token_hex(8)}.tmp"
+
+
+def _facts(photo: Photo) -> dict[str, Any]:
+    return {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp, "dpi": photo.dpi}
