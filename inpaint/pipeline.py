@@ -21,9 +21,9 @@ from inpaint.errors import InpaintError
 from inpaint.image import Photo, replace_hole, to_tensor
 from inpaint.mask import feature_hole
 from inpaint.networks.layout import multiply_in, on_device
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.scales import enlarge, low_frequencies, scale_sizes, shrink, window_around
 from inpaint.symmetry import complete_symmetrically
+from patchswap.ops import fill_smoothly
 from patchswap.swap import masks_from_hole
 
 Picture = TypeVar("Picture", Image.Image, Tensor)

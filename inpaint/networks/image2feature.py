@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inpaint.networks.convolution import convolve
-from inpaint.networks.smooth_fill import fill_smoothly
+from patchswap.ops import fill_smoothly
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from inpaint.mask import feature_hole
 from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.training.config import Stage, TrainingConfig
 from inpaint.training.data import Batch
 from inpaint.training.losses import (
@@ -27,6 +26,7 @@ from inpaint.training.losses import (
     relative_l2,
     weighted_l1,
 )
+from patchswap.ops import fill_smoothly
 
 
 class Objective(ABC):
