@@ -337,6 +337,12 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
   check_device("fill_smoothly", "hole", hole, "image", image);
   check_float("fill_smoothly", "image", image);
   const FillCall call{.image = image, .hole = torch::stable::contiguous(hole), .result = torch::stable::clone(image)};
+#ifdef PATCHSWAP_CUDA
+  if (image.is_cuda()) {
+    fill_smoothly_cuda(call);
+    return call.result;
+  }
+#endif
   fill_smoothly_cpu(call);
   return call.result;
 }
@@ -374,6 +380,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 #endif
 

@@ -70,6 +70,7 @@
 //     the range of the known pixels of the same sample and channel, up to rounding, and 0 where a sample has none.
 //     Known pixels that are not finite may spread through the hole of their sample and channel.
 //   - It has no gradient; patchswap.ops.fill_smoothly takes the reference where one is asked for, and other dtypes.
+//   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
 // All are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
 // matter. None stores anything of the size queries x keys.
@@ -150,6 +151,7 @@ const char* cpu_kernel_name();
 void match_cuda(const MatchCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
+void fill_smoothly_cuda(const FillCall& call);
 
 // What the CUDA kernels were compiled with: toolkit version, and compute capabilities times 100 joined by commas.
 const char* cuda_toolkit();
