@@ -335,15 +335,16 @@ class Strip {
   const float* weight_[3] = {};
 };
 
-void push(const Fill& fill) {
-  const Level& top = fill.levels.back();
-  const int64_t planes = fill.batch * fill.channels, top_cells = top.height * top.width;
-  for (int64_t plane = 0; plane < planes; plane++) {
-    const float* weight = top.weight.get() + plane / fill.channels * top_cells;
-    for (int64_t cell = 0; cell < top_cells; cell++) {
-      const float total = top.total.get()[plane * top_cells + cell];
-      top.filled.get()[plane * top_cells + cell] = total / std::max(weight[cell], kSmallestWeight);
+void push(Fill& fill) {
+  Level& top = fill.levels.back();
+  const int64_t planes = fill.batch * fill.channels;
+  if (top.lacks()) {  // then it is one cell
+    for (int64_t plane = 0; plane < planes; plane++) {
+      const float weight = top.weight.get()[plane / fill.channels];
+      top.filled.get()[plane] = top.total.get()[plane] / std::max(weight, kSmallestWeight);
     }
+  } else {
+    std::swap(top.total, top.filled);
   }
   for (size_t number = fill.levels.size() - 1; number-- > 0;) {
     const Level& level = fill.levels[number];
