@@ -36,10 +36,10 @@ from inpaint.evaluation.methods import named_method
 from inpaint.evaluation.protocol import pair_samples
 from inpaint.holes import read_hole
 from inpaint.mask import feature_hole
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.photo import read
 from inpaint.pipeline import Inpainter
 from inpaint.scales import resize, shrink
+from patchswap.ops import fill_smoothly
 
 NEAR = (4, 8, 16)  # cells; a cell is 4 pixels of its scale
 ORDER = ("pipeline", "smooth fill", "Telea", "random key")

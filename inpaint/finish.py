@@ -15,9 +15,9 @@ from torch import Tensor
 
 import patchswap
 from inpaint.cells import CELL, PATCH
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.pyramid import low_frequencies
 from inpaint.scene import Scene
+from patchswap.ops import fill_smoothly
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from inpaint.networks.convolution import convolve
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.layout import move, on_device
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.networks.vgg import load_vgg19
 from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors
+from patchswap.ops import fill_smoothly
 
 OWN_VGG = weights.FOLDER / weights.VGG_FILE
 SMALL_PAINTER = Image2FeatureConfig(widths=(8, 8, 8), dilations=(1, 2))
@@ -128,29 +128,6 @@ def test_image2feature_carries_the_surroundings_into_the_middle_of_the_hole() ->
     reach = image.grad.abs().sum(1)[0] > 0
     assert reach[60:72, 60:196].any() and reach[184:196].any() and reach[:, 60:72].any() and reach[:, 184:196].any()
     assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (16, 16), (23, 41)])
-def test_the_smooth_fill_stays_between_the_known_values_and_ignores_the_hole(size: tuple[int, int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    image = 0.2 + 0.6 * torch.rand(3, 3, *size, generator=generator)
-    hole = torch.rand(3, *size, generator=generator) < 0.6
-    hole[:, 0, 0] = False
-    filled = fill_smoothly(image, hole)
-    known = ~hole.unsqueeze(1).expand_as(image)
-    assert torch.equal(filled[known], image[known])
-    for one, own, missing in zip(filled, image, hole, strict=True):
-        assert own[:, ~missing].min() - 1e-6 <= one.min() and one.max() <= own[:, ~missing].max() + 1e-6
-    assert torch.equal(fill_smoothly(image.masked_fill(~known, torch.nan), hole), filled)
-
-
-def test_the_smooth_fill_continues_a_slope() -> None:
-    slope = (torch.arange(64) / 64).expand(1, 3, 64, 64)
-    hole = torch.zeros(1, 64, 64, dtype=torch.bool)
-    hole[:, 20:44, 20:44] = True
-    error = (fill_smoothly(slope, hole) - slope).abs()[hole.unsqueeze(1).expand_as(slope)]
-    assert error.mean() < 0.05 < (slope.mean() - slope)[hole.unsqueeze(1).expand_as(slope)].abs().mean()
-    assert (fill_smoothly(slope, torch.ones_like(hole)) == 0).all()
 
 
 def test_image2feature_starts_from_the_smooth_fill() -> None:
