@@ -63,11 +63,11 @@ def level_at_rim(painted: Tensor, work: Unfinished) -> Tensor:
     rows, columns = scene.near_patches
     reach = PATCH - 1
     queries = F.pad(scene.queries[:, None, rows, columns].float(), (reach, reach, reach, reach))
-    covered = F.max_pool2d(queries, PATCH, stride=1) > 0
-    rim = covered & ~scene.unknown_cells[..., scene.near.rows, scene.near.columns]
+    covered = F.interpolate(F.max_pool2d(queries, PATCH, stride=1), scale_factor=CELL)
     place = scene.near_pixels
     residual = (work.part - painted)[..., place.rows, place.columns]
-    known = F.interpolate(rim.float(), scale_factor=CELL)[:, 0, : residual.shape[2], : residual.shape[3]] > 0
+    covered = covered[:, 0, : residual.shape[2], : residual.shape[3]] > 0
+    known = covered & ~scene.unknown[:, 0, place.rows, place.columns]
     return _added(painted, fill_smoothly(residual, ~known), scene)
 
 

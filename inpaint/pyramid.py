@@ -20,7 +20,7 @@ def halve(picture: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
     height, width = picture.shape[-2:]
     known = (~unknown).to(picture.dtype)
     weighted = F.pad(torch.cat((picture * known, known), dim=1), (0, width % 2, 0, height % 2))
-    mean = resize(weighted, ((height + 1) // 2, (width + 1) // 2))
+    mean = (F.avg_pool2d(weighted, 2) + resize(weighted, ((height + 1) // 2, (width + 1) // 2))) / 2
     coarser = (mean[:, :3] / mean[:, 3:].clamp(min=1e-3)).clamp(0, 1)
     return coarser, F.max_pool2d(unknown.to(picture.dtype), 2, ceil_mode=True) > 0
 
