@@ -65,11 +65,13 @@ def ours(device: str, vgg: str | None, precision: str, filtered: bool = True) ->
         searches = iter(matches)
         scales: dict[str, dict[str, float]] = {}
         for step in filled.times:
-            stages = scales.setdefault("x".join(map(str, step.size)), {})
-            stages[step.name] = step.seconds
+            seconds = {step.name: step.seconds}
             if step.name == "match":  # the pipeline's stage is the whole swap
-                stages["match"] = next(searches)
-                stages["fold"] = step.seconds - stages["match"]
+                search = next(searches)
+                seconds = {"match": search, "fold": step.seconds - search}
+            stages = scales.setdefault("x".join(map(str, step.size)), {})
+            for name, part in seconds.items():
+                stages[name] = stages.get(name, 0.0) + part
         return filled.picture.tensor, {"multiplies_in": multiplies_in, "scales": scales}
 
     return fill
