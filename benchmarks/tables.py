@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-WEIGHTS = ROOT / "inpaint" / "weights" / "SHA256SUMS"
+WEIGHTS = ROOT / "inpaint" / "pretrained" / "SHA256SUMS"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- end -->)", re.DOTALL)
 FORMS = {
     "ours": "`patchswap.swap`",

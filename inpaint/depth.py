@@ -22,11 +22,11 @@ def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
         box: (top, left, bottom, right), ends not included.
     """
     top, left, bottom, right = box
-    hole = hole[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
-    square = max(1, min(hole.shape) // 256)
+    square = max(1, min(bottom - top, right - left) // 256)
+    hole = hole[max(0, top - square) : bottom + square, max(0, left - square) : right + square]  # a square all around
     known = ~pooled(hole, square)
     if not known.any():
-        return max(hole.shape)
+        return max(bottom - top, right - left)
     rows, columns = known.shape
     above_left = np.zeros((rows + 1, columns + 1), np.int64)  # known squares above and left of each corner
     above_left[1:, 1:] = known.cumsum(0).cumsum(1)

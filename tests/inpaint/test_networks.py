@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from inpaint import weights
 from inpaint.errors import InpaintError
+from inpaint.inpainter import Inpainter
 from inpaint.mask import strokes
 from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator, feature2image
 from inpaint.networks.convolution import convolve
@@ -16,7 +17,6 @@ from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.layout import move, on_device
 from inpaint.networks.vgg import load_vgg19
-from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors
 from patchswap.ops import fill_smoothly
 
@@ -277,6 +277,6 @@ def test_inpainters_leave_the_networks_of_their_caller_alone() -> None:
     for network, states in zip(networks[:3], before, strict=True):
         for (tensor, _, stride), (same, _, _) in zip(states, state(network), strict=True):
             assert tensor.data_ptr() == same.data_ptr() and same.stride() == stride
-    assert first.feature2image is not networks.feature2image is not second.feature2image
-    placed = weights.Networks(first.image2feature, first.feature2image, first.vgg, "")
-    assert Inpainter(placed).feature2image is first.feature2image
+    placed = first.networks
+    assert placed.feature2image is not networks.feature2image is not second.networks.feature2image
+    assert Inpainter(placed).networks.feature2image is placed.feature2image
