@@ -9,13 +9,14 @@ import numpy as np
 from inpaint.cells import pooled
 
 DEEPEST = 24  # pixels from the middle of the hole to the nearest known one, at the coarsest scale
+_LARGEST_SQUARE = 8  # pixels a side; with larger ones thin holes would be taken for deep
 
 
 def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
     """Steps of one pixel, diagonal ones included, that known pixels need to grow over the hole pixels in a box.
 
-    Large holes are measured on a grid of squares (a square is hole if any of its pixels is), so the answer is a
-    multiple of their side. Without a known pixel in the box, or next to it, it is the box's longer side.
+    Large holes are measured on a grid of squares (a square is hole if all of its pixels are): the answer is then up to
+    two squares too large, never too small. Without a known pixel in the box, or next to it, it is the box's longer side.
 
     Args:
         hole: (H, W) bool.
@@ -23,8 +24,8 @@ def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
     """
     top, left, bottom, right = box
     hole = hole[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
-    square = max(1, min(hole.shape) // 256)
-    known = ~pooled(hole, square)
+    square = min(max(1, min(hole.shape) // 256), _LARGEST_SQUARE)
+    known = pooled(~hole, square)
     if not known.any():
         return max(hole.shape)
     rows, columns = known.shape
@@ -38,4 +39,5 @@ def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
         strips = above_left[bottom] - above_left[top]
         return bool((strips[:, right] > strips[:, left]).all())
 
-    return square * bisect_left(range(max(rows, columns)), True, key=is_reached)
+    steps = bisect_left(range(max(rows, columns)), True, key=is_reached)
+    return square * (steps + 1) - 1  # to the farthest pixel of a square so many steps away
