@@ -27,8 +27,8 @@ def pooled(mask: np.ndarray, side: int = CELL) -> np.ndarray:
 
 
 def touched(cells: np.ndarray) -> np.ndarray:
-    """Patches with a True cell: (h, w) bool -> (h-2, w-2) bool, empty where the map is too small for a patch."""
-    height, width = (max(0, length - PATCH + 1) for length in cells.shape)
+    """Patches with a True cell: (h, w) bool -> (h-2, w-2) bool, or (0, 0) where the map is too small for a patch."""
+    height, width = (length - PATCH + 1 for length in cells.shape) if min(cells.shape) >= PATCH else (0, 0)
     result = np.zeros((height, width), bool)
     for row in range(PATCH):
         for column in range(PATCH):

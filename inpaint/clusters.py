@@ -56,13 +56,15 @@ class Cluster:
 
 def find_clusters(hole: np.ndarray) -> list[Cluster]:
     """The clusters of a hole (H, W) bool, in reading order of their first block."""
+    if not hole.any():
+        return []
     side = _BLOCK
     while (labels := _connected(pooled(hole, side))).max() > _MOST:
         side *= 2
     blocks = _Blocks(hole, side, labels > 0)
     of_label = np.argsort(labels[labels > 0], kind="stable")
     ends = np.cumsum(np.bincount(labels[labels > 0]))[1:-1]
-    groups = [blocks.group(members) for members in np.split(of_label, ends)] if labels.any() else []
+    groups = [blocks.group(members) for members in np.split(of_label, ends)]
     groups = _joined(blocks, [part for group in groups for part in _cut(blocks, group)])
     return [blocks.cluster(group) for group in sorted(groups, key=lambda group: int(group.members[0]))]
 

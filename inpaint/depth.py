@@ -9,24 +9,25 @@ import numpy as np
 from inpaint.cells import pooled
 
 DEEPEST = 24  # pixels from the middle of the hole to the nearest known one, at the coarsest scale
+_LARGEST_SQUARE = 8  # pixels a side; with larger ones thin holes would be taken for deep
 
 
 def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
     """Steps of one pixel, diagonal ones included, that known pixels need to grow over the hole pixels in a box.
 
-    Large holes are measured on a grid of squares (a square is hole if any of its pixels is), so the answer is a
-    multiple of their side. Without a known pixel in the box, or next to it, it is the box's longer side.
+    Large holes are measured on a grid of squares (a square is hole if all of its pixels are): the answer is then up to
+    two squares too large, never too small. Without a known pixel in the box, or next to it, it is the box's longer side.
 
     Args:
         hole: (H, W) bool.
         box: (top, left, bottom, right), ends not included.
     """
     top, left, bottom, right = box
-    square = max(1, min(bottom - top, right - left) // 256)
-    hole = hole[max(0, top - square) : bottom + square, max(0, left - square) : right + square]  # a square all around
-    known = ~pooled(hole, square)
+    hole = hole[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
+    square = min(max(1, min(hole.shape) // 256), _LARGEST_SQUARE)
+    known = pooled(~hole, square)
     if not known.any():
-        return max(bottom - top, right - left)
+        return max(hole.shape)
     rows, columns = known.shape
     above_left = np.zeros((rows + 1, columns + 1), np.int64)  # known squares above and left of each corner
     above_left[1:, 1:] = known.cumsum(0).cumsum(1)
@@ -38,4 +39,5 @@ def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
         strips = above_left[bottom] - above_left[top]
         return bool((strips[:, right] > strips[:, left]).all())
 
-    return square * bisect_left(range(max(rows, columns)), True, key=is_reached)
+    steps = bisect_left(range(max(rows, columns)), True, key=is_reached)
+    return square * (steps + 1) - 1  # to the farthest pixel of a square so many steps away

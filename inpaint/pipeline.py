@@ -162,6 +162,8 @@ def _carried_over(current: Tensor, coarser: Scene, scene: Scene) -> Tensor:
         ((top >> steps) - coarse_top, (left >> steps) - coarse_left)
         for (top, left), (coarse_top, coarse_left) in zip(scene.corners, coarser.corners, strict=True)
     ]
-    size = tuple(-(-length >> steps) for length in scene.size)
-    enlarged = enlarge(cut(current, corners, 1, (size[0], size[1])), factor=1 << steps)
-    return enlarged[..., : scene.size[0], : scene.size[1]]
+    down, right = (corner % (1 << steps) for corner in scene.corners[0])  # the same for all windows of a shape
+    height, width = scene.size
+    seen = (-(-(down + height) >> steps), -(-(right + width) >> steps))
+    enlarged = enlarge(cut(current, corners, 1, seen), factor=1 << steps)
+    return enlarged[..., down : down + height, right : right + width]

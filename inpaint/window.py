@@ -118,9 +118,20 @@ class Window:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What windows have in common that are filled as one batch."""
+        """What windows have in common that are filled as one batch.
+
+        That is the size of all that is stacked: crops, parts, and the pixels of the photograph that the last part has;
+        and where in a pixel of the coarser scale a part begins.
+        """
         levels = tuple((level.halvings, level.part.size, bool(level.queries.any())) for level in self.levels)
-        return self.crop.size, levels, self.is_wide
+        last = self.levels[-1]
+        pixels = last.part.scaled(1 << last.halvings).within((self.crop.bottom, self.crop.right))
+        begins = tuple(
+            (finer.part.top % step, finer.part.left % step)
+            for coarser, finer in zip(self.levels, self.levels[1:], strict=False)
+            for step in [1 << (coarser.halvings - finer.halvings)]
+        )
+        return self.crop.size, levels, pixels.size, begins, self.is_wide
 
 
 def find_windows(

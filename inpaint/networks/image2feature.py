@@ -35,7 +35,7 @@ class Image2Feature(nn.Module):
     smooth fill is off by 13.3 % (docs/training.md). Three strided convolutions, residual blocks with growing dilation
     that carry the surroundings into the middle of the hole, and two upsampling steps with skips that keep the rim
     continuous. The last step to full resolution is a sub-pixel convolution: a coarse fill has no detail that would pay
-    for full-size layers, and the layers after the residual blocks run where the holes are.
+    for full-size layers. On the CPU the layers after the residual blocks run where the holes are.
     """
 
     stride = 8  # sides are padded to a multiple of this inside forward
@@ -75,14 +75,15 @@ class Image2Feature(nn.Module):
         x = F.leaky_relu(self.to_eighth(quarter), 0.1)
         for block in self.context:
             x = block(x)
-        parts = None if self.training else _around(hole, self.stride)  # training on a GPU does not wait for it
+        # Where the holes are is read on the CPU only: a GPU, which is fast on whole maps, would have to be waited for.
+        parts = _around(hole, self.stride) if hole.device.type == "cpu" and not self.training else None
         if parts:
             x, quarter, half = (parts.cut(each, cell) for each, cell in ((x, 1), (quarter, 2), (half, 4)))
         x = convolve(x, self.up_quarter, doubled=True, skip=quarter, slope=0.1)
         x = convolve(x, self.up_half, doubled=True, skip=half, slope=0.1)
         added = F.pixel_shuffle(convolve(x, self.to_rgb, slope=1), 2).to(image.dtype)
-        painted = parts.add(added, smooth, self.stride).clamp(0, 1) if parts else smooth + added[..., :height, :width]
-        return torch.where(mask, painted, image)
+        painted = parts.add(added, smooth, self.stride) if parts else smooth + added[..., :height, :width]
+        return torch.where(mask, painted if self.training else painted.clamp(0, 1), image)
 
 
 class _Parts(NamedTuple):
