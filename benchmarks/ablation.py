@@ -66,7 +66,7 @@ class Variant:
         inpainter = inpaint.Inpainter(
             self.networks(networks) if self.networks else networks,
             device,
-            recipe=lambda is_wide: self.recipe(default_recipe(is_wide)),
+            recipe=lambda depth: self.recipe(default_recipe(depth)),
             precision=self.precision,
         )
         return lambda image, hole: inpainter(image, hole, self.scales)

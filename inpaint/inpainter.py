@@ -33,7 +33,7 @@ class Inpainter:
     Args:
         networks: Image2Feature, Feature2Image and VGG-19, as ``inpaint.weights.load`` returns them.
         device: where they run.
-        recipe: how windows are filled, or a function that chooses it by whether their holes are wide.
+        recipe: how windows are filled, or a function that chooses it by the depth of their holes in pixels.
         precision: what the networks multiply in: "float32", "bfloat16", or "auto", which is bfloat16 on CPUs that have
             instructions for it. Matching is in float32 in any case.
         max_memory: bytes that a window may take, by default half of what is free. Of a hole that is too large for it,
@@ -110,7 +110,7 @@ class Inpainter:
         stages = Stages(self.device, on_stage)
         patches: list[list[Patch]] = [[] for _ in jobs]
         kept: list[list[KeptWindow]] = [[] for _ in jobs]
-        for batch in batches(windows, largest_part):
+        for batch in batches(windows, largest_part, self._rule):
             for number, (patch, steps) in zip(batch.jobs, self._fill_batch(batch, jobs, stages, keep), strict=True):
                 patches[number].append(patch)
                 kept[number].extend(steps)
@@ -119,17 +119,19 @@ class Inpainter:
             for number, job in enumerate(jobs)
         ]
 
+    def _rule(self, depth: int) -> Recipe:
+        return self.recipe if isinstance(self.recipe, Recipe) else self.recipe(depth)
+
     def _fill_batch(
         self, batch: Batch, jobs: Sequence[Job], stages: Stages, keep: bool
     ) -> list[tuple[Patch, list[KeptWindow]]]:
-        recipe = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(batch.windows[0].is_wide)
         crops = torch.stack(
             [_crop(jobs[number], window) for window, number in zip(batch.windows, batch.jobs, strict=True)]
         )
         scenes = make_scenes(batch.windows, self.device)
         unknown = torch.from_numpy(np.stack([window.unknown for window in batch.windows])).unsqueeze(1)
         crops, unknown = (part.to(self.device, non_blocking=True) for part in (crops, unknown))
-        filling = self.pipeline.fill(crops, unknown, scenes, recipe, stages, keep=keep)
+        filling = self.pipeline.fill(crops, unknown, scenes, batch.recipe, stages, keep=keep)
         colours = filling.colours.cpu()
         stages.read()
         return [
