@@ -76,8 +76,11 @@ def test_parts_that_hang_together_are_found(height: int, width: int, seed: int, 
     occupied = np.random.default_rng(seed).random((height, width)) < share
     ours, theirs = clusters._connected(occupied), label(occupied, connectivity=2)
     pairs = set(zip(ours.ravel().tolist(), theirs.ravel().tolist(), strict=True))
-    assert len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs}) == theirs.max() + (
-        not occupied.all()
+    assert (
+        len(pairs)
+        == len({one for one, _ in pairs})
+        == len({other for _, other in pairs})
+        == theirs.max() + (not occupied.all())
     )
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from inpaint.scales import COARSEST, enlarge, hole_depth, low_frequencies, scale_sizes, shrink, window_around
 
 from inpaint.errors import InpaintError
 from inpaint.mask import center, strokes
-from inpaint.scales import COARSEST, enlarge, hole_depth, low_frequencies, scale_sizes, shrink, window_around
 
 
 @pytest.mark.parametrize(
