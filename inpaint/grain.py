@@ -13,7 +13,7 @@ from inpaint.scene import Scene
 from inpaint.window import Box
 
 
-def enlarge_with_grain(result: Tensor, index: Tensor, scene: Scene, part: Tensor, fine: Tensor) -> Tensor:
+def enlarge_with_grain(result: Tensor, index: Tensor, scene: Scene, fine: Tensor) -> Tensor:
     """The cells near the hole at the photograph's own scale: (B, 3, H', W').
 
     The result of the scale is enlarged. What the photograph has beyond its own picture at that scale, enlarged as well,
@@ -21,10 +21,9 @@ def enlarge_with_grain(result: Tensor, index: Tensor, scene: Scene, part: Tensor
     it was copied from: a mean over overlapping patches would be smooth.
 
     Args:
-        result: (B, 3, h, w), the filled parts at this scale.
+        result: (B, 3, h, w), the filled parts at this scale; the photograph where it is known.
         index: (B, h'-2, w'-2) int64, the key patch of every query, -1 elsewhere.
         scene: the scale.
-        part: (B, 3, h, w), the photograph at this scale.
         fine: (B, 3, H, W), the same parts of the photograph at its own scale, 2**scene.halvings times as fine.
     """
     factor = 1 << scene.halvings
@@ -32,7 +31,7 @@ def enlarge_with_grain(result: Tensor, index: Tensor, scene: Scene, part: Tensor
     enlarged = _enlarged_near(result, scene, factor, size)
     if not scene.is_matched:
         return enlarged
-    missing = fine - enlarge(part, factor=factor)[..., : size[0], : size[1]]
+    missing = fine - enlarge(result, factor=factor)[..., : size[0], : size[1]]
     side = factor * CELL
     cells = F.pixel_unshuffle(F.pad(missing, (0, -size[1] % side, 0, -size[0] % side)), side)
     source = _cells_copied(index, cells.shape[2], cells.shape[3])[:, scene.near.rows, scene.near.columns]

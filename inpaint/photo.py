@@ -109,7 +109,7 @@ class Photo:
                 )
             new = colours.detach().cpu()[:, torch.from_numpy(hole)].T
             if self.is_grey:
-                new = new.double() @ torch.tensor(LUMINANCE, dtype=torch.float64)[:, None]
+                new = new.double() @ new.new_tensor(LUMINANCE, dtype=torch.float64)[:, None]
             part[hole] = _quantise(new, samples.dtype)
         return replace(self, samples=samples)
 

@@ -113,7 +113,7 @@ class Pipeline:
             if scene.halvings:
                 fine = scene.cut(crops, 1 << scene.halvings)
                 with stages.measure("enlarge", (fine.shape[2], fine.shape[3])):
-                    colours = enlarge_with_grain(current, step.index, scene, photograph, fine)
+                    colours = enlarge_with_grain(current, step.index, scene, fine)
         return Filling(colours, coarse, scales if keep else [])
 
     def _infer(self, part: Tensor, scene: Scene, recipe: Recipe, stages: Stages) -> Tensor:

@@ -132,7 +132,8 @@ def load_vgg19(path: Path, last: str = "conv3_1") -> VGG19:
                 f"{path}: expected {key} of shape {tuple(own[name].shape)}, got {tuple(state[key].shape)}; "
                 "give the weights of VGG-19"
             )
-    vgg.load_state_dict({name: state[key].float() for name, key in wanted.items()})
+    # Assigned: copied into what the caller's default dtype and device made, they would take these on.
+    vgg.load_state_dict({name: state[key].float() for name, key in wanted.items()}, assign=True)
     return vgg
 
 
@@ -149,8 +150,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    deviation = torch.tensor([0.229, 0.224, 0.225])
-    mean = torch.tensor([0.485, 0.456, 0.406])
+    deviation = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float32, device="cpu")
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float32, device="cpu")
     converted = {"preproc.weight": torch.diag(1 / deviation)[:, :, None, None], "preproc.bias": -mean / deviation}
     for name, position in _TORCHVISION.items():
         for kind in ("weight", "bias"):
