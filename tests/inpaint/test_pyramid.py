@@ -28,18 +28,25 @@ def test_halving_never_looks_into_the_hole(height: int, width: int, seed: int, o
 def means_of_known(picture: Tensor, unknown: Tensor) -> Tensor:
     """What halving gives, (3, H, W) and (H, W) -> (3, H', W') in float64, pixel by pixel; 0 where nothing is known."""
     height, width = unknown.shape
-    weights = (1, 3, 3, 1)
     result = torch.zeros(3, (height + 1) // 2, (width + 1) // 2, dtype=torch.float64)
     for row in range(result.shape[1]):
         for column in range(result.shape[2]):
-            total, weight = torch.zeros(3, dtype=torch.float64), 0
-            for down, by_row in enumerate(weights, 2 * row - 1):
-                for right, by_column in enumerate(weights, 2 * column - 1):
-                    if 0 <= down < height and 0 <= right < width and not unknown[down, right]:
-                        total += by_row * by_column * picture[:, down, right].double()
-                        weight += by_row * by_column
-            result[:, row, column] = total / max(weight, 1)
+            total, weights = torch.zeros(3, dtype=torch.float64), 0.0
+            for taps in ((0, 1, 1, 0), (1, 3, 3, 1)):
+                for down, by_row in along(taps, row, height).items():
+                    for right, by_column in along(taps, column, width).items():
+                        if down < height and right < width and not unknown[down, right]:
+                            total += by_row * by_column * picture[:, down, right].double()
+                            weights += by_row * by_column
+            result[:, row, column] = total / weights if weights else 0
     return result
+
+
+def along(taps: tuple[int, ...], place: int, length: int) -> dict[int, float]:
+    """Weights, of sum 1, of the pixels that one of half as many sees on a line; a pixel makes an odd length even."""
+    seen = {2 * place - 1 + number: tap for number, tap in enumerate(taps)}
+    inside = {pixel: tap for pixel, tap in seen.items() if 0 <= pixel < length + length % 2}
+    return {pixel: tap / sum(inside.values()) for pixel, tap in inside.items()}
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 16), (11, 7), (1, 9), (1, 1)])
