@@ -127,8 +127,10 @@ class Pipeline:
         with stages.measure("vgg", scene.size), self.multiplying():
             features = self.networks.vgg.relu3_1(part).float()
         with stages.measure("match", scene.size):
-            index = _match(features, scene, recipe)
-            swapped = _swap(features, index, scene)
+            swapped = features
+            for _ in range(1 + recipe.rematches):
+                index = _match(swapped, features, scene, recipe)
+                swapped = _swap(features, index, scene)
         with stages.measure("translate", scene.size), self.multiplying():
             decoded = self.networks.feature2image(swapped)[..., : scene.size[0], : scene.size[1]]
         with stages.measure("blend", scene.size):
@@ -143,9 +145,15 @@ def _unswapped(part: Tensor, scene: Scene) -> ScaleResult:
     return ScaleResult(scene, part, part, part, torch.full_like(scene.queries, -1, dtype=torch.int64))
 
 
-def _match(features: Tensor, scene: Scene, recipe: Recipe) -> Tensor:
-    compared = recipe.compared(features, scene.unknown_cells) if recipe.compared else features
-    return patchswap.match(compared, compared, query_mask=scene.queries, key_mask=scene.keys).index
+def _match(query: Tensor, key: Tensor, scene: Scene, recipe: Recipe) -> Tensor:
+    """The key patch of every query patch: (B, h'-2, w'-2) int64, -1 elsewhere."""
+    masks = {"query_mask": scene.queries, "key_mask": scene.keys}
+    if recipe.compared:
+        query, key = (recipe.compared(features, scene.unknown_cells) for features in (query, key))
+    match = patchswap.match(query, key, **masks)
+    if recipe.coherence:
+        match = patchswap.cohere(match, query, key, weight=recipe.coherence, **masks)
+    return match.index
 
 
 def _swap(features: Tensor, index: Tensor, scene: Scene) -> Tensor:

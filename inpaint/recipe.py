@@ -17,13 +17,17 @@ class Recipe:
 
     symmetric: average Image2Feature over mirrored and turned pictures (inpaint.symmetry). swap: match, translate and
     finish what Image2Feature has painted; otherwise that is the result. finish: what is done to the decoder's picture,
-    in this order. compared: makes what patches are compared by out of features (B, 256, h', w') and unknown cells
-    (B, 1, h', w') bool; what is copied are the features themselves in any case.
+    in this order. coherence: the weight of neighbours that copy from beside a patch's key, in units of the score
+    (``patchswap.cohere``). rematches: how many times swapped features are matched again. compared: makes what patches
+    are compared by out of features (B, 256, h', w') and unknown cells (B, 1, h', w') bool; what is copied are the
+    features themselves in any case.
     """
 
     symmetric: bool = False
     swap: bool = True
     finish: tuple[Step, ...] = ()
+    coherence: float = 0.0
+    rematches: int = 0
     compared: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
