@@ -139,9 +139,10 @@ def test_holes_of_other_windows_are_unknown_too(inpainter: Inpainter, scales: li
     assert len(windows) == 2 and any((window.unknown & ~window.own).any() for window in windows)
     expected = inpainter(image, hole | other_hole, scales)
     for changed in (hole, other_hole):
-        other = image.clone()
-        other[:, changed] = 1 - other[:, changed]
-        assert torch.equal(inpainter(other, hole | other_hole, scales), expected)
+        for value in (0.0, 1.0, torch.nan):
+            other = image.clone()
+            other[:, changed] = value
+            assert torch.equal(inpainter(other, hole | other_hole, scales), expected)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (1, 9), (2, 30)])
