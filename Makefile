@@ -1,8 +1,8 @@
 # make demo       fills the example photographs: pictures into demo/, the times of each stage on the screen
 # make test       runs the tests
 # make lint       ruff, mypy, clang-format
-# make bench      measures the CPU's speed in about 20 minutes: benchmarks/results/, tables, plots
-# make bench-full the same with larger pictures, all rivals and more time, in about 55 minutes
+# make bench      measures the CPU's speed in about 21 minutes: benchmarks/results/, tables, plots
+# make bench-full the same with larger pictures, all rivals and more time, in about 56 minutes
 # make vgg19      downloads what neural inpainting needs (88 MB) to be measured beside ours; bench does it too
 # make wheel      builds one wheel into dist/
 # make gpu-check  all tests on a machine with an NVIDIA GPU, compute-sanitizer, then the benchmark, in ten minutes
@@ -53,6 +53,7 @@ bench bench-full: $(VENV)/.installed-bench $(VGG19)
 		--out benchmarks/results/match-cpu.json --plot docs/images/match-cpu.png
 	$(BIN)/python benchmarks/bench_pipeline.py --device cpu --budget-seconds $(PIPELINE_SECONDS) $(PIPELINE_PART) \
 		--out benchmarks/results/pipeline-cpu.json --plot docs/images/pipeline-cpu.png --append $(PIPELINE_FLAGS)
+	$(BIN)/python benchmarks/bench_photograph.py --out benchmarks/results/photograph-cpu.json
 	$(BIN)/python benchmarks/bench_holes.py --out benchmarks/results/holes-cpu.json
 	$(BIN)/python benchmarks/bench_convolve.py --out benchmarks/results/convolve-cpu.json
 	$(BIN)/pytest benchmarks/bench_swap.py --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json

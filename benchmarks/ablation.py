@@ -3,27 +3,26 @@
     python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --lpips-weights lpips_alex.safetensors
     python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --seconds 5 --json results.json
 
-Every variant is the pipeline itself: it is built with other options, or one function that it calls is replaced while it
-runs. Variants and kinds of holes that DIR already holds for the same weights, photographs and masks are not measured
-again. With --seconds N, the first N photographs of the first kind are timed afterwards, in turns; without it, the
-column stays empty, because a long run is rarely alone on its machine.
+Every variant is the pipeline itself with another recipe (inpaint.recipe), other networks, scales or precision. Variants
+and kinds of holes that DIR already holds for the same weights, photographs and masks are not measured again. With
+--seconds N, the first N photographs of the first kind are timed afterwards, in turns; without it, the column stays
+empty, because a long run is rarely alone on its machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -31,15 +30,18 @@ import machine
 import tables
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+import inpaint
 import patchswap
-from inpaint import pipeline, weights
+from inpaint import weights
+from inpaint.cells import CELL
 from inpaint.evaluation.protocol import evaluate, pair_samples
+from inpaint.finish import KeepColours, Step, Unfinished, level_at_rim, restore_detail, whole_cells
 from inpaint.holes import read_hole
 from inpaint.networks import VGG19
 from inpaint.photo import read
-from inpaint.pipeline import Inpainter
+from inpaint.recipe import Recipe, default_recipe
 
 MEASURED = tuple(tables.ABLATION_MEASURES)
 
@@ -48,156 +50,134 @@ MEASURED = tuple(tables.ABLATION_MEASURES)
 class Variant:
     """One change from the default.
 
-    change: what it is, for the table. options: keyword arguments of Inpainter. scales: short sides in pixels instead
-    of the automatic choice. matched: makes what is matched out of (features, feature hole); what is copied stays the
-    features. detail, rim: instead of ``pipeline._lost_detail`` and ``pipeline._off_at_rim``. networks: puts other
-    networks in the pipeline's place.
+    change: what it is, for the table. recipe: makes the variant's recipe out of the default one. networks: makes its
+    networks out of the given ones. scales: short sides in pixels instead of the automatic choice. precision: as for
+    Inpainter.
     """
 
     change: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    networks: Callable[[weights.Networks], weights.Networks] | None = None
     scales: tuple[int, ...] | None = None
-    matched: Callable[[Tensor, Tensor], Tensor] | None = None
-    detail: Callable[[Tensor, Tensor], Tensor] | None = None
-    rim: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    networks: Callable[[Inpainter], None] | None = None
+    precision: str = "auto"
 
     def method(self, networks: weights.Networks, device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
         """A method for ``inpaint.evaluation``: (3, H, W) and (H, W) -> (3, H, W)."""
-        inpainter = Inpainter(networks, device, **self.options)
-        if self.networks:
-            self.networks(inpainter)
-
-        def fill(image: Tensor, hole: Tensor) -> Tensor:
-            with self.in_force():
-                return inpainter.run(image, hole, scales=self.scales).image
-
-        return fill
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """The functions that the pipeline calls are this variant's."""
-        with ExitStack() as changes:
-            if self.matched:
-                swap = partial(swap_matched_in, self.matched, pipeline._swap)
-                changes.enter_context(mock.patch.object(pipeline, "_swap", swap))
-            if self.detail:
-                changes.enter_context(mock.patch.object(pipeline, "_lost_detail", self.detail))
-            if self.rim:
-                changes.enter_context(mock.patch.object(pipeline, "_off_at_rim", self.rim))
-            yield
+        inpainter = inpaint.Inpainter(
+            self.networks(networks) if self.networks else networks,
+            device,
+            recipe=lambda depth: self.recipe(default_recipe(depth)),
+            precision=self.precision,
+        )
+        return lambda image, hole: inpainter(image, hole, self.scales)
 
 
-def swap_matched_in(
-    matched: Callable[[Tensor, Tensor], Tensor],
-    swap: Callable[..., Any],
-    features: Tensor,
-    *,
-    hole: Tensor,
-    **options: Any,
-) -> tuple[Tensor, patchswap.Match]:
-    """patchswap.swap, or the pipeline's, of ``features`` with the choice made in other ones."""
-    _, match = swap(matched(features, hole), hole=hole, **options)
-    size = (features.shape[2], features.shape[3])
-    copied = patchswap.fold(match.index, features, output_size=size, base=features)
-    return torch.where(hole[:, None], copied, features), match
+def changed(**fields: Any) -> Callable[[Recipe], Recipe]:
+    """The recipe with other fields."""
+    return lambda recipe: dataclasses.replace(recipe, **fields)
 
 
-def centred(features: Tensor, hole: Tensor) -> Tensor:
+def instead_of(step: Step, *others: Step) -> Callable[[Recipe], Recipe]:
+    """The recipe with other finishing steps in the place of one, or none."""
+    return lambda recipe: _with_steps(recipe, lambda each: others if each is step else (each,))
+
+
+def colours_kept(*others: Step) -> Callable[[Recipe], Recipe]:
+    """The recipe with these steps in the place of KeepColours."""
+    return lambda recipe: _with_steps(recipe, lambda each: others if isinstance(each, KeepColours) else (each,))
+
+
+def _with_steps(recipe: Recipe, change: Callable[[Step], tuple[Step, ...]]) -> Recipe:
+    return dataclasses.replace(recipe, finish=tuple(step for each in recipe.finish for step in change(each)))
+
+
+def centred(features: Tensor, unknown: Tensor) -> Tensor:
     """Without each channel's mean over the known cells: the score becomes a correlation in the statistical sense."""
-    return features - known_mean(features, hole)
+    return features - known_mean(features, unknown)
 
 
-def unit_deviation(features: Tensor, hole: Tensor) -> Tensor:
+def unit_deviation(features: Tensor, unknown: Tensor) -> Tensor:
     """Each channel divided by its standard deviation over the known cells."""
-    variance = known_mean(centred(features, hole).square(), hole)
+    variance = known_mean(centred(features, unknown).square(), unknown)
     return features / (variance.sqrt() + 0.05)  # channels that hardly ever fire are not to be blown up
 
 
-def logarithms(features: Tensor, hole: Tensor) -> Tensor:
+def logarithms(features: Tensor, unknown: Tensor) -> Tensor:
     """log(1 + activation), which is what Feature2Image sees."""
     return torch.log1p(features)
 
 
-def known_mean(features: Tensor, hole: Tensor) -> Tensor:
-    known = (~hole)[:, None].to(features.dtype)
+def known_mean(features: Tensor, unknown: Tensor) -> Tensor:
+    """(B, C, h, w) and (B, 1, h, w) bool -> (B, C, 1, 1)."""
+    known = (~unknown).to(features.dtype)
     return (features * known).sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True)
 
 
-lost_detail = pipeline._lost_detail
+def partial_detail(strength: float, painted: Tensor, work: Unfinished) -> Tensor:
+    """That share of the detail."""
+    return torch.lerp(painted, restore_detail(painted, work), strength)
 
 
-def partial_detail(strength: float, residual: Tensor, index: Tensor) -> Tensor:
-    return strength * lost_detail(residual, index)
-
-
-def agreed_detail(residual: Tensor, index: Tensor) -> Tensor:
+def agreed_detail(painted: Tensor, work: Unfinished) -> Tensor:
     """Damped where the copies that overlap in a cell disagree: times |mean|^2 / mean of |copy|^2, at most 1."""
-    share = energy_of_mean(residual, index)
-    return lost_detail(residual, index) * share
+    return painted + (restore_detail(painted, work) - painted) * energy_of_mean(painted, work)
 
 
-def lively_detail(residual: Tensor, index: Tensor) -> Tensor:
+def lively_detail(painted: Tensor, work: Unfinished) -> Tensor:
     """What averaging took away is given back: as strong as the copies are, not as their mean is."""
-    share = energy_of_mean(residual, index).clamp(min=1 / 9)
-    return lost_detail(residual, index) / share.sqrt()
+    share = energy_of_mean(painted, work).clamp(min=1 / 9)
+    return painted + (restore_detail(painted, work) - painted) / share.sqrt()
 
 
-def energy_of_mean(residual: Tensor, index: Tensor) -> Tensor:
-    """(B, 1, H, W): |mean of the overlapping copies|^2 / mean of |copy|^2 in each cell of 4x4 pixels."""
-    height, width = residual.shape[-2:]
-    cells = F.pixel_unshuffle(F.pad(residual, (0, -width % 4, 0, -height % 4)), 4)
-    size = (cells.shape[2], cells.shape[3])
-    mean = patchswap.fold(index, cells, output_size=size)
-    energy = patchswap.fold(index, cells.square().sum(1, keepdim=True), output_size=size)
+def energy_of_mean(painted: Tensor, work: Unfinished) -> Tensor:
+    """(B, 1, h, w): |mean of the copies that overlap in each cell|^2 / mean of |copy|^2."""
+    errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
+    if not work.scene.is_matched:
+        return torch.ones_like(painted[:, :1])
+    size = (errors.shape[2], errors.shape[3])
+    mean = patchswap.fold(work.index, errors, output_size=size)
+    energy = patchswap.fold(work.index, errors.square().sum(1, keepdim=True), output_size=size)
     share = (mean.square().sum(1, keepdim=True) / energy.clamp(min=1e-8)).clamp(0, 1)
-    return F.interpolate(share, scale_factor=4)[..., :height, :width]
+    return F.interpolate(share, scale_factor=CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
-def single_detail(residual: Tensor, index: Tensor) -> Tensor:
+def single_detail(painted: Tensor, work: Unfinished) -> Tensor:
     """Each cell's error from the middle of one patch, the one centred on it, instead of a mean over nine."""
-    height, width = residual.shape[-2:]
-    cells = F.pixel_unshuffle(F.pad(residual, (0, -width % 4, 0, -height % 4)), 4)
-    rows, columns = cells.shape[2:]
-    centre = (index // (columns - 2) + 1) * columns + index % (columns - 2) + 1
-    centre = torch.where(index < 0, -1, centre)
-    copied = patchswap.fold(F.pad(centre, (1, 1, 1, 1), value=-1), cells, output_size=(rows, columns), patch_size=1)
-    return F.pixel_shuffle(copied, 4)[..., :height, :width]
+    if not work.scene.is_matched:
+        return painted
+    errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
+    rows, columns = errors.shape[2:]
+    middle = (work.index // (columns - 2) + 1) * columns + work.index % (columns - 2) + 1
+    middle = torch.where(work.index < 0, -1, middle)
+    copied = patchswap.fold(F.pad(middle, (1, 1, 1, 1), value=-1), errors, output_size=(rows, columns), patch_size=1)
+    return painted + F.pixel_shuffle(copied, CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
-def nothing_off(residual: Tensor, index: Tensor, hole: Tensor) -> Tensor:
-    return torch.zeros_like(residual)
+def copied_pixels(painted: Tensor, work: Unfinished) -> Tensor:
+    """The photograph's own pixels, copied by the match, and the part itself where nothing was matched."""
+    if not work.scene.is_matched:
+        return work.part
+    cells = F.pixel_unshuffle(whole_cells(work.part), CELL)
+    copied = patchswap.fold(work.index, cells, output_size=(cells.shape[2], cells.shape[3]), base=cells)
+    return F.pixel_shuffle(copied, CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
-def copied_pixels(photograph: Tensor, index: Tensor) -> Tensor:
-    """The pixels themselves carried by the match field, and the photograph where nothing was matched."""
-    height, width = photograph.shape[-2:]
-    cells = F.pixel_unshuffle(F.pad(photograph, (0, -width % 4, 0, -height % 4), mode="replicate"), 4)
-    copied = patchswap.fold(index, cells, output_size=(cells.shape[2], cells.shape[3]), base=cells)
-    return F.pixel_shuffle(copied, 4)[..., :height, :width]
+class AveragedOverMirrorImage(nn.Module):
+    """A network's mean of the completions of pictures and of their mirror images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, hole: Tensor) -> Tensor:
+        return (self.network(image, hole) + self.network(image.flip(-1), hole.flip(-1)).flip(-1)) / 2
 
 
-def without_decoder(inpainter: Inpainter) -> None:
-    """Feature2Image paints nothing, so that all of the picture is "detail"."""
-    inpainter.feature2image = lambda features: features.new_zeros(
-        (len(features), 3, 4 * features.shape[2], 4 * features.shape[3])
-    )
-
-
-def averaged_over_mirror_image(inpainter: Inpainter) -> None:
-    """Image2Feature's mean of the completions of the picture and of its mirror image."""
-    network = inpainter.image2feature
-
-    def infer(image: Tensor, hole: Tensor) -> Tensor:
-        return (network(image, hole) + network(image.flip(-1), hole.flip(-1)).flip(-1)) / 2
-
-    inpainter.image2feature = infer
-
-
-class FinerToo:
+class FinerToo(nn.Module):
     """VGG-19's relu3_1 with the four cells of relu2_1 that lie in each of its own as further channels."""
 
     def __init__(self, vgg: VGG19) -> None:
+        super().__init__()
         self.vgg = vgg
 
     def relu3_1(self, image: Tensor) -> Tensor:
@@ -207,41 +187,55 @@ class FinerToo:
         return torch.cat((coarse, cells * (coarse.norm() / cells.norm())), dim=1)  # both weigh the same
 
 
-def matching_finer_too(inpainter: Inpainter) -> None:
-    """Patches are matched, and so carried, with relu2_1 beside relu3_1; Feature2Image sees relu3_1 as ever."""
-    network = inpainter.feature2image
-    inpainter.vgg = FinerToo(inpainter.vgg)
-    inpainter.feature2image = lambda features: network(features[:, :256])
+class SeesRelu3Alone(nn.Module):
+    """Feature2Image, shown the first 256 channels of what FinerToo gives: relu3_1."""
+
+    def __init__(self, feature2image: nn.Module) -> None:
+        super().__init__()
+        self.feature2image = feature2image
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.feature2image(features[:, :256])
+
+
+def averaged_over_mirror_image(networks: weights.Networks) -> weights.Networks:
+    return networks._replace(image2feature=AveragedOverMirrorImage(networks.image2feature))
+
+
+def with_finer_features(networks: weights.Networks) -> weights.Networks:
+    """Patches are matched, and copied, with relu2_1 beside relu3_1."""
+    return networks._replace(
+        vgg=FinerToo(networks.vgg),  # type: ignore[arg-type]
+        feature2image=SeesRelu3Alone(networks.feature2image),
+    )
 
 
 VARIANTS = {
     "default": Variant("the default"),
-    "carry-0": Variant("all frequencies from the decoder (`carry=0`)", {"carry": 0}),
-    "carry-2": Variant("`carry=2`", {"carry": 2}),
-    "carry-4": Variant("`carry=4`", {"carry": 4}),
-    "carry-8": Variant("`carry=8`", {"carry": 8}),
-    "detail-0": Variant("the decoder's picture alone (`detail=False`)", {"detail": False}),
-    "detail-0.5": Variant("half of the detail", detail=partial(partial_detail, 0.5)),
-    "detail-0.75": Variant("three quarters of the detail", detail=partial(partial_detail, 0.75)),
-    "detail-agreed": Variant("detail damped where copies disagree", detail=agreed_detail),
-    "detail-lively": Variant("detail as strong as the copies are", detail=lively_detail),
-    "detail-single": Variant("detail from one patch, not from the mean of nine", detail=single_detail),
-    "pixels": Variant(
-        "the pixels themselves carried, without a decoder", detail=copied_pixels, networks=without_decoder
+    "keep-colours-0": Variant("all frequencies from the decoder (no `KeepColours`)", colours_kept()),
+    **{
+        f"keep-colours-{factor}": Variant(f"`KeepColours({factor})`", colours_kept(KeepColours(factor)))
+        for factor in (2, 4, 8)
+    },
+    "detail-0": Variant("the decoder's picture alone (no `restore_detail`)", instead_of(restore_detail)),
+    "detail-0.5": Variant("half of the detail", instead_of(restore_detail, partial(partial_detail, 0.5))),
+    "detail-0.75": Variant("three quarters of the detail", instead_of(restore_detail, partial(partial_detail, 0.75))),
+    "detail-agreed": Variant("detail damped where copies disagree", instead_of(restore_detail, agreed_detail)),
+    "detail-lively": Variant("detail as strong as the copies are", instead_of(restore_detail, lively_detail)),
+    "detail-single": Variant(
+        "detail from one patch, not from the mean of nine", instead_of(restore_detail, single_detail)
     ),
-    "rim-as-copied": Variant("what is off along the rim not spread into the hole", rim=nothing_off),
-    "key-margin-1": Variant("`key_margin=1`", {"key_margin": 1}),
-    "key-margin-2": Variant("`key_margin=2`", {"key_margin": 2}),
-    "key-margin-4": Variant("`key_margin=4`", {"key_margin": 4}),
-    "match-centred": Variant("match without each channel's mean", matched=centred),
-    "match-deviation": Variant("match with channels of deviation 1", matched=unit_deviation),
-    "match-finer": Variant("match relu2_1 as well as relu3_1", networks=matching_finer_too),
-    "match-logarithms": Variant("match logarithms of the activations", matched=logarithms),
-    "asymmetric": Variant("Image2Feature not averaged (`symmetric=False`)", {"symmetric": False}),
+    "pixels": Variant("the pixels themselves copied, not decoded", instead_of(restore_detail, copied_pixels)),
+    "rim-as-copied": Variant("what is off along the rim not spread into the hole", instead_of(level_at_rim)),
+    "match-centred": Variant("match without each channel's mean", changed(compared=centred)),
+    "match-deviation": Variant("match with channels of deviation 1", changed(compared=unit_deviation)),
+    "match-finer": Variant("match relu2_1 as well as relu3_1", networks=with_finer_features),
+    "match-logarithms": Variant("match logarithms of the activations", changed(compared=logarithms)),
+    "asymmetric": Variant("Image2Feature not averaged (`symmetric=False`)", changed(symmetric=False)),
     "mirrored": Variant(
-        "Image2Feature averaged over the mirror image only", {"symmetric": False}, networks=averaged_over_mirror_image
+        "Image2Feature averaged over the mirror image only", changed(symmetric=False), averaged_over_mirror_image
     ),
-    "float32": Variant("networks in float32 (`precision`)", {"precision": "float32"}),
+    "float32": Variant("networks in float32 (`precision`)", precision="float32"),
     "scales-512": Variant("one scale: 512", scales=(512,)),
     "scales-256-512": Variant("scales 256, 512 (the paper's)", scales=(256, 512)),
     "scales-64-512": Variant("scales 64, 128, 256, 512", scales=(64, 128, 256, 512)),

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
 import torch
 from bench_match import write
+from measure_pipeline import convolving_by_torch
 from torch import Tensor, nn
 
 from inpaint.networks import convolution
@@ -62,7 +62,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         return convolution.convolve(x, layer, doubled=doubled, skip=skip, slope=SLOPE)
 
     def by_torch() -> Tensor:
-        with mock.patch.object(convolution, "_FEWEST_TILES", sys.maxsize):
+        with convolving_by_torch():
             return ours()
 
     inputs = (each if each is None else each.double() for each in (x, layer.weight, layer.bias, skip))

@@ -140,7 +140,7 @@ def time_ours(side: int) -> dict[str, Any]:
         times.append(time.perf_counter() - start)
     with torch.no_grad():
         target = swapped(content, style, inpainter)
-        objective = style_optimisation.objective(painted.unsqueeze(0), target, inpainter.vgg).item()
+        objective = style_optimisation.objective(painted.unsqueeze(0), target, inpainter.networks.vgg).item()
     return {
         "times": times,
         "peak_memory_mib": round(memory / 2**20),
@@ -154,7 +154,8 @@ def time_optimisation(side: int, steps: int) -> dict[str, Any]:
     small = content[None, :, :64, :64]
     with torch.no_grad():
         target = swapped(small[0], small[0], inpainter)
-    list(style_optimisation.optimise(small, target, inpainter.vgg, steps=2, dtype=inpainter._dtype))  # code is loaded
+    vgg, dtype = inpainter.networks.vgg, inpainter.pipeline.dtype
+    list(style_optimisation.optimise(small, target, vgg, steps=2, dtype=dtype))  # code is loaded
     before = reset_peak("cpu")
     match_times, step_times, objectives = [], [], []
     for _ in range(3):
@@ -163,15 +164,13 @@ def time_optimisation(side: int, steps: int) -> dict[str, Any]:
             target = swapped(content, style, inpainter)
         match_times.append(time.perf_counter() - start)
     last = 0.0
-    for step in style_optimisation.optimise(
-        content.unsqueeze(0), target, inpainter.vgg, steps=steps, dtype=inpainter._dtype
-    ):
+    for step in style_optimisation.optimise(content.unsqueeze(0), target, vgg, steps=steps, dtype=dtype):
         step_times.append(step.seconds - last)
         last = step.seconds
         objectives.append(step.objective)
     memory = peak_memory("cpu") - before
     with torch.no_grad():
-        objective = style_optimisation.objective(step.picture, target, inpainter.vgg).item()
+        objective = style_optimisation.objective(step.picture, target, vgg).item()
     return {
         "match_times": match_times,
         "step_times": step_times,
@@ -210,9 +209,8 @@ def compare(
 ) -> tuple[float, float, float]:
     """Relative distance of Gram matrices, correlation of brightness in 16x16 pixels, distance of colours."""
     layers = ("relu1_1", "relu2_1", "relu3_1")
-    found, wanted = (
-        [gram(inpainter.vgg(picture.unsqueeze(0), layers)[layer]) for layer in layers] for picture in (painted, style)
-    )
+    features = [inpainter.networks.vgg(picture.unsqueeze(0), layers) for picture in (painted, style)]
+    found, wanted = ([gram(of_picture[layer]) for layer in layers] for of_picture in features)
     distances = [((a - b).norm() / b.norm()).item() for a, b in zip(found, wanted, strict=True)]
     blocks = [torch.nn.functional.avg_pool2d(luminance(p.unsqueeze(0)), 16).flatten() for p in (painted, content)]
     directions = torch.nn.functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=1)

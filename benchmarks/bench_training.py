@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 import patchswap
 from inpaint.networks.registry import ROLES, Role
+from inpaint.training import distributed
 from inpaint.training.config import TrainingConfig, load_config
 from inpaint.training.data import Batch, Photographs, batches
 from inpaint.training.trainer import DEFAULT_VGG, Trainer
@@ -57,13 +58,13 @@ class Stopwatch:
         self.seconds[self._part] += now - self._since
         self._part, self._since = part, now
 
-    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` as a part; what follows it is the rest."""
+    def around(self, part: str, function: Callable[..., Any], then: str = "rest") -> Callable[..., Any]:
+        """``function`` as a part, and what follows it as another."""
 
         def run(*arguments: Any, **options: Any) -> Any:
             self.turn(part)
             result = function(*arguments, **options)
-            self.turn("rest")
+            self.turn(then)
             return result
 
         return run
@@ -151,8 +152,8 @@ def watched_steps(trainer: Trainer, loader: Iterator[Batch], steps: int) -> dict
     load = watch.around("data", lambda: next(loader))
     with (
         mock.patch.object(patchswap, "swap", watch.around("swap", patchswap.swap)),
-        mock.patch.object(trainer, "_update", watch.around("optimiser", trainer._update)),
-        mock.patch.object(trainer, "_average", watch.around("optimiser", trainer._average)),
+        # Once the losses are known, all that is left of a step is to change weights.
+        mock.patch.object(distributed, "mean", watch.around("rest", distributed.mean, then="optimiser")),
     ):
         trainer.train_step(load())  # the first one with hooks
         watch.turn("rest")

@@ -13,7 +13,6 @@ import dataclasses
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -24,7 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from training_choices import SHORT_RUN
 
+import patchswap
 from inpaint import weights
+from inpaint.mask import feature_hole
 from inpaint.networks import PatchDiscriminator
 from inpaint.training.config import load_config
 from inpaint.training.data import Photographs, batches
@@ -65,9 +66,11 @@ def decode(data: Path, steps: int) -> list[Example]:
     config = dataclasses.replace(config, **SHORT_RUN, bfloat16=False)
     trainer = Trainer("feature2image", config, DEFAULT_VGG, torch.device("cpu"))
     trainer.begin_from(weights.load())
-    objective: Any = trainer.objective
-    loader = tqdm(batches(Photographs(data, config)), total=steps, desc="decode")
-    return [(batch.image, objective.paint(batch), objective._features) for batch in loader]
+    examples = []
+    for batch in tqdm(batches(Photographs(data, config)), total=steps, desc="decode"):
+        features = patchswap.swap(trainer.vgg.relu3_1(batch.image), hole=feature_hole(batch.hole))
+        examples.append((batch.image, trainer.networks["generator"](features), features))
+    return examples
 
 
 def learn(examples: list[Example], *, sees_detail: bool, spectral: bool, rate: float) -> list[float]:

@@ -19,13 +19,13 @@ import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
 import tables
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,11 +35,12 @@ from inpaint import weights
 from inpaint.evaluation.methods import named_method
 from inpaint.evaluation.protocol import pair_samples
 from inpaint.holes import read_hole
-from inpaint.mask import feature_hole
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.photo import read
-from inpaint.pipeline import Inpainter
-from inpaint.scales import resize, shrink
+from inpaint.pyramid import halve
+from inpaint.tensor_photo import TensorPhoto
+from inpaint.window import Level
+from inpaint.work import prepare
+from patchswap.ops import fill_smoothly
 
 NEAR = (4, 8, 16)  # cells; a cell is 4 pixels of its scale
 ORDER = ("pipeline", "smooth fill", "Telea", "random key")
@@ -74,67 +75,87 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def measure(inpainter: Inpainter, truth: Tensor, hole: Tensor) -> dict[tuple[int, str], dict[str, float]]:
+def measure(inpainter: inpaint.Inpainter, truth: Tensor, hole: Tensor) -> dict[tuple[int, str], dict[str, float]]:
     """{(short side of the scale, where the keys come from): what was measured} of one photograph."""
-    result = inpainter.run(truth, hole)
-    measured: dict[tuple[int, str], dict[str, float]] = {}
-    for number, scale in enumerate(result.scales):
-        photograph, missing = shrink(truth[None], hole[None], scale.size)
-        true = resize(truth[None], scale.size)  # without the hole's weights, which shrink() needs to hide the truth
-        sources = {"Telea": named_method("telea")(photograph[0], missing[0])[None]}
-        if number == 0:
-            sources["smooth fill"] = fill_smoothly(photograph, missing)
-        cells = feature_hole(missing).to(inpainter.device)
-        features = inpainter.vgg.relu3_1(true.to(inpainter.device))
-        best = chosen_keys(features, cells)
-        queries = best >= 0
-        chosen = {"pipeline": scale.match_index.to(best.device)[queries]}
-        for name, picture in sources.items():
-            filled = torch.where(missing[:, None], picture, photograph).to(inpainter.device)
-            chosen[name] = chosen_keys(inpainter.vgg.relu3_1(filled), cells)[queries]
-        keys = (~touching(cells)).flatten().nonzero()[:, 0]
-        drawn = torch.randint(len(keys), chosen["pipeline"].shape, generator=torch.Generator().manual_seed(0))
-        chosen["random key"] = keys[drawn.to(keys.device)]
-        rows = compare(features, best, chosen)
-        measured |= {(min(scale.size), name): row for name, row in rows.items()}
-    return measured
+    filled = inpainter.fill(prepare(TensorPhoto(truth), hole), keep=True)
+    nothing = torch.zeros_like(hole)[None, None]
+    true, known = ([each] for each in ((truth[None], nothing), (truth[None], hole[None, None])))
+    found: dict[tuple[int, str], list[Compared]] = defaultdict(list)
+    for window in filled.kept:
+        for scale in window.scales:
+            level = scale.level
+            while len(true) <= level.halvings:
+                true.append(halve(*true[-1]))
+                known.append(halve(*known[-1]))
+            if not level.queries.any():
+                continue
+            place = (..., level.part.rows, level.part.columns)
+            photograph, unknown = (part[place] for part in known[level.halvings])
+            sources = {"Telea": named_method("telea")(photograph[0], unknown[0, 0])[None]}
+            if scale is window.scales[0]:
+                sources["smooth fill"] = fill_smoothly(photograph, unknown[:, 0])
+            features = features_of(inpainter, true[level.halvings][0][place])
+            best = chosen_keys(features, level)
+            queries, keys = (torch.from_numpy(mask).to(best.device) for mask in (level.queries, level.keys))
+            chosen = {"pipeline": scale.match_index.to(best.device)[queries]}
+            for name, picture in sources.items():
+                completed = features_of(inpainter, torch.where(unknown, picture, photograph))
+                chosen[name] = chosen_keys(completed, level)[queries]
+            usable = keys.flatten().nonzero()[:, 0]
+            drawn = torch.randint(len(usable), chosen["pipeline"].shape, generator=torch.Generator().manual_seed(0))
+            chosen["random key"] = usable[drawn.to(usable.device)]
+            for name, rows in compare(features, best, chosen).items():
+                found[min(level.size), name].append(rows)
+    whole = {key: Compared(*map(torch.cat, zip(*of_windows, strict=True))) for key, of_windows in found.items()}
+    return {(size, name): summary(rows, whole[size, "random key"]) for (size, name), rows in whole.items()}
 
 
-def chosen_keys(features: Tensor, cells: Tensor) -> Tensor:
+def features_of(inpainter: inpaint.Inpainter, picture: Tensor) -> Tensor:
+    return inpainter.networks.vgg.relu3_1(picture.to(inpainter.device))
+
+
+def chosen_keys(features: Tensor, level: Level) -> Tensor:
     """(rows, columns) of the patch grid: the key that patch-swap chooses, -1 where nothing is matched."""
-    return patchswap.swap(features, hole=cells, return_match=True)[1].index[0]
+    queries, keys = (torch.from_numpy(mask)[None].to(features.device) for mask in (level.queries, level.keys))
+    return patchswap.match(features, features, query_mask=queries, key_mask=keys).index[0]
 
 
-def touching(cells: Tensor) -> Tensor:
-    """Patches with a hole cell: (B, H, W) bool -> (B, H - 2, W - 2) bool."""
-    return F.max_pool2d(cells[:, None].float(), 3, stride=1)[:, 0] > 0
+class Compared(NamedTuple):
+    """Chosen keys beside the best, (queries,) each: cells between the two, the chosen one's score, the best one's."""
+
+    distance: Tensor
+    score: Tensor
+    best_score: Tensor
 
 
-def compare(features: Tensor, best: Tensor, chosen: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+def compare(features: Tensor, best: Tensor, chosen: dict[str, Tensor]) -> dict[str, Compared]:
     """Chosen keys against the best.
 
     Args:
         features: (1, C, H, W) of the truth.
         best: (H - 2, W - 2) int64, -1 where nothing is matched; otherwise the key of the highest score.
-        chosen: by name, (queries,) int64: keys in the order of the queries, row by row. "random key" must be there.
+        chosen: by name, (queries,) int64: keys in the order of the queries, row by row.
     """
     columns = best.shape[1]
     queries, keys = (best >= 0).flatten().nonzero()[:, 0], best[best >= 0]
     highest = scores(features, queries, keys)
-    random = scores(features, queries, chosen["random key"]).mean()
     rows = {}
     for name, found in chosen.items():
         down, right = found // columns - keys // columns, found % columns - keys % columns
-        distance = torch.hypot(down.float(), right.float())
-        score = scores(features, queries, found).mean()
-        rows[name] = {
-            "same": 100 * (found == keys).float().mean().item(),
-            **{f"within_{cells}": 100 * (distance <= cells).float().mean().item() for cells in NEAR},
-            "score": score.item(),
-            "best_score": highest.mean().item(),
-            "reach": ((score - random) / (highest.mean() - random)).item(),
-        }
+        rows[name] = Compared(torch.hypot(down.float(), right.float()), scores(features, queries, found), highest)
     return rows
+
+
+def summary(rows: Compared, random: Compared) -> dict[str, float]:
+    """Means over all queries; ``random`` has random keys for the same ones."""
+    score, best, lowest = rows.score.mean(), rows.best_score.mean(), random.score.mean()
+    return {
+        "same": 100 * (rows.distance == 0).float().mean().item(),
+        **{f"within_{cells}": 100 * (rows.distance <= cells).float().mean().item() for cells in NEAR},
+        "score": score.item(),
+        "best_score": best.item(),
+        "reach": ((score - lowest) / (best - lowest)).item(),
+    }
 
 
 def scores(features: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

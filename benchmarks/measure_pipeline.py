@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,13 @@ from cases import make_hole, photograph
 from measure import MOST_ROUNDS, answer_jobs, free_memory, peak_memory, reset_peak
 from torch import Tensor
 
+import inpaint
 import patchswap
 from inpaint import weights
 from inpaint.evaluation.methods import BASELINES
-from inpaint.networks import convolution
 from inpaint.networks.layout import multiply_in
-from inpaint.pipeline import Inpainter
+from inpaint.tensor_photo import TensorPhoto
+from inpaint.work import prepare
 
 FEWEST_RUNS = 3
 SINGLE_RUN = 10.0  # seconds from which on one run has to do
@@ -55,41 +56,47 @@ class Form:
 
 def ours(device: str, vgg: str | None, precision: str, filtered: bool = True) -> Fill:
     """``filtered``: as it is; else torch computes all convolutions, as it does neural inpainting's."""
-    inpainter = Inpainter(weights.load(), device, precision=precision)
+    inpainter = inpaint.load(device=device, precision=precision)
     multiplies_in = dtype_name(precision, device)
 
     def fill(image: Tensor, hole: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        fewest = convolution._FEWEST_TILES if filtered else sys.maxsize
-        with timed_matches(device) as matches, mock.patch.object(convolution, "_FEWEST_TILES", fewest):
-            result = inpainter.run(image, hole)
+        with timed_matches(device) as matches, nullcontext() if filtered else convolving_by_torch():
+            filled = inpainter.fill(prepare(TensorPhoto(image), hole))
         searches = iter(matches)
         scales: dict[str, dict[str, float]] = {}
-        for step in result.times:
-            stages = scales.setdefault("x".join(map(str, step.size)), {})
-            stages[step.name] = step.seconds
+        for step in filled.times:
+            seconds = {step.name: step.seconds}
             if step.name == "match":  # the pipeline's stage is the whole swap
-                stages["match"] = next(searches)
-                stages["fold"] = step.seconds - stages["match"]
-        return result.image, {"multiplies_in": multiplies_in, "scales": scales}
+                search = next(searches)
+                seconds = {"match": search, "fold": step.seconds - search}
+            stages = scales.setdefault("x".join(map(str, step.size)), {})
+            for name, part in seconds.items():
+                stages[name] = stages.get(name, 0.0) + part
+        return filled.picture.tensor, {"multiplies_in": multiplies_in, "scales": scales}
 
     return fill
 
 
 @contextmanager
 def timed_matches(device: str) -> Iterator[list[float]]:
-    """The seconds of every call of the match operator, as it ends."""
+    """The seconds of every call of patchswap.match, as it ends."""
     seconds: list[float] = []
-    operator = patchswap.ops.match
+    match = patchswap.match
 
-    def timed(*arguments: Any) -> Any:
+    def timed(*arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        found = operator(*arguments)
+        found = match(*arguments, **options)
         synchronise(device)
         seconds.append(time.perf_counter() - start)
         return found
 
-    with mock.patch.object(patchswap.ops, "match", timed):
+    with mock.patch.object(patchswap, "match", timed):
         yield seconds
+
+
+def convolving_by_torch() -> AbstractContextManager[Any]:
+    """The networks find no compiled library, and convolve by torch; patchswap's operators are the compiled ones."""
+    return mock.patch.object(patchswap.ops, "extension", None)
 
 
 def neural(device: str, vgg: str | None, form: str, matcher: str) -> Fill:

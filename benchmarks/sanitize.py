@@ -13,6 +13,7 @@ import sys
 import torch
 
 import patchswap
+from patchswap import ops, reference
 from patchswap.testing import assert_match_close
 
 SHAPES = ((1, 24, 9, 13), (2, 40, 20, 37))
@@ -40,6 +41,11 @@ def main() -> int:
     hole = torch.zeros(2, 20, 21, dtype=torch.bool, device="cuda")
     hole[:, 5:11, 4:12] = True
     patchswap.swap(features, hole=hole).square().sum().backward()
+    for size in ((40, 33), (150, 201)):
+        image = torch.randn(2, 3, *size, device="cuda")
+        hole = torch.rand(2, *size, device="cuda") < 0.7
+        expected = reference.smooth_fill(image.double(), hole)
+        torch.testing.assert_close(ops.fill_smoothly(image, hole).double(), expected, rtol=0, atol=1e-5)
     torch.cuda.synchronize()
     print("done")
     return 0

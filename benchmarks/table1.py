@@ -49,7 +49,7 @@ from inpaint.evaluation.protocol import evaluate, pair_samples
 from inpaint.holes import read_hole
 from inpaint.photo import read as read_photo
 from inpaint.photo import save_picture, to_pil
-from inpaint.scales import resize
+from inpaint.pyramid import resize
 
 KIND = "center"
 COMPARED = ("context-encoder", "neural-inpainting", "ours")

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-WEIGHTS = ROOT / "inpaint" / "weights" / "SHA256SUMS"
+WEIGHTS = ROOT / "inpaint" / "pretrained" / "SHA256SUMS"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- end -->)", re.DOTALL)
 FORMS = {
     "ours": "`patchswap.swap`",
@@ -220,6 +220,31 @@ def pipeline_summary(results: list[dict[str, Any]]) -> str:
     return table(["image / hole", *sizes], body)
 
 
+def photograph_costs(results: list[dict[str, Any]]) -> str:
+    """Holes of a large photograph: the work, its stages, the same cut out beforehand, memory, and detail."""
+    rows = [row for row in results if "median_ms" in row]
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stage_ms"]))
+    body = []
+    for row in rows:
+        times = [row["stage_ms"].get(stage, 0.0) for stage in stages]
+        times.append(max(0.0, row["median_ms"] - sum(times)))
+        cut_out, detail = row["cut_out_ms"], row["detail"]
+        body.append(
+            [
+                row["hole"],
+                *(f"{row[name]:,}" for name in ("hole_pixels", "windows")),
+                str(row["finest"]),
+                *(f"{time:,.0f}" for time in times),
+                f"**{row['median_ms']:,.0f}**",
+                "" if cut_out is None else f"{cut_out:,.0f} ({row['times_cut_out']:.2f} x)",
+                f"{row['peak_memory_mib']:,} MiB",
+                "" if detail is None else f"{detail:.2f}",
+            ]
+        )
+    header = ["milliseconds", "hole pixels", "windows", "finest scale", *stages, "other", "all"]
+    return table([*header, "cut out (ratio to it)", "memory", "detail"], body)
+
+
 def stage_sums(row: dict[str, Any]) -> dict[str, float]:
     """Milliseconds of each stage over all scales."""
     return {stage: sum(times.get(stage, 0.0) for times in row["scale_ms"].values()) for stage in STAGES}
@@ -371,6 +396,7 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "swap-cpu-summary": ("swap-cpu.json", swap_summary),
     "holes-cpu": ("holes-cpu.json", holes),
     "convolve-cpu": ("convolve-cpu.json", convolutions),
+    "photograph-cpu": ("photograph-cpu.json", photograph_costs),
 }
 for _device in ("cpu", "cpu-avx512", "cuda"):
     _file = f"match-{_device}.json"

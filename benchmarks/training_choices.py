@@ -26,15 +26,16 @@ import held_out
 import machine
 import torch
 from ablation import MEASURED, paired, write
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+import inpaint
 from inpaint import weights
 from inpaint.evaluation.metrics import LPIPS, l1, ssim
 from inpaint.mask import center
 from inpaint.networks import Feature2Image
+from inpaint.networks.layout import on_device
 from inpaint.photo import read, to_pil
-from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors, under
 from inpaint.training.checkpoint import averaged_generator
 from inpaint.training.config import load_config
@@ -108,18 +109,17 @@ def measure(
 ) -> dict[tuple[str, str], list[dict[str, float]]]:
     """For each decoder what was measured of each square, composited and rounded to 8 bits; kept in ``out``."""
     hole = center(held_out.SIDE, held_out.SIDE, held_out.HOLE)
-    inpainter = Inpainter(networks)
-    inpainter.image2feature = remembering(inpainter.image2feature)
+    remembering = Remembering(on_device(networks.image2feature, "cpu"))  # one for all: nothing is left to be moved
     measured = {}
     for name, network in decoders.items():
         path = out / f"{'-'.join(name)}.json"
         measured[name] = json.loads(path.read_text())["measured"] if path.exists() else []
         if len(measured[name]) == len(squares):
             continue
-        inpainter.feature2image = network
+        inpainter = inpaint.Inpainter(networks._replace(image2feature=remembering, feature2image=network))
         measured[name] = []
         for truth in tqdm(squares, desc=" ".join(name), unit="photo"):
-            result = read(to_pil(inpainter.run(truth, hole).image)).colours()
+            result = read(to_pil(inpainter(truth, hole))).colours()
             found = {
                 "hole_l1": l1(result, truth, hole),
                 "ssim": ssim(result, truth),
@@ -130,17 +130,19 @@ def measure(
     return measured
 
 
-def remembering(network: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """``network``, which works on each picture only once: the rows differ in what comes after it."""
-    answers: dict[bytes, Tensor] = {}
+class Remembering(nn.Module):
+    """A network that works on each batch of pictures only once: the rows differ in what comes after it."""
 
-    def answer(image: Tensor, hole: Tensor) -> Tensor:
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.answers: dict[bytes, Tensor] = {}
+
+    def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         seen = image.numpy().tobytes()
-        if seen not in answers:
-            answers[seen] = network(image, hole)
-        return answers[seen]
-
-    return answer
+        if seen not in self.answers:
+            self.answers[seen] = self.network(image, hole)
+        return self.answers[seen]
 
 
 def summarise(measured: dict[tuple[str, str], list[dict[str, float]]]) -> list[dict[str, Any]]:

@@ -275,8 +275,8 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
   return call.result;
 }
 
-void check_float(const char* name, const Tensor& tensor) {
-  require(tensor.scalar_type() == ScalarType::Float, "convolve: ", name, " must be float32; got ", dtype_text(tensor));
+void check_float(const char* op, const char* name, const Tensor& tensor) {
+  require(tensor.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32; got ", dtype_text(tensor));
 }
 
 // A (B, C, H, W) map as (B, H, W, C), copied only where the channels of a cell do not lie side by side.
@@ -288,26 +288,26 @@ Tensor as_cells(const Tensor& features) {
 Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> skip,
                 int64_t dilation, bool doubled, bool replicate, double slope) {
   require(features.dim() == 4, "convolve: features must have shape (B, C, H, W); got ", shape_text(features));
-  check_float("features", features);
+  check_float("convolve", "features", features);
   require(dilation >= 1 && dilation <= kMaxDilation && (dilation == 1 || !doubled),
           "convolve: dilation must be from 1 to ", kMaxDilation, ", and 1 where the map is doubled; got ", dilation);
   const int64_t scale = doubled ? 2 : 1;
   const int64_t batch = features.size(0), height = scale * features.size(2), width = scale * features.size(3);
   if (skip) {
-    check_float("skip", *skip);
+    check_float("convolve", "skip", *skip);
     check_device("convolve", "skip", *skip, "features", features);
     require(skip->dim() == 4 && skip->size(0) == batch && skip->size(2) == height && skip->size(3) == width,
             "convolve: skip must have shape (", batch, ", C, ", height, ", ", width, "), the size of the result; got ",
             shape_text(*skip));
   }
   const int64_t channels = features.size(1) + (skip ? skip->size(1) : 0);
-  check_float("weight", weight);
+  check_float("convolve", "weight", weight);
   check_device("convolve", "weight", weight, "features", features);
   require(weight.dim() == 4 && weight.size(1) == channels && weight.size(2) == 3 && weight.size(3) == 3,
           "convolve: weight must have shape (O, ", channels, ", 3, 3), the channels of features and skip; got ",
           shape_text(weight));
   if (bias) {
-    check_float("bias", *bias);
+    check_float("convolve", "bias", *bias);
     check_device("convolve", "bias", *bias, "features", features);
     require(bias->dim() == 1 && bias->size(0) == weight.size(0), "convolve: bias must have shape (", weight.size(0),
             "), the first of weight; got ", shape_text(*bias));
@@ -324,6 +324,27 @@ Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std:
                           .result = torch::stable::new_empty(features, {shape, 4})};
   convolve_cpu(call);
   return torch::stable::transpose(torch::stable::transpose(call.result, 1, 3), 2, 3);
+}
+
+Tensor fill_smoothly(Tensor image, Tensor hole) {
+  check_features("fill_smoothly", "image", image);
+  require(hole.scalar_type() == ScalarType::Bool, "fill_smoothly: hole must be bool with True = hole; got ",
+          dtype_text(hole));
+  require(hole.dim() == 3 && hole.size(0) == image.size(0) && hole.size(1) == image.size(2) &&
+              hole.size(2) == image.size(3),
+          "fill_smoothly: hole must have shape (", image.size(0), ", ", image.size(2), ", ", image.size(3),
+          "), one value for each pixel; got ", shape_text(hole));
+  check_device("fill_smoothly", "hole", hole, "image", image);
+  check_float("fill_smoothly", "image", image);
+  const FillCall call{.image = image, .hole = torch::stable::contiguous(hole), .result = torch::stable::clone(image)};
+#ifdef PATCHSWAP_CUDA
+  if (image.is_cuda()) {
+    fill_smoothly_cuda(call);
+    return call.result;
+  }
+#endif
+  fill_smoothly_cpu(call);
+  return call.result;
 }
 
 }  // namespace
@@ -343,6 +364,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
+  library.def("fill_smoothly(Tensor image, Tensor hole) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
@@ -350,6 +372,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("convolve", TORCH_BOX(&patchswap::convolve));
+  library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 
 #ifdef PATCHSWAP_CUDA
@@ -357,6 +380,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 #endif
 

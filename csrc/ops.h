@@ -53,6 +53,25 @@
 //   - The result, (B, O, H', W') with H' = 2 H if doubled, is channels last in memory. It differs from the
 //     direct sum by rounding, some ten times as much as that sum itself.
 //
+// fill_smoothly(Tensor image, Tensor hole) -> Tensor
+//
+//   A smooth interpolation of the known pixels into the hole by pull-push (Gortler et al. 1996, section 3.4.2). Every
+//   cell has a value and a weight, which says how much of it is known: at level 0, the picture, 0 in the hole and 1
+//   elsewhere.
+//   Pull: each level has half the rows and columns of the last, rounded up, until one cell is left. Its cells take the
+//   weighted mean of the up to 2 x 2 cells below, and twice the mean of their weights, at most 1.
+//   Push: from the top down, a cell becomes weight * value + (1 - weight) * x, where x is the level above, interpolated
+//   bilinearly with half-pixel centres; then twice the same with x the mean of the 3 x 3 cells around, where beyond the
+//   border the outermost cells are repeated.
+//
+//   - image (B, C, H, W): float32, of any strides. What it holds inside the hole does not matter.
+//   - hole: bool (B, H, W), True = hole.
+//   - The result, laid out in memory as torch.empty_like(image), holds known pixels bit for bit. In the hole it is in
+//     the range of the known pixels of the same sample and channel, up to rounding, and 0 where a sample has none.
+//     Known pixels that are not finite may spread through the hole of their sample and channel.
+//   - It has no gradient; patchswap.ops.fill_smoothly takes the reference where one is asked for, and other dtypes.
+//   - CUDA takes fewer than 2^30 cells in one channel of one sample.
+//
 // All are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
 // matter. None stores anything of the size queries x keys.
 #pragma once
@@ -112,10 +131,18 @@ struct ConvolveCall {
   Tensor result;
 };
 
+// A checked call of fill_smoothly. hole is contiguous, image and result may have any strides; the result holds a copy
+// of image, of which the hole is to be written.
+struct FillCall {
+  Tensor image, hole;
+  Tensor result;
+};
+
 void match_cpu(const MatchCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
 void convolve_cpu(const ConvolveCall& call);
+void fill_smoothly_cpu(const FillCall& call);
 
 // Instruction set that match_cpu uses on this machine: "avx512", "avx2" or "generic".
 const char* cpu_kernel_name();
@@ -124,6 +151,7 @@ const char* cpu_kernel_name();
 void match_cuda(const MatchCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
+void fill_smoothly_cuda(const FillCall& call);
 
 // What the CUDA kernels were compiled with: toolkit version, and compute capabilities times 100 joined by commas.
 const char* cuda_toolkit();

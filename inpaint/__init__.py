@@ -2,7 +2,7 @@
 
 >>> import inpaint
 >>> inpainter = inpaint.load("default")
->>> filled = inpainter(image, mask)  # PIL images or tensors; white or True marks the hole
+>>> filled = inpainter(image, mask)  # PIL images, numpy arrays or tensors; white or True = hole
 >>> painted = inpaint.stylize(image, painting, inpainter=inpainter)
 """
 

@@ -9,14 +9,15 @@ import numpy as np
 from inpaint.cells import pooled
 
 DEEPEST = 24  # pixels from the middle of the hole to the nearest known one, at the coarsest scale
+SPECK = 5  # the same of holes that are too small for patches of 12 pixels
 _LARGEST_SQUARE = 8  # pixels a side; with larger ones thin holes would be taken for deep
 
 
 def hole_depth(hole: np.ndarray, box: tuple[int, int, int, int]) -> int:
     """Steps of one pixel, diagonal ones included, that known pixels need to grow over the hole pixels in a box.
 
-    Large holes are measured on a grid of squares (a square is hole if all of its pixels are). The answer is then up to
-    two squares too large, never too small. Without a known pixel in the box or next to it, it is the box's longer side.
+    Large holes are measured on a grid of squares (a square is hole if all of its pixels are): the answer is then up to
+    two squares too large, never too small. Without a known pixel in the box, or next to it, it is the longer side.
 
     Args:
         hole: (H, W) bool.

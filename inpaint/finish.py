@@ -15,9 +15,9 @@ from torch import Tensor
 
 import patchswap
 from inpaint.cells import CELL, PATCH
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.pyramid import low_frequencies
 from inpaint.scene import Scene
+from patchswap.ops import fill_smoothly
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,10 @@ def restore_detail(painted: Tensor, work: Unfinished) -> Tensor:
     rows, columns = scene.near_patches
     errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
     copied = patchswap.fold(work.index[:, rows, columns], errors, output_size=scene.near.size)
-    return _added(painted, F.pixel_shuffle(copied, CELL), scene)
+    restored = painted.clone(memory_format=torch.contiguous_format)
+    place = restored[..., scene.near_pixels.rows, scene.near_pixels.columns]
+    place += F.pixel_shuffle(copied, CELL)[..., : place.shape[2], : place.shape[3]]
+    return restored
 
 
 def level_at_rim(painted: Tensor, work: Unfinished) -> Tensor:
@@ -60,15 +63,11 @@ def level_at_rim(painted: Tensor, work: Unfinished) -> Tensor:
     scene = work.scene
     if not scene.is_matched:
         return painted
-    rows, columns = scene.near_patches
     reach = PATCH - 1
-    queries = F.pad(scene.queries[:, None, rows, columns].float(), (reach, reach, reach, reach))
-    covered = F.max_pool2d(queries, PATCH, stride=1) > 0
-    rim = covered & ~scene.unknown_cells[..., scene.near.rows, scene.near.columns]
-    place = scene.near_pixels
-    residual = (work.part - painted)[..., place.rows, place.columns]
-    known = F.interpolate(rim.float(), scale_factor=CELL)[:, 0, : residual.shape[2], : residual.shape[3]] > 0
-    return _added(painted, fill_smoothly(residual, ~known), scene)
+    queries = F.pad(scene.queries.unsqueeze(1).float(), (reach, reach, reach, reach))
+    covered = F.interpolate(F.max_pool2d(queries, PATCH, stride=1), scale_factor=CELL)
+    known = (covered[..., : scene.size[0], : scene.size[1]] > 0) & ~scene.unknown
+    return painted + fill_smoothly(work.part - painted, ~known[:, 0])
 
 
 @dataclass(frozen=True)
@@ -85,12 +84,3 @@ def whole_cells(picture: Tensor) -> Tensor:
     """(B, C, h, w), with zeros added below and to the right until its sides are multiples of a cell."""
     height, width = picture.shape[-2:]
     return F.pad(picture, (0, -width % CELL, 0, -height % CELL)) if height % CELL or width % CELL else picture
-
-
-def _added(painted: Tensor, correction: Tensor, scene: Scene) -> Tensor:
-    """The correction of what is near the hole, added there."""
-    place = scene.near_pixels
-    result = painted.clone(memory_format=torch.contiguous_format)
-    target = result[..., place.rows, place.columns]
-    target += correction[..., : target.shape[2], : target.shape[3]]
-    return result

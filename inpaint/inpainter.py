@@ -13,6 +13,7 @@ from torch import Tensor
 from inpaint import memory, weights
 from inpaint.device import choose_device
 from inpaint.errors import InpaintError
+from inpaint.graphs import Graphs
 from inpaint.networks.layout import multiply_in, on_device
 from inpaint.photo import Patch, as_given
 from inpaint.pipeline import Filling, Pipeline
@@ -33,12 +34,13 @@ class Inpainter:
     Args:
         networks: Image2Feature, Feature2Image and VGG-19, as ``inpaint.weights.load`` returns them.
         device: where they run.
-        recipe: how windows are filled, or a function that chooses it by whether their holes are wide.
+        recipe: how windows are filled, or a function that chooses it by the depth of their holes in pixels.
         precision: what the networks multiply in: "float32", "bfloat16", or "auto", which is bfloat16 on CPUs that have
             instructions for it. Matching is in float32 in any case.
         max_memory: bytes that a window may take, by default half of what is free. Of a hole that is too large for it,
             fine scales are left out: the photograph's finest detail is then carried into the hole by the match of the
             finest scale that fits.
+        graphs: on a GPU, replay CUDA graphs for windows of a geometry that was seen before (``inpaint.graphs``).
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Inpainter:
         recipe: Recipe | RecipeRule = default_recipe,
         precision: str = "auto",
         max_memory: float | None = None,
+        graphs: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.recipe = recipe
@@ -59,6 +62,7 @@ class Inpainter:
             vgg=on_device(networks.vgg, self.device),
         )
         self.pipeline = Pipeline(self.networks, self.device, multiply_in(precision, self.device))
+        self._graphs = Graphs(self.pipeline) if graphs and self.device.type == "cuda" else None
 
     def __call__(self, image: Any, mask: Any, scales: Sequence[int] | None = None) -> Any:
         """Fills the holes of a picture and returns a picture of the same type, size and values outside the holes.
@@ -110,7 +114,7 @@ class Inpainter:
         stages = Stages(self.device, on_stage)
         patches: list[list[Patch]] = [[] for _ in jobs]
         kept: list[list[KeptWindow]] = [[] for _ in jobs]
-        for batch in batches(windows, largest_part):
+        for batch in batches(windows, largest_part, self._rule):
             for number, (patch, steps) in zip(batch.jobs, self._fill_batch(batch, jobs, stages, keep), strict=True):
                 patches[number].append(patch)
                 kept[number].extend(steps)
@@ -119,17 +123,21 @@ class Inpainter:
             for number, job in enumerate(jobs)
         ]
 
+    def _rule(self, depth: int) -> Recipe:
+        return self.recipe if isinstance(self.recipe, Recipe) else self.recipe(depth)
+
     def _fill_batch(
         self, batch: Batch, jobs: Sequence[Job], stages: Stages, keep: bool
     ) -> list[tuple[Patch, list[KeptWindow]]]:
-        recipe = self.recipe if isinstance(self.recipe, Recipe) else self.recipe(batch.windows[0].is_wide)
-        crops = torch.stack(
-            [_crop(jobs[number], window) for window, number in zip(batch.windows, batch.jobs, strict=True)]
-        )
+        parts = [_crop(jobs[number], window) for window, number in zip(batch.windows, batch.jobs, strict=True)]
+        crops = torch.stack([part.to(self.device, non_blocking=True) for part in parts])
+        unknown = torch.from_numpy(np.stack([window.unknown for window in batch.windows])).unsqueeze(1).to(self.device)
         scenes = make_scenes(batch.windows, self.device)
-        unknown = torch.from_numpy(np.stack([window.unknown for window in batch.windows])).unsqueeze(1)
-        crops, unknown = (part.to(self.device, non_blocking=True) for part in (crops, unknown))
-        filling = self.pipeline.fill(crops, unknown, scenes, recipe, stages, keep=keep)
+        if self._graphs is not None and not keep:
+            with stages.measure("replay", scenes[-1].size):
+                filling = self._graphs.fill(crops, unknown, scenes, batch.recipe)
+        else:
+            filling = self.pipeline.fill(crops, unknown, scenes, batch.recipe, stages, keep=keep)
         colours = filling.colours.cpu()
         stages.read()
         return [

@@ -104,7 +104,8 @@ class Pipeline:
                 photograph = scene.cut(pictures[scene.halvings])
                 if scene is not coarser:
                     current = _carried_over(current, coarser, scene)
-                step = self._refine(torch.where(scene.unknown, current, photograph), scene, recipe, stages)
+                part = torch.where(scene.unknown, current, photograph)
+                step = self._refine(part, scene, recipe, stages) if recipe.swap else _unswapped(part, scene)
                 current, coarser = step.result, scene
                 scales = [*scales, step] if keep else [step]
             place = scene.near_pixels
@@ -136,6 +137,10 @@ class Pipeline:
                 painted = step(painted, work)
             result = torch.where(scene.own, painted.clamp(0, 1), part)
         return ScaleResult(scene, part, decoded, result, index)
+
+
+def _unswapped(part: Tensor, scene: Scene) -> ScaleResult:
+    return ScaleResult(scene, part, part, part, torch.full_like(scene.queries, -1, dtype=torch.int64))
 
 
 def _match(features: Tensor, scene: Scene, recipe: Recipe) -> Tensor:

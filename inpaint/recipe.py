@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from inpaint.depth import DEEPEST, SPECK
 from inpaint.finish import KeepColours, Step, level_at_rim, restore_detail
 
 
@@ -14,22 +15,30 @@ from inpaint.finish import KeepColours, Step, level_at_rim, restore_detail
 class Recipe:
     """How a window is filled.
 
-    symmetric: average Image2Feature over mirrored and turned pictures (inpaint.symmetry). finish: what is done to the
-    decoder's picture, in this order. compared: makes what patches are compared by out of features (B, 256, h', w') and
-    unknown cells (B, 1, h', w') bool; what is copied are the features themselves in any case.
+    symmetric: average Image2Feature over mirrored and turned pictures (inpaint.symmetry). swap: match, translate and
+    finish what Image2Feature has painted; otherwise that is the result. finish: what is done to the decoder's picture,
+    in this order. compared: makes what patches are compared by out of features (B, 256, h', w') and unknown cells
+    (B, 1, h', w') bool; what is copied are the features themselves in any case.
     """
 
-    symmetric: bool
-    finish: tuple[Step, ...]
+    symmetric: bool = False
+    swap: bool = True
+    finish: tuple[Step, ...] = ()
     compared: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-NARROW = Recipe(symmetric=False, finish=(restore_detail, level_at_rim, KeepColours(4)))
+TINY = Recipe(swap=False)
+NARROW = Recipe(finish=(restore_detail, level_at_rim, KeepColours(4)))
 WIDE = Recipe(symmetric=True, finish=(restore_detail, level_at_rim, KeepColours(8)))
 
-RecipeRule = Callable[[bool], Recipe]  # whether the window's holes are wide -> how it is filled
+RecipeRule = Callable[[int], Recipe]  # depth of a window's holes in pixels -> how it is filled
 
 
-def default_recipe(is_wide: bool) -> Recipe:
-    """WIDE for holes that need more than one scale, else NARROW; docs/quality.md has the measurements."""
-    return WIDE if is_wide else NARROW
+def default_recipe(depth: int) -> Recipe:
+    """TINY for holes that are smaller than a patch, WIDE for those that need more than one scale, NARROW between them.
+
+    docs/quality.md has the measurements.
+    """
+    if depth <= SPECK:
+        return TINY
+    return WIDE if depth > DEEPEST else NARROW

@@ -106,15 +106,15 @@ class Window:
     """A part of the photograph in which some of its holes are filled, independently of all other windows.
 
     crop: the pixels of the photograph that it sees. unknown, own: (h, w) bool over the crop: pixels of any hole, and of
-    the holes that it fills. levels: coarse to fine. is_wide: its holes are too deep to be filled at the photograph's
-    own scale alone.
+    the holes that it fills. levels: coarse to fine. depth: of its holes (inpaint.depth), in
+    pixels.
     """
 
     crop: Box
     unknown: np.ndarray
     own: np.ndarray
     levels: tuple[Level, ...]
-    is_wide: bool
+    depth: int
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -131,7 +131,7 @@ class Window:
             for coarser, finer in zip(self.levels, self.levels[1:], strict=False)
             for step in [1 << (coarser.halvings - finer.halvings)]
         )
-        return self.crop.size, levels, pixels.size, begins, self.is_wide
+        return self.crop.size, levels, pixels.size, begins
 
 
 def find_windows(
@@ -207,7 +207,7 @@ def _window_of(hole: np.ndarray, cluster: Cluster, halvings: list[int], largest_
         if levels and _is_too_large(level, largest_part):
             break
         levels.append(level)
-    return Window(crop, unknown, own, tuple(levels), cluster.is_wide)
+    return Window(crop, unknown, own, tuple(levels), cluster.depth)
 
 
 def _is_too_large(level: Level, largest_part: float) -> bool:

@@ -17,6 +17,7 @@ from inpaint import holes, photo
 from inpaint.codec import name_of
 from inpaint.errors import InpaintError
 from inpaint.photo import MAX_MEGAPIXELS, Patch, Photo
+from inpaint.recipe import Recipe, RecipeRule
 from inpaint.stages import StageTime
 from inpaint.tensor_photo import TensorPhoto
 from inpaint.window import Level, Window, halvings_of
@@ -130,21 +131,22 @@ def prepare(
 
 
 class Batch(NamedTuple):
-    """Windows of equal shape, and the number of the job that each belongs to."""
+    """Windows of equal shape, the number of the job that each belongs to, and how they are filled."""
 
     windows: list[Window]
     jobs: list[int]
+    recipe: Recipe
 
 
-def batches(windows: Sequence[Sequence[Window]], largest_part: float) -> Iterator[Batch]:
-    """The windows of all jobs in batches of equal shape, as many in one as fit into ``largest_part`` pixels."""
+def batches(windows: Sequence[Sequence[Window]], largest_part: float, rule: RecipeRule) -> Iterator[Batch]:
+    """The windows of all jobs in batches of equal shape and recipe, as many in one as ``largest_part`` pixels hold."""
     groups: dict[Any, list[tuple[Window, int]]] = {}
     for number, of_job in enumerate(windows):
         for window in of_job:
-            groups.setdefault(window.shape, []).append((window, number))
-    for members in groups.values():
+            groups.setdefault((window.shape, rule(window.depth)), []).append((window, number))
+    for (_, recipe), members in groups.items():
         pixels = max(level.part.size[0] * level.part.size[1] for level in members[0][0].levels)
         count = max(1, int(min(largest_part, LARGEST_BATCH)) // pixels)
         for start in range(0, len(members), count):
             chunk = members[start : start + count]
-            yield Batch([window for window, _ in chunk], [job for _, job in chunk])
+            yield Batch([window for window, _ in chunk], [job for _, job in chunk], recipe)

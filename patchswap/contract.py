@@ -38,6 +38,12 @@ def check_features(operator: str, name: str, features: Tensor) -> None:
         )
 
 
+def check_float(operator: str, name: str, tensor: Tensor) -> None:
+    """Raise unless the tensor is float32, the one dtype that some operators take."""
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"patchswap.{operator}: {name} must be float32; got {_dtype(tensor)}")
+
+
 def check_like(operator: str, name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Raise unless the two feature maps share dtype and device."""
     if tensor.dtype != other.dtype:
@@ -154,9 +160,8 @@ def check_convolve(
         raise ValueError(f"patchswap.convolve: features must have shape (B, C, H, W); got {_shape(features)}")
     named = {"features": features, "skip": skip, "weight": weight, "bias": bias}
     for name, tensor in named.items():
-        if tensor is not None and tensor.dtype != torch.float32:
-            raise TypeError(f"patchswap.convolve: {name} must be float32; got {_dtype(tensor)}")
         if tensor is not None:
+            check_float("convolve", name, tensor)
             check_device("convolve", name, tensor, "features", features)
     if not 1 <= dilation <= MAX_DILATION or (dilation > 1 and doubled):
         raise ValueError(
@@ -183,6 +188,20 @@ def check_convolve(
             f"patchswap.convolve: bias must have shape ({weight.shape[0]}), the first of weight; got {_shape(bias)}"
         )
     return height, width
+
+
+def check_fill_smoothly(image: Tensor, hole: Tensor) -> None:
+    """Raise ValueError or TypeError where the arguments of `fill_smoothly` break its contract, but for its dtype."""
+    check_features("fill_smoothly", "image", image)
+    if hole.dtype != torch.bool:
+        raise TypeError(f"patchswap.fill_smoothly: hole must be bool with True = hole; got {_dtype(hole)}")
+    batch, _, height, width = image.shape
+    if tuple(hole.shape) != (batch, height, width):
+        raise ValueError(
+            f"patchswap.fill_smoothly: hole must have shape ({batch}, {height}, {width}), one value for each pixel; "
+            f"got {_shape(hole)}"
+        )
+    check_device("fill_smoothly", "hole", hole, "image", image)
 
 
 def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width: int, patch_size: int) -> None:

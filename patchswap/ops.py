@@ -1,11 +1,12 @@
-"""The operators torch.ops.patchswap.{match, fold, fold_backward, convolve} and everything torch knows about them.
+"""The operators torch.ops.patchswap.* and everything torch knows about them; SCHEMAS lists them.
 
 The compiled library (library.py) defines the operators and their CPU and CUDA kernels. Without it they are defined
 here, with the same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
 
 * Gradients: `fold` is linear in key and base and has gradients of every order. `match` has none: its index is an
   arg-max and its score is reported for inspection, so both outputs are marked non-differentiable. `convolve` is for
-  inference, and says so where a gradient is asked of it.
+  inference, and says so where a gradient is asked of it. So does the operator `fill_smoothly`; the function of that
+  name takes the reference there.
 * Autocast: `match` runs in float32, so that its arg-max does not depend on autocast's dtype; `fold` keeps key's dtype.
 """
 
@@ -25,6 +26,7 @@ SCHEMAS = {
     "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
     "bool replicate, float slope) -> Tensor",
+    "fill_smoothly": "(Tensor image, Tensor hole) -> Tensor",
 }
 
 
@@ -91,6 +93,31 @@ def convolve(
     return torch.ops.patchswap.convolve(features, weight, bias, skip, dilation, doubled, replicate, slope)
 
 
+def fill_smoothly(image: Tensor, hole: Tensor) -> Tensor:
+    """Fills the hole smoothly from its rim by pull-push; known pixels stay bit for bit.
+
+    Pull: known pixels are averaged level by level, each level half the last. Push: what a level lacks comes from the
+    level above, smoothed a little. What ``image`` holds inside the hole, NaN included, does not matter.
+    Source: Gortler et al., The Lumigraph, 1996, section 3.4.2; the formulas stand in csrc/ops.h.
+
+    One operator, torch.ops.patchswap.fill_smoothly, in float32; plain torch where ``image`` has another dtype or needs
+    a gradient.
+
+    Args:
+        image: (B, C, H, W) float32, float64, bfloat16 or float16, values of any range.
+        hole: (B, H, W) bool, True = hole. A sample without a known pixel becomes 0.
+
+    Returns:
+        (B, C, H, W) in the range of the known pixels up to rounding; dtype of image, and its layout in memory.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: a shape, a dtype or a device does not fit.
+    """
+    if image.dtype != torch.float32 or (image.requires_grad and torch.is_grad_enabled()):
+        return reference.smooth_fill(image, hole)
+    return torch.ops.patchswap.fill_smoothly(image, hole)
+
+
 @torch.library.register_fake("patchswap::match")
 def _match_fake(
     query: Tensor,
@@ -138,6 +165,13 @@ def _convolve_fake(
     return features.new_empty(features.shape[0], height, width, weight.shape[0]).permute(0, 3, 1, 2)
 
 
+@torch.library.register_fake("patchswap::fill_smoothly")
+def _fill_smoothly_fake(image: Tensor, hole: Tensor) -> Tensor:
+    contract.check_fill_smoothly(image, hole)
+    contract.check_float("fill_smoothly", "image", image)
+    return torch.empty_like(image)
+
+
 def _match_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(*output)
 
@@ -178,7 +212,7 @@ def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     return fold(index, grad, None, ctx.size[0], ctx.size[1], ctx.patch_size), None, None, None, None
 
 
-def _convolve_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     pass
 
 
@@ -186,7 +220,14 @@ def _convolve_gradient(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError("patchswap.convolve: has no gradient; to train, call torch.nn.functional.conv2d instead")
 
 
-torch.library.register_autograd("patchswap::convolve", _convolve_gradient, setup_context=_convolve_setup)
+def _fill_smoothly_gradient(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError(
+        "patchswap.fill_smoothly: the operator has no gradient; call patchswap.ops.fill_smoothly, which gives one"
+    )
+
+
+torch.library.register_autograd("patchswap::convolve", _convolve_gradient, setup_context=_keep_nothing)
+torch.library.register_autograd("patchswap::fill_smoothly", _fill_smoothly_gradient, setup_context=_keep_nothing)
 torch.library.register_autograd("patchswap::match", _match_gradient, setup_context=_match_setup)
 torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
 torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from patchswap import contract
 
 SCORES_PER_CHUNK = 1 << 22
+SMOOTHINGS = 2  # of each level of fill_smoothly
+SMALLEST_WEIGHT = 1e-8  # by which it divides
 
 
 def match(
@@ -140,6 +142,36 @@ def convolution(
     return F.leaky_relu(F.conv2d(x, weight, bias, dilation=dilation), slope).contiguous(
         memory_format=torch.channels_last
     )
+
+
+def fill_smoothly(image: Tensor, hole: Tensor) -> Tensor:
+    """Pull-push interpolation into the hole; see csrc/ops.h for the contract."""
+    contract.check_fill_smoothly(image, hole)
+    contract.check_float("fill_smoothly", "image", image)
+    return smooth_fill(image, hole)
+
+
+def smooth_fill(image: Tensor, hole: Tensor) -> Tensor:
+    """What `fill_smoothly` computes, in any floating dtype, with gradients."""
+    contract.check_fill_smoothly(image, hole)
+    if image.numel() == 0:
+        return image.clone()
+    missing = hole[:, None]
+    known_image = image.to(contract.accumulation_dtype(image.dtype)).masked_fill(missing, 0)
+    levels = [(known_image, (~missing).to(known_image.dtype))]
+    while max(levels[-1][1].shape[2:]) > 1:
+        total, weight = (F.avg_pool2d(part, 2, ceil_mode=True) for part in levels[-1])
+        known = (2 * weight).clamp(max=1)  # half of a cell's pixels are as good as all of them
+        levels.append((total * known / weight.clamp(min=SMALLEST_WEIGHT), known))
+    total, weight = levels[-1]
+    filled = total / weight.clamp(min=SMALLEST_WEIGHT)
+    for total, weight in levels[-2::-1]:
+        above = F.interpolate(filled, size=total.shape[2:], mode="bilinear", align_corners=False)
+        filled = total + (1 - weight) * above
+        for _ in range(SMOOTHINGS):
+            around = F.avg_pool2d(F.pad(filled, (1, 1, 1, 1), mode="replicate"), 3, 1)
+            filled = total + (1 - weight) * around
+    return torch.empty_like(image).copy_(torch.where(missing, filled.to(image.dtype), image))
 
 
 def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tensor:

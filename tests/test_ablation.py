@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,22 @@ import torch.nn.functional as F
 from PIL import Image
 
 import patchswap
-from inpaint import pipeline, weights
-from inpaint.evaluation.protocol import pair_samples
+from inpaint import weights
+from inpaint.finish import KeepColours, Unfinished, level_at_rim, restore_detail
+from inpaint.inpainter import Inpainter
 from inpaint.mask import center, feature_hole
 from inpaint.networks import Feature2Image, Image2Feature
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.vgg import load_vgg19
-from inpaint.pipeline import Inpainter
+from inpaint.recipe import NARROW, WIDE, Recipe
+from inpaint.scene import make_scenes
+from inpaint.window import find_windows
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import ablation  # noqa: E402
-import contact_sheet  # noqa: E402
 import match_quality  # noqa: E402
 import tables  # noqa: E402
 
@@ -45,43 +48,73 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 PHOTOGRAPH, HOLE = noise(3, 96, 96), center(96, 96, 40)
-# Variants that change nothing here: scales are for photographs of 512, averaging is for more than one scale, where
-# there is one `carry` is 4 anyway, and not every machine has another precision than float32.
-WITHOUT_EFFECT = {"scales-512", "scales-256-512", "scales-64-512", "asymmetric", "carry-4", "float32"}
+# Variants that change nothing here: scales are for photographs of 512, this narrow hole is filled without averaging and
+# with KeepColours(4) anyway, and not every machine has another precision than float32.
+SCALES = {"scales-512", "scales-256-512", "scales-64-512"}
+WITHOUT_EFFECT = SCALES | {"asymmetric", "keep-colours-4", "float32"}
 
 
 def test_the_default_variant_is_the_pipeline(networks: weights.Networks) -> None:
-    expected = Inpainter(networks).run(PHOTOGRAPH, HOLE).image
+    expected = Inpainter(networks)(PHOTOGRAPH, HOLE)
     assert torch.equal(ablation.VARIANTS["default"].method(networks)(PHOTOGRAPH, HOLE), expected)
 
 
 @pytest.mark.parametrize("name", sorted(ablation.VARIANTS.keys() - WITHOUT_EFFECT - {"default"}))
 def test_every_variant_changes_the_hole_and_nothing_else(networks: weights.Networks, name: str) -> None:
-    functions = (pipeline._swap, pipeline._lost_detail, pipeline._off_at_rim)
     changed = ablation.VARIANTS[name].method(networks)(PHOTOGRAPH, HOLE)
-    default = Inpainter(networks).run(PHOTOGRAPH, HOLE).image
     assert torch.equal(changed[:, ~HOLE], PHOTOGRAPH[:, ~HOLE]) and torch.isfinite(changed).all()
-    assert not torch.equal(changed, default)
-    assert (pipeline._swap, pipeline._lost_detail, pipeline._off_at_rim) == functions
+    assert not torch.equal(changed, Inpainter(networks)(PHOTOGRAPH, HOLE))
+
+
+@pytest.mark.parametrize("name", sorted(ablation.VARIANTS.keys() - SCALES))
+def test_every_variant_fills_a_picture_without_a_key(networks: weights.Networks, name: str) -> None:
+    photograph, hole = noise(3, 24, 30), center(24, 30, 18)
+    filled = ablation.VARIANTS[name].method(networks)(photograph, hole)
+    assert torch.equal(filled[:, ~hole], photograph[:, ~hole]) and torch.isfinite(filled).all()
+
+
+@pytest.mark.parametrize("recipe", [NARROW, WIDE])
+def test_recipes_differ_from_the_default_in_one_thing(recipe: Recipe) -> None:
+    changed = {name: variant.recipe(recipe) for name, variant in ablation.VARIANTS.items()}
+    assert changed["default"] == recipe and not changed["asymmetric"].symmetric
+    assert changed["keep-colours-2"].finish == (restore_detail, level_at_rim, KeepColours(2))
+    assert changed["keep-colours-0"].finish == (restore_detail, level_at_rim)
+    assert changed["detail-0"].finish == recipe.finish[1:]
+    assert changed["rim-as-copied"].finish == (restore_detail, recipe.finish[2])
+    assert changed["pixels"].finish == (ablation.copied_pixels, *recipe.finish[1:])
+    assert changed["match-centred"] == replace(recipe, compared=ablation.centred)
 
 
 def test_averaging_over_the_mirror_image(networks: weights.Networks) -> None:
-    inpainter = Inpainter(networks)
-    ablation.averaged_over_mirror_image(inpainter)
-    infer = inpainter.image2feature
+    infer = ablation.averaged_over_mirror_image(networks).image2feature
     image, hole = PHOTOGRAPH[None, :, :, 8:], HOLE[None, :, 8:]
     mirrored = infer(image.flip(-1), hole.flip(-1)).flip(-1)
     assert torch.allclose(infer(image, hole), mirrored, atol=1e-5)
     assert not torch.allclose(networks.image2feature(image, hole), mirrored, atol=1e-3)
 
 
-def test_carried_pixels_are_those_of_the_chosen_keys() -> None:
-    photograph = noise(1, 3, 64, 64)
+def unfinished(part: torch.Tensor, index: torch.Tensor) -> Unfinished:
+    """Of a part of 64x64 pixels whose hole are the cells 6 to 8, as its finishing steps see it."""
+    hole = torch.zeros(64, 64, dtype=torch.bool)
+    hole[24:36, 24:36] = True
+    (window,) = find_windows(hole.numpy(), scales=[64])
+    (scene,) = make_scenes([window], torch.device("cpu"))
+    assert scene.size == (64, 64) and torch.equal(scene.queries, index >= 0)
+    return Unfinished(scene, part, index)
+
+
+def one_shift() -> torch.Tensor:
+    """The match of all queries with the patches four cells above and to the left of them."""
     index = torch.full((1, 14, 14), -1)
-    index[:, 4:9, 4:9] = (torch.arange(14)[:, None] * 14 + torch.arange(14))[0:5, 0:5]  # one shift for all
-    carried = ablation.copied_pixels(photograph, index)
-    assert torch.allclose(carried[..., 16:44, 16:44], photograph[..., :28, :28], atol=1e-6)
-    assert torch.equal(carried[..., 44:, :], photograph[..., 44:, :])
+    index[:, 4:9, 4:9] = (torch.arange(14)[:, None] * 14 + torch.arange(14))[0:5, 0:5]
+    return index
+
+
+def test_copied_pixels_are_those_of_the_chosen_keys() -> None:
+    photograph = noise(1, 3, 64, 64)
+    copied = ablation.copied_pixels(torch.zeros_like(photograph), unfinished(photograph, one_shift()))
+    assert torch.allclose(copied[..., 16:44, 16:44], photograph[..., :28, :28], atol=1e-6)
+    assert torch.equal(copied[..., 44:, :], photograph[..., 44:, :])
 
 
 def test_finer_cells_weigh_as_much_as_the_coarse_ones(networks: weights.Networks) -> None:
@@ -93,27 +126,27 @@ def test_finer_cells_weigh_as_much_as_the_coarse_ones(networks: weights.Networks
 
 
 def test_copies_that_agree_keep_their_detail() -> None:
-    residual = noise(1, 3, 64, 64) - 0.5
-    index = torch.full((1, 14, 14), -1)
-    index[:, 4:9, 4:9] = (torch.arange(14)[:, None] * 14 + torch.arange(14))[0:5, 0:5]  # one shift for all
-    kept = pipeline._lost_detail(residual, index)
+    part, painted, index = noise(1, 3, 64, 64), torch.full((1, 3, 64, 64), 0.5), one_shift()
+    work = unfinished(part, index)
+    kept = restore_detail(painted, work)
     for variant in (ablation.agreed_detail, ablation.lively_detail, ablation.single_detail):
-        assert torch.allclose(variant(residual, index)[..., 20:32, 20:32], kept[..., 20:32, 20:32], atol=1e-5)
+        assert torch.allclose(variant(painted, work)[..., 20:32, 20:32], kept[..., 20:32, 20:32], atol=1e-5)
+    half = ablation.partial_detail(0.5, painted, work)
+    assert torch.allclose(half - painted, (kept - painted) / 2, atol=1e-6)
     index[:, 4:9, 4:9] = torch.randint(14 * 4, (1, 5, 5), generator=torch.Generator().manual_seed(0))
-    kept = pipeline._lost_detail(residual, index).norm()
-    assert ablation.agreed_detail(residual, index).norm() < 0.7 * kept
-    assert ablation.lively_detail(residual, index).norm() > 1.5 * kept
+    work = unfinished(part, index)
+    strength = (restore_detail(painted, work) - painted).norm()
+    assert (ablation.agreed_detail(painted, work) - painted).norm() < 0.7 * strength
+    assert (ablation.lively_detail(painted, work) - painted).norm() > 1.5 * strength
 
 
-def test_matching_in_other_features_copies_the_features_themselves() -> None:
-    features, hole = noise(1, 4, 12, 12), center(12, 12, 4)[None]
-    _, match = ablation.swap_matched_in(ablation.centred, patchswap.swap, features, hole=hole, return_match=True)
-    swapped, same = ablation.swap_matched_in(
-        lambda part, _: part, patchswap.swap, features, hole=hole, return_match=True
-    )
-    assert torch.equal(swapped, patchswap.swap(features, hole=hole))
-    assert not torch.equal(match.index, same.index)
-    assert torch.allclose(ablation.known_mean(ablation.centred(features, hole), hole), torch.zeros(()), atol=1e-6)
+def test_what_is_compared_has_no_mean_over_known_cells() -> None:
+    features, unknown = noise(1, 4, 12, 12), center(12, 12, 4)[None, None]
+    centred = ablation.centred(features, unknown)
+    assert torch.allclose(ablation.known_mean(centred, unknown), torch.zeros(()), atol=1e-6)
+    deviation = ablation.known_mean(ablation.centred(10 * features, unknown).square(), unknown).sqrt()
+    known = ablation.unit_deviation(10 * features, unknown)[..., ~unknown[0, 0]]
+    assert torch.allclose(known.std(dim=2, correction=0), (deviation / (deviation + 0.05))[..., 0, 0], atol=1e-5)
 
 
 @pytest.fixture
@@ -132,11 +165,11 @@ def test_rows_are_kept_and_collected(
 ) -> None:
     monkeypatch.setenv("INPAINT_LPIPS_WEIGHTS", str(tmp_path / "nothing"))
     command = ["ablation.py", *folders, "--out", str(tmp_path / "rows"), "--kinds", "center"]
-    command += ["--variants", "default,carry-0", "--seconds", "1"]
+    command += ["--variants", "default,keep-colours-0", "--seconds", "1"]
     monkeypatch.setattr(sys, "argv", command)
     ablation.main()
     content = json.loads((tmp_path / "rows" / "ablation.json").read_text())
-    assert [row["variant"] for row in content["results"]] == ["default", "carry-0"]
+    assert [row["variant"] for row in content["results"]] == ["default", "keep-colours-0"]
     assert all(row["images"] == 2 and row["lpips"] is None and row["seconds"] > 0 for row in content["results"])
     default, other = content["results"]
     assert other["difference"]["hole_l1"]["mean"] == pytest.approx(other["hole_l1"] - default["hole_l1"])
@@ -158,16 +191,20 @@ def test_rows_are_kept_and_collected(
 
 
 def test_match_quality_of_the_truth_itself_is_perfect(networks: weights.Networks) -> None:
-    cells = feature_hole(HOLE)[None]
+    (window,) = find_windows(HOLE.numpy())
+    (level,) = window.levels
     features = networks.vgg.relu3_1(PHOTOGRAPH[None])
-    best = match_quality.chosen_keys(features, cells)
+    best = match_quality.chosen_keys(features, level)
+    assert np.array_equal(best.numpy() >= 0, level.queries)
     keys = best[best >= 0]
     other = torch.randint(0, 22 * 4, keys.shape, generator=torch.Generator().manual_seed(0))
-    rows = match_quality.compare(features, best, {"itself": keys, "random key": other})
+    found = match_quality.compare(features, best, {"itself": keys, "random key": other})
+    rows = {name: match_quality.summary(each, found["random key"]) for name, each in found.items()}
     assert rows["itself"]["same"] == rows["itself"]["within_4"] == 100 and rows["itself"]["reach"] == pytest.approx(1)
     assert rows["random key"]["reach"] == 0 and rows["random key"]["same"] < 20
     assert rows["itself"]["score"] > rows["random key"]["score"]
-    _, match = patchswap.swap(features, hole=cells, return_match=True)
+    _, match = patchswap.swap(features, hole=feature_hole(HOLE)[None], return_match=True)
+    assert torch.equal(match.index[0], best)
     scores = match_quality.scores(features, (best >= 0).flatten().nonzero()[:, 0], keys)
     assert torch.allclose(scores, match.score[0][best >= 0], atol=1e-4)
     patches = F.unfold(features, 3)[0]
@@ -183,16 +220,10 @@ def test_match_quality_of_a_run(networks: weights.Networks) -> None:
     assert all(row["score"] <= row["best_score"] + 1e-5 for row in rows.values())
 
 
-def test_contact_sheet_shows_what_is_known_and_the_truth(networks: weights.Networks, folders: list[str]) -> None:
-    samples, _ = pair_samples(*folders, ["center"])
-    rows = [contact_sheet.fill(each, Inpainter(networks), lambda *_: torch.tensor(0.5)) for each in samples]  # type: ignore[arg-type]
-    truth = Image.open(samples[0].image)
-    shown, coarse, result, last = rows[0].pictures
-    assert np.array_equal(last, truth) and rows[0].lpips == 0.5 and 0 < rows[0].hole_l1 < 100
-    hole = center(64, 64, 24).numpy()
-    for picture in (shown, coarse, result):
-        assert np.array_equal(np.array(picture)[~hole], np.array(truth)[~hole])
-    assert (np.array(shown)[hole] == 128).all() and not np.array_equal(coarse, result)
-    sheet = contact_sheet.draw(rows)
-    tile = np.array(sheet)[2 * contact_sheet.CAPTION :, contact_sheet.GAP :][:64, :64]
-    assert np.array_equal(tile, shown)
+def test_match_quality_of_several_windows_is_over_the_queries_of_all(networks: weights.Networks) -> None:
+    pytest.importorskip("cv2")
+    truth, hole = noise(3, 64, 800), torch.zeros(64, 800, dtype=torch.bool)
+    hole[20:30, 20:30] = hole[30:40, 760:780] = True
+    assert len(find_windows(hole.numpy())) == 2
+    rows = match_quality.measure(Inpainter(networks), truth, hole)
+    assert set(rows) == {(64, name) for name in match_quality.ORDER}

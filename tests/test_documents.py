@@ -477,6 +477,7 @@ def test_readme_python_runs() -> None:
     filled = np.asarray(results["filled"])
     assert filled.shape == pixels.shape and np.array_equal(filled[white == 0], pixels[white == 0])
     assert not np.array_equal(filled, pixels)
+    assert isinstance(results["array"], np.ndarray) and np.array_equal(results["array"], filled)
     assert results["swapped"].shape == content.shape
     assert torch.equal(results["index"], patchswap.match(content, style).index)
     swapped = patchswap.swap(features, hole=hole)

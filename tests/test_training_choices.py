@@ -101,7 +101,13 @@ def test_choices_are_settings_of_training() -> None:
 
 def test_a_picture_is_completed_once() -> None:
     calls = []
-    network = training_choices.remembering(lambda image, hole: calls.append(image) or image + 1)
+
+    class Painter(torch.nn.Module):
+        def forward(self, image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+            calls.append(image)
+            return image + 1
+
+    network = training_choices.Remembering(Painter())
     image, hole = torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool)
     assert torch.equal(network(image, hole), network(image.clone(), hole)) and len(calls) == 1
     assert torch.equal(network(image + 1, hole), image + 2) and len(calls) == 2

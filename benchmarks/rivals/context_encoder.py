@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from shrink import shrink
 from torch import Tensor, nn
 
 from inpaint.errors import InpaintError
 from inpaint.networks.layout import on_device
-from inpaint.scales import enlarge, shrink
+from inpaint.pyramid import enlarge
 from inpaint.tensor_file import read_tensors, under
 
 SIDE = 128  # of the picture that the network sees, in pixels

@@ -25,6 +25,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from shrink import shrink
 from torch import Tensor
 
 import patchswap
@@ -32,7 +33,7 @@ from inpaint.errors import InpaintError
 from inpaint.mask import feature_hole
 from inpaint.networks import VGG19, Image2Feature
 from inpaint.networks.layout import on_device
-from inpaint.scales import enlarge, shrink
+from inpaint.pyramid import enlarge
 from rivals.rival import inverse_norms, patch_view
 
 Prediction = Callable[[Tensor, Tensor], Tensor]  # (3, H, W) in [0, 1], (H, W) bool -> completed (3, H, W)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inpaint.networks.convolution import convolve
 from inpaint.networks.registry import register
-from inpaint.networks.smooth_fill import fill_smoothly
+from patchswap.ops import fill_smoothly
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import patchswap
 from inpaint.mask import feature_hole
 from inpaint.networks import VGG19, PatchDiscriminator, registry
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.networks.vgg import RELU3_1_CHANNELS
 from inpaint.training.config import TrainingConfig
 from inpaint.training.data import Batch
@@ -24,6 +23,7 @@ from inpaint.training.losses import (
     relative_l2,
     weighted_l1,
 )
+from patchswap.ops import fill_smoothly
 
 
 class Objective(ABC):

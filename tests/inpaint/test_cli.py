@@ -18,7 +18,10 @@ from inpaint.commands import main
 from inpaint.commands.common import extra
 from inpaint.errors import InpaintError
 from inpaint.match_field import DIM, draw_match_field
-from inpaint.photo import read, save_picture, to_pil
+from inpaint.photo import Patch, read, save_picture, to_pil
+from inpaint.stages import StageTime
+from inpaint.window import find_windows
+from inpaint.work import Filled, KeptScale, KeptWindow
 
 
 def run(*arguments: object) -> Result:
@@ -39,30 +42,30 @@ def failure(*arguments: object) -> str:
 class FakeInpainter:
     """Fills the hole with red, at one scale, and remembers how it was called."""
 
-    def run(self, image, hole, *, scales=None, on_stage=None):
-        self.image, self.hole, self.scales = image, hole, scales
-        height, width = hole.shape
-        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
-        filled = torch.where(hole, red, image)
-        for name in ("infer", "vgg", "match", "translate", "blend"):
-            if on_stage:
-                on_stage(SimpleNamespace(name=name, size=(height, width), seconds=0.25))
-        cells = (-(-height // 4) - 2, -(-width // 4) - 2)
-        scale = SimpleNamespace(
-            size=(height, width),
-            decoded=red.expand(3, height, width),
-            result=filled,
-            match_index=torch.full(cells, -1).index_fill_(0, torch.tensor([0]), 0),
-        )
-        return SimpleNamespace(image=filled, coarse=filled[:, ::2, ::2], scales=[scale], times=[])
+    def fill(self, job, *, keep=False, on_stage=None):
+        self.job = job
+        times = [StageTime(name, job.picture.size, 0.25) for name in ("infer", "vgg", "match", "translate", "blend")]
+        for stage in times if on_stage else ():
+            on_stage(stage)
+        windows = find_windows(job.hole)
+        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, *job.hole.shape)
+        filled = job.picture.filled([Patch(slice(None), slice(None), red, job.hole)])
+        kept = [self.kept(window, red, filled.colours()) for window in windows] if keep else []
+        return Filled(filled, job.notes, windows, times, kept)
+
+    def kept(self, window, red, filled):
+        level = window.levels[-1]
+        part = (..., level.part.rows, level.part.columns)
+        scale = KeptScale(level, filled[part], red[part], filled[part], torch.full(level.queries.shape, -1))
+        return KeptWindow(window, filled[part][:, ::2, ::2], [scale])
 
 
 @pytest.fixture
 def fake(monkeypatch) -> FakeInpainter:
     inpainter = FakeInpainter()
 
-    def load(name_or_path="default", device="auto", *, precision="auto"):
-        inpainter.loaded = (name_or_path, device, precision)
+    def load(name_or_path="default", device="auto", *, precision="auto", max_memory=None):
+        inpainter.loaded = (name_or_path, device, precision, max_memory)
         return inpainter
 
     monkeypatch.setattr(inpaint, "load", load, raising=False)
@@ -105,9 +108,8 @@ def test_fill_changes_the_hole_and_nothing_else(fake, files):
     saved = np.asarray(Image.open(files.out))
     assert np.array_equal(saved[~files.hole], files.pixels[~files.hole])
     assert (saved[files.hole] == (255, 0, 0)).all()
-    assert torch.equal(fake.image, read(files.pixels).colours())
-    assert torch.equal(fake.hole, torch.from_numpy(files.hole))
-    assert fake.loaded == ("default", "auto", "auto") and fake.scales is None
+    assert np.array_equal(fake.job.picture.samples, files.pixels) and np.array_equal(fake.job.hole, files.hole)
+    assert fake.loaded == ("default", "auto", "auto", None) and fake.job.scales is None
     assert result.stdout == ""
 
 
@@ -126,7 +128,8 @@ def test_quiet_says_nothing_and_json_is_one_object(fake, files):
     report = json.loads(result.stdout)
     assert result.stderr == ""
     assert report["size"] == [32, 40] and report["hole_share"] == pytest.approx(0.25)
-    assert report["scales"] == [[32, 40]] and report["output"] == str(files.out)
+    assert report["windows"] == [{"crop": [0, 0, 32, 40], "scales": [[32, 40]]}]
+    assert report["output"] == str(files.out) and report["notes"] == []
     assert {"name": "match", "size": [32, 40], "seconds": 0.25} in report["stages"]
     assert report["seconds"] > 0
 
@@ -135,13 +138,13 @@ def test_options_reach_mask_and_pipeline(fake, files):
     soft = files.folder / "soft.png"
     Image.fromarray(np.where(files.hole, 100, 255).astype(np.uint8)).save(soft)
     arguments = ["--invert-mask", "--threshold", "0.45", "--dilate", 2, "--scales", "16,32"]
-    arguments += ["--device", "cpu", "--weights", "mine.safetensors", "--precision", "float32"]
+    arguments += ["--device", "cpu", "--weights", "mine.safetensors", "--precision", "float32", "--max-memory", "0.5"]
     result = run("fill", files.image, soft, "-o", files.out, *arguments)
     assert result.exit_code == 0, result.output
     grown = np.zeros_like(files.hole)
     grown[6:26, 8:32] = True
-    assert torch.equal(fake.hole, torch.from_numpy(grown))
-    assert fake.scales == [16, 32] and fake.loaded == ("mine.safetensors", "cpu", "float32")
+    assert np.array_equal(fake.job.hole, grown)
+    assert fake.job.scales == (16, 32) and fake.loaded == ("mine.safetensors", "cpu", "float32", 2**29)
 
 
 def test_stages_are_saved_as_pictures(fake, files):
@@ -156,8 +159,26 @@ def test_stages_are_saved_as_pictures(fake, files):
         "scale1_40x32_result.png": (40, 32),
         "scale1_40x32_match_field.png": (40, 32),
     }
-    assert np.array_equal(np.asarray(Image.open(steps / "mask.png"))[..., 0], files.hole * np.uint8(255))
+    assert np.array_equal(np.asarray(Image.open(steps / "mask.png").convert("L")), files.hole * np.uint8(255))
     assert (np.asarray(Image.open(steps / "scale1_40x32_after_swap.png")) == (255, 0, 0)).all()
+
+
+def test_stages_of_several_windows_have_the_numbers_of_these_in_their_names(fake, files):
+    hole = np.zeros((48, 800), dtype=bool)
+    hole[20:30, 20:30] = hole[20:30, 770:780] = True
+    image, mask, steps = files.folder / "wide.png", files.folder / "two.png", files.folder / "steps"
+    Image.new("RGB", (800, 48)).save(image)
+    Image.fromarray(hole).save(mask)
+    result = run("fill", image, mask, "-o", files.out, "--save-stages", steps, "--json")
+    windows = json.loads(result.stdout)["windows"]
+    assert len(windows) == 2 and windows[0]["crop"][1] == 0 and windows[1]["crop"][3] == 800
+    names = {path.name for path in steps.iterdir()}
+    for number, window in enumerate(windows, 1):
+        top, left, bottom, right = window["crop"]
+        scale = f"window{number}_scale1_{right - left}x{bottom - top}"
+        kinds = ("after_swap", "result", "match_field")
+        assert {f"window{number}_coarse.png", *(f"{scale}_{kind}.png" for kind in kinds)} < names
+    assert len(names) == 1 + 2 * 4 and "mask.png" in names
 
 
 def test_the_input_is_only_overwritten_on_demand(fake, files):
@@ -176,8 +197,8 @@ def test_the_input_is_only_overwritten_on_demand(fake, files):
 def test_large_holes_and_transparent_holes_are_warned_of(fake, files):
     result = run("fill", files.image, files.mask, "-o", files.out, "--invert-mask")
     assert result.exit_code == 0
-    assert "warning: the hole is 75% of the image; leave out --invert-mask if black marks what to keep" in result.stderr
-    assert "warning" not in run("fill", files.image, files.mask, "-o", files.out).stderr
+    assert "note: the hole is 75% of the image; leave out --invert-mask if black marks what to keep" in result.stderr
+    assert "note" not in run("fill", files.image, files.mask, "-o", files.out).stderr
     alpha = np.where(files.hole, 0, 255).astype(np.uint8)
     save_picture(files.folder / "cut.png", Image.fromarray(np.dstack([files.pixels, alpha])))
     result = run("fill", files.folder / "cut.png", files.mask, "-o", files.out)
@@ -231,6 +252,11 @@ def test_empty_and_full_masks_name_the_share_and_the_way_out(unloadable, files):
     assert "100 %" in failure("fill", files.image, files.mask, "-o", files.out, "--dilate", 40)
 
 
+def test_scales_that_are_not_the_halved_short_side_are_refused(unloadable, files):
+    line = failure("fill", files.image, files.mask, "-o", files.out, "--scales", "20,32")
+    assert "expected growing short sides out of 16, 32" in line and "got 20, 32" in line
+
+
 def test_no_write_permission_is_found_before_any_work(unloadable, files, monkeypatch):
     closed = files.folder / "closed"
     closed.mkdir()
@@ -263,7 +289,7 @@ def test_exhausted_memory_is_one_line(fake, files, monkeypatch, error):
     def exhausted(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(fake, "run", exhausted)
+    monkeypatch.setattr(fake, "fill", exhausted)
     assert "not enough memory for 40x32 pixels" in failure("fill", files.image, files.mask, "-o", files.out)
     assert not files.out.exists()
 
@@ -272,7 +298,7 @@ def test_other_errors_are_not_hidden(fake, files, monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(fake, "run", broken)
+    monkeypatch.setattr(fake, "fill", broken)
     result = run("fill", files.image, files.mask, "-o", files.out)
     assert isinstance(result.exception, RuntimeError) and not files.out.exists()
 
@@ -294,6 +320,7 @@ def test_missing_weights_are_one_line(files):
         ["fill", "a.png", "b.png", "-o", "c.png", "--scales", ""],
         ["fill", "a.png", "b.png", "-o", "c.png", "--threshold", "1"],
         ["fill", "a.png", "b.png", "-o", "c.png", "--dilate", "-1"],
+        ["fill", "a.png", "b.png", "-o", "c.png", "--max-memory", "0"],
         ["fill", "a.png", "b.png", "-o", "c.png", "--device", "toaster"],
         ["train", "vgg", "--data", "a", "--out", "b"],
         ["train", "image2feature", "--out", "b"],
@@ -365,7 +392,8 @@ def test_the_default_weights_fill_a_photograph(tmp_path):
     flat = before[:, ~hole].mean(dim=1, keepdim=True)
     assert (filled - before)[:, hole].abs().mean() < (flat - before[:, hole]).abs().mean()
     assert {"mask.png", "coarse.png"} < {path.name for path in steps.iterdir()}
-    assert len(list(steps.glob("scale*_match_field.png"))) == len(report["scales"])
+    (window,) = report["windows"]
+    assert len(list(steps.glob("scale*_match_field.png"))) == len(window["scales"])
 
 
 def test_info_names_versions_devices_and_weights():

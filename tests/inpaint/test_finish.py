@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,11 +70,11 @@ def test_what_the_decoder_loses_everywhere_is_restored() -> None:
 
 
 def test_what_is_off_at_the_rim_is_spread_over_the_hole() -> None:
-    """Seen on the known cells that matched patches cover, and nowhere else."""
+    """Seen on the known pixels that matched patches cover, and nowhere else."""
     hole, scene = whole_picture(58, 62, 22)
     part = noise(1, 3, 58, 62)
     covered = F.max_pool2d(F.pad(scene.queries[:, None].float(), (2, 2, 2, 2)), 3, stride=1) > 0
-    seen = F.interpolate((covered & ~scene.unknown_cells).float(), scale_factor=4)[..., :58, :62] > 0
+    seen = (F.interpolate(covered.float(), scale_factor=4)[..., :58, :62] > 0) & ~scene.unknown
     painted = part - torch.where(seen, 0.25, 7.0)
     index = torch.where(scene.queries, 0, -1)
     levelled = level_at_rim(painted, Unfinished(scene, part, index))
@@ -80,18 +82,15 @@ def test_what_is_off_at_the_rim_is_spread_over_the_hole() -> None:
 
 
 def test_holes_of_other_windows_say_nothing_about_the_rim() -> None:
-    """Unknown cells are no rim, even where the window does not fill them."""
+    """Unknown pixels are no rim, even where the window does not fill them."""
     holes = center(64, 64, 20).numpy()
     (window,) = find_windows(holes, scales=[64])
     unknown = window.unknown.copy()
     unknown[22:42, 44:50] = True  # right of the hole, where its patches lie
-    from dataclasses import replace
-
     level = replace(window.levels[0], unknown=unknown)
     (scene,) = make_scenes([replace(window, unknown=unknown, levels=(level,))], torch.device("cpu"))
     part = noise(1, 3, 64, 64)
-    cells = F.interpolate(scene.unknown_cells.float(), scale_factor=4) > 0
-    painted = part - torch.where(cells, 7.0, 0.25)
+    painted = part - torch.where(scene.unknown, 7.0, 0.25)
     levelled = level_at_rim(painted, Unfinished(scene, part, torch.where(scene.queries, 0, -1)))
     own = torch.from_numpy(window.own)
     assert torch.allclose((levelled - painted)[..., own], torch.tensor(0.25), atol=1e-5)

@@ -6,6 +6,7 @@ pictures, and look at it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from PIL import Image
 
 import inpaint
 from inpaint import weights
+from inpaint.finish import KeepColours, Step, level_at_rim, restore_detail
+from inpaint.inpainter import Inpainter
 from inpaint.mask import center
 from inpaint.photo import read, save_picture, to_pil
-from inpaint.pipeline import Inpainter
+from inpaint.recipe import WIDE, Recipe
 
 GOLDEN = Path(__file__).parent / "data" / "golden.png"
 PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.png"
@@ -25,7 +28,7 @@ SIDE = 84  # of the hole in the middle, 7/16 of the picture as in the paper
 
 # Steps of 255 over the hole's values. Measured for this crop: other rounding (another number of threads, no oneDNN, all
 # weights off by a ten-thousandth) gives at most 0.003 in the mean and a largest difference of 1; weights off by a
-# thousandth, which choose a few other patches, 0.4 and 10; `carry` off by one 3 and 28.
+# thousandth, which choose a few other patches, 0.4 and 10; the factor of KeepColours off by one 3 and 25.
 MEAN, LARGEST = 0.5, 16
 
 
@@ -33,8 +36,7 @@ def fill(inpainter: Inpainter) -> torch.Tensor:
     """The filled hole, (3, 84, 84) with whole numbers from 0 to 255."""
     picture = read(Image.open(PHOTOGRAPH).convert("RGB").crop(CROP)).colours()
     hole = center(*picture.shape[1:], SIDE)
-    filled = inpainter.run(picture.masked_fill(hole, 0), hole).image
-    return eight_bits(to_pil(filled))[:, hole].view(3, SIDE, SIDE)
+    return eight_bits(to_pil(inpainter(picture, hole)))[:, hole].view(3, SIDE, SIDE)
 
 
 def eight_bits(picture: Image.Image) -> torch.Tensor:
@@ -55,16 +57,29 @@ def test_the_default_weights_give_the_golden_picture(inpainter: Inpainter) -> No
     assert is_golden(fill(inpainter)), "if pictures were meant to change: python tests/inpaint/test_golden.py"
 
 
-def test_another_setting_does_not(inpainter: Inpainter) -> None:
-    networks = weights.load("default")
-    for carry in (4, 7, 9):
-        assert not is_golden(fill(Inpainter(networks, carry=carry, precision="float32")))
-    assert not is_golden(fill(Inpainter(networks, detail=not inpainter.detail, precision="float32")))
+def test_the_wide_recipe_gives_it(inpainter: Inpainter) -> None:
+    assert torch.equal(fill(with_recipe(WIDE)), fill(inpainter))
 
 
-def test_without_averaging_it_does_not(inpainter: Inpainter) -> None:
-    networks = weights.load("default")
-    assert not is_golden(fill(Inpainter(networks, symmetric=False, precision="float32")))
+@pytest.mark.parametrize(
+    "finish",
+    [
+        *((restore_detail, level_at_rim, KeepColours(factor)) for factor in (4, 7, 9)),
+        (restore_detail, level_at_rim),
+        (level_at_rim, KeepColours(8)),
+    ],
+    ids=["4", "7", "9", "colours", "detail"],
+)
+def test_other_finishing_steps_do_not(finish: tuple[Step, ...]) -> None:
+    assert not is_golden(fill(with_recipe(replace(WIDE, finish=finish))))
+
+
+def test_without_averaging_it_does_not() -> None:
+    assert not is_golden(fill(with_recipe(replace(WIDE, symmetric=False))))
+
+
+def with_recipe(recipe: Recipe) -> Inpainter:
+    return Inpainter(weights.load("default"), recipe=recipe, precision="float32")
 
 
 @pytest.mark.parametrize("network", ["image2feature", "feature2image", "vgg"])

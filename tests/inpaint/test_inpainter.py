@@ -23,7 +23,7 @@ from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.inpainter import Inpainter
 from inpaint.mask import center
-from inpaint.recipe import NARROW, WIDE, Recipe
+from inpaint.recipe import NARROW, TINY, WIDE, Recipe, default_recipe
 from inpaint.stages import StageTime
 from inpaint.work import Filled, prepare
 
@@ -131,7 +131,7 @@ def test_what_holes_hold_has_no_influence(inpainter: Inpainter, scales: list[int
 
 @pytest.mark.parametrize("scales", [[50, 100, 200, 400], [50, 400], [50, 100]])
 def test_holes_of_other_windows_are_unknown_too(inpainter: Inpainter, scales: list[int]) -> None:
-    """Two holes, one inside the other's window: nothing of what either held is seen."""
+    """A hole inside another one's window: nothing of what either held is seen."""
     image, hole, other_hole = noise(3, 400, 900), np.zeros((400, 900), bool), np.zeros((400, 900), bool)
     hole[40:140, 140:240] = other_hole[300:304, 500:504] = True
     job = prepare(image.permute(1, 2, 0).numpy(), hole | other_hole, scales=scales)
@@ -511,20 +511,21 @@ def test_a_coarse_last_scale_is_enlarged(inpainter: Inpainter) -> None:
     assert done.times[-1].size == done.windows[0].crop.size and done.kept == []
 
 
-@pytest.mark.parametrize("side", [9, 90])
+@pytest.mark.parametrize("side", [9, 20, 90])
 def test_recipes_are_one_for_all_or_a_rule(networks: weights.Networks, side: int) -> None:
     image, hole = noise(3, 200, 200), a_hole(200, 200, side)
     options = {"precision": "float32", "max_memory": 2.0**33}
     asked = []
 
-    def rule(is_wide: bool) -> Recipe:
-        asked.append(is_wide)
-        return WIDE if is_wide else NARROW
+    def rule(depth: int) -> Recipe:
+        asked.append(depth)
+        return default_recipe(depth)
 
     by_rule = Inpainter(networks, recipe=rule, **options)(image, hole)  # type: ignore[arg-type]
-    narrow, wide = (Inpainter(networks, recipe=recipe, **options)(image, hole) for recipe in (NARROW, WIDE))  # type: ignore[arg-type]
-    assert asked == [side == 90] and not torch.equal(narrow, wide)
-    assert torch.equal(by_rule, wide if side == 90 else narrow)
+    fixed = {recipe: Inpainter(networks, recipe=recipe, **options)(image, hole) for recipe in (TINY, NARROW, WIDE)}  # type: ignore[arg-type]
+    chosen = {9: TINY, 20: NARROW, 90: WIDE}[side]
+    assert asked == [(side + 1) // 2] and torch.equal(by_rule, fixed[chosen])
+    assert not any(torch.equal(by_rule, other) for recipe, other in fixed.items() if recipe is not chosen)
     assert torch.equal(Inpainter(networks, **options)(image, hole), by_rule)  # type: ignore[arg-type]
 
 
@@ -537,7 +538,7 @@ def test_what_is_compared_can_be_chosen(networks: weights.Networks) -> None:
 
     image, hole = noise(3, 75, 100), a_hole()
     plain, other = (
-        Inpainter(networks, recipe=Recipe(False, (), choice), precision="float32")(image, hole)
+        Inpainter(networks, recipe=Recipe(compared=choice), precision="float32")(image, hole)
         for choice in (None, compared)
     )
     assert seen[0][0] == (1, 256, *seen[0][1][2:]) and seen[0][1][:2] == (1, 1) and seen[0][2] == torch.bool

@@ -9,16 +9,16 @@ from safetensors.torch import save_file
 
 from inpaint import weights
 from inpaint.errors import InpaintError
+from inpaint.inpainter import Inpainter
 from inpaint.mask import strokes
 from inpaint.networks import VGG19, Feature2Image, Image2Feature, PatchDiscriminator, feature2image
 from inpaint.networks.convolution import convolve
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.layout import move, on_device
-from inpaint.networks.smooth_fill import fill_smoothly
 from inpaint.networks.vgg import load_vgg19
-from inpaint.pipeline import Inpainter
 from inpaint.tensor_file import read_tensors
+from patchswap.ops import fill_smoothly
 
 OWN_VGG = weights.FOLDER / weights.VGG_FILE
 SMALL_PAINTER = Image2FeatureConfig(widths=(8, 8, 8), dilations=(1, 2))
@@ -128,29 +128,6 @@ def test_image2feature_carries_the_surroundings_into_the_middle_of_the_hole() ->
     reach = image.grad.abs().sum(1)[0] > 0
     assert reach[60:72, 60:196].any() and reach[184:196].any() and reach[:, 60:72].any() and reach[:, 184:196].any()
     assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (16, 16), (23, 41)])
-def test_the_smooth_fill_stays_between_the_known_values_and_ignores_the_hole(size: tuple[int, int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    image = 0.2 + 0.6 * torch.rand(3, 3, *size, generator=generator)
-    hole = torch.rand(3, *size, generator=generator) < 0.6
-    hole[:, 0, 0] = False
-    filled = fill_smoothly(image, hole)
-    known = ~hole.unsqueeze(1).expand_as(image)
-    assert torch.equal(filled[known], image[known])
-    for one, own, missing in zip(filled, image, hole, strict=True):
-        assert own[:, ~missing].min() - 1e-6 <= one.min() and one.max() <= own[:, ~missing].max() + 1e-6
-    assert torch.equal(fill_smoothly(image.masked_fill(~known, torch.nan), hole), filled)
-
-
-def test_the_smooth_fill_continues_a_slope() -> None:
-    slope = (torch.arange(64) / 64).expand(1, 3, 64, 64)
-    hole = torch.zeros(1, 64, 64, dtype=torch.bool)
-    hole[:, 20:44, 20:44] = True
-    error = (fill_smoothly(slope, hole) - slope).abs()[hole.unsqueeze(1).expand_as(slope)]
-    assert error.mean() < 0.05 < (slope.mean() - slope)[hole.unsqueeze(1).expand_as(slope)].abs().mean()
-    assert (fill_smoothly(slope, torch.ones_like(hole)) == 0).all()
 
 
 def test_image2feature_starts_from_the_smooth_fill() -> None:
@@ -300,6 +277,6 @@ def test_inpainters_leave_the_networks_of_their_caller_alone() -> None:
     for network, states in zip(networks[:3], before, strict=True):
         for (tensor, _, stride), (same, _, _) in zip(states, state(network), strict=True):
             assert tensor.data_ptr() == same.data_ptr() and same.stride() == stride
-    assert first.feature2image is not networks.feature2image is not second.feature2image
-    placed = weights.Networks(first.image2feature, first.feature2image, first.vgg, "")
-    assert Inpainter(placed).feature2image is first.feature2image
+    placed = first.networks
+    assert placed.feature2image is not networks.feature2image is not second.networks.feature2image
+    assert Inpainter(placed).networks.feature2image is placed.feature2image

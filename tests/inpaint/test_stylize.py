@@ -19,7 +19,7 @@ import inpaint
 from inpaint import style_transfer
 from inpaint.commands import main
 from inpaint.errors import InpaintError
-from inpaint.pipeline import Inpainter
+from inpaint.inpainter import Inpainter
 from inpaint.style_transfer import luminance, style_size, stylize
 from patchswap import ops
 

@@ -120,7 +120,7 @@ def test_wide_holes_start_where_they_are_narrow(make_hole, height: int, width: i
         times = [level.halvings for level in window.levels]
         assert times == list(range(times[0], -1, -1))
         assert min(window.levels[0].size) >= min(height, width, COARSEST)
-        assert window.is_wide == cluster.is_wide == (cluster.depth > DEEPEST)
+        assert window.depth == cluster.depth
         if times[0] > 0:
             assert cluster.depth > DEEPEST << (times[0] - 1)
         if cluster.depth > DEEPEST << times[0]:
@@ -221,7 +221,7 @@ def test_a_small_limit_leaves_fine_scales_out_and_starts_at_coarser_ones() -> No
     hole[[5, 1190]] = True
     assert [level.halvings for level in find_windows(hole)[0].levels] == [0]
     (window,) = find_windows(hole[:600], largest_part=40_000)
-    assert window.levels[0].halvings > 0 and window.levels[-1].halvings > 0 and not window.is_wide
+    assert window.levels[0].halvings > 0 and window.levels[-1].halvings > 0 and window.depth <= DEEPEST
     assert max(level.part.size[0] * level.part.size[1] for level in window.levels) <= 40_000
     hole[:] = True
     hole[0, 0] = False

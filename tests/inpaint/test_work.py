@@ -11,6 +11,7 @@ from PIL import Image
 
 from inpaint.errors import InpaintError
 from inpaint.photo import Photo
+from inpaint.recipe import default_recipe
 from inpaint.tensor_photo import TensorPhoto, pictures_of
 from inpaint.window import find_windows
 from inpaint.work import LARGEST_BATCH, batches, prepare
@@ -25,7 +26,8 @@ def photograph(height: int = 8, width: int = 8) -> np.ndarray:
 def test_every_window_is_in_one_batch(make_hole, height: int, width: int, seed: int, largest: float) -> None:
     of_jobs = [find_windows(make_hole("specks", height, width, seed + number)) for number in range(3)]
     seen = []
-    for batch in batches(of_jobs, largest):
+    for batch in batches(of_jobs, largest, default_recipe):
+        assert {default_recipe(window.depth) for window in batch.windows} == {batch.recipe}
         assert len({window.shape for window in batch.windows}) == 1 and len(batch.windows) == len(batch.jobs)
         pixels = max(level.part.size[0] * level.part.size[1] for level in batch.windows[0].levels)
         assert len(batch.windows) == 1 or len(batch.windows) * pixels <= min(largest, LARGEST_BATCH)
@@ -35,7 +37,7 @@ def test_every_window_is_in_one_batch(make_hole, height: int, width: int, seed: 
 
 
 def test_no_window_is_no_batch() -> None:
-    assert list(batches([], 1e6)) == list(batches([[], []], 1e6)) == []
+    assert list(batches([], 1e6, default_recipe)) == list(batches([[], []], 1e6, default_recipe)) == []
 
 
 def test_a_job_holds_the_picture_the_hole_and_what_was_asked_for() -> None:

@@ -104,9 +104,25 @@ CONVOLVE = {
         "bias must have shape (4), the first of weight; got (3)",
     ),
 }
+FILL_SMOOTHLY = {
+    "rank": ((features[0], hole), "image must have shape (B, C, H, W); got (3, 8, 9)"),
+    "integers": ((features.int(), hole), "image must be float32, float64, bfloat16 or float16; got int32; convert it"),
+    "dtype": ((features.half(), hole), "image must be float32; got float16"),
+    "hole dtype": ((features, hole.float()), "hole must be bool with True = hole; got float32"),
+    "hole rank": ((features, hole[:, None]), "hole must have shape (2, 8, 9), one value for each pixel; got (2, 1, 8"),
+    "hole batch": ((features, hole[:1]), "hole must have shape (2, 8, 9), one value for each pixel; got (1, 8, 9)"),
+    "hole size": ((features, hole[..., :8]), "hole must have shape (2, 8, 9), one value for each pixel; got (2, 8, 8)"),
+}
+OPERATORS = {
+    "match": MATCH,
+    "fold": FOLD,
+    "fold_backward": FOLD_BACKWARD,
+    "convolve": CONVOLVE,
+    "fill_smoothly": FILL_SMOOTHLY,
+}
 CASES = [
     pytest.param(operator, *case, id=f"{operator}: {name}")
-    for operator, cases in (("match", MATCH), ("fold", FOLD), ("fold_backward", FOLD_BACKWARD), ("convolve", CONVOLVE))
+    for operator, cases in OPERATORS.items()
     for name, case in cases.items()
 ]
 

@@ -29,6 +29,14 @@ def test_opcheck_of_convolve():
     torch.library.opcheck(torch.ops.patchswap.convolve.default, (features, weight, bias, skip, 1, True, False, 0.2))
 
 
+def test_opcheck_of_fill_smoothly(device):
+    hole = torch.rand(2, 9, 6, device=device) < 0.5
+    for layout in (torch.contiguous_format, torch.channels_last):
+        image = torch.randn(2, 3, 9, 6, device=device).contiguous(memory_format=layout)
+        torch.library.opcheck(torch.ops.patchswap.fill_smoothly.default, (image, hole))
+        torch.library.opcheck(torch.ops.patchswap.fill_smoothly.default, (image[:, 1:, ::2], hole[:, ::2]))
+
+
 @pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
 @pytest.mark.parametrize("name", list(ops.SCHEMAS))
 def test_schemas_of_the_extension_and_of_the_fallback_agree(name):
