@@ -188,7 +188,7 @@ def test_two_distant_holes_are_filled_as_each_alone(inpainter: Inpainter) -> Non
     filled = inpainter(image, one | same)
     for hole in (one, same):
         difference = (filled - inpainter(image, hole))[:, hole].abs()
-        assert difference.max() < 1e-2
+        assert difference.max() < 1e-4
 
 
 def test_pictures_filled_in_one_call_are_filled_as_alone(inpainter: Inpainter) -> None:
@@ -336,13 +336,13 @@ def test_batches_take_one_mask_or_one_each(inpainter: Inpainter) -> None:
     assert together.shape == images.shape and together.dtype == images.dtype
     for image, hole, filled in zip(images, holes, together, strict=True):
         assert torch.equal(inpainter(image, hole)[:, ~hole], filled[:, ~hole])
-        assert (inpainter(image, hole) - filled).abs().max() < 1e-2
+        assert (inpainter(image, hole) - filled).abs().max() < 1e-4
     assert torch.equal(inpainter(images, holes.unsqueeze(1).float()), together)
     of_one = inpainter(images, holes[0])
     assert torch.equal(inpainter(images, holes[:1]), of_one) and torch.equal(
         inpainter(images, holes[0].numpy()), of_one
     )
-    assert (of_one[1] - inpainter(images[1], holes[0])).abs().max() < 1e-3
+    assert (of_one[1] - inpainter(images[1], holes[0])).abs().max() < 1e-4
     assert torch.equal(inpainter(images[:1], holes[:1])[0], inpainter(images[0], holes[0]))
     assert inpainter(images[:0], holes[0]).shape == (0, 3, 48, 48)
 
