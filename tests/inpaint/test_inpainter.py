@@ -133,15 +133,16 @@ def test_what_holes_hold_has_no_influence(inpainter: Inpainter, scales: list[int
 def test_holes_of_other_windows_are_unknown_too(inpainter: Inpainter, scales: list[int]) -> None:
     """A hole inside another one's window: nothing of what either held is seen."""
     image, hole, other_hole = noise(3, 400, 900), np.zeros((400, 900), bool), np.zeros((400, 900), bool)
-    hole[40:140, 40:140] = other_hole[300:304, 500:504] = True
+    hole[40:140, 140:240] = other_hole[300:304, 500:504] = True
     job = prepare(image.permute(1, 2, 0).numpy(), hole | other_hole, scales=scales)
     windows = inpainter.fill(job).windows
     assert len(windows) == 2 and any((window.unknown & ~window.own).any() for window in windows)
     expected = inpainter(image, hole | other_hole, scales)
     for changed in (hole, other_hole):
-        other = image.clone()
-        other[:, changed] = 1 - other[:, changed]
-        assert torch.equal(inpainter(other, hole | other_hole, scales), expected)
+        for value in (0.0, 1.0, torch.nan):
+            other = image.clone()
+            other[:, changed] = value
+            assert torch.equal(inpainter(other, hole | other_hole, scales), expected)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (1, 9), (2, 30)])
@@ -187,7 +188,7 @@ def test_two_distant_holes_are_filled_as_each_alone(inpainter: Inpainter) -> Non
     filled = inpainter(image, one | same)
     for hole in (one, same):
         difference = (filled - inpainter(image, hole))[:, hole].abs()
-        assert difference.max() < 1e-2
+        assert difference.max() < 1e-4
 
 
 def test_pictures_filled_in_one_call_are_filled_as_alone(inpainter: Inpainter) -> None:
@@ -335,13 +336,13 @@ def test_batches_take_one_mask_or_one_each(inpainter: Inpainter) -> None:
     assert together.shape == images.shape and together.dtype == images.dtype
     for image, hole, filled in zip(images, holes, together, strict=True):
         assert torch.equal(inpainter(image, hole)[:, ~hole], filled[:, ~hole])
-        assert (inpainter(image, hole) - filled).abs().max() < 1e-2
+        assert (inpainter(image, hole) - filled).abs().max() < 1e-4
     assert torch.equal(inpainter(images, holes.unsqueeze(1).float()), together)
     of_one = inpainter(images, holes[0])
     assert torch.equal(inpainter(images, holes[:1]), of_one) and torch.equal(
         inpainter(images, holes[0].numpy()), of_one
     )
-    assert (of_one[1] - inpainter(images[1], holes[0])).abs().max() < 1e-3
+    assert (of_one[1] - inpainter(images[1], holes[0])).abs().max() < 1e-4
     assert torch.equal(inpainter(images[:1], holes[:1])[0], inpainter(images[0], holes[0]))
     assert inpainter(images[:0], holes[0]).shape == (0, 3, 48, 48)
 
