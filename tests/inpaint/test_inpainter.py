@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import pickle
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.inpainter import Inpainter
 from inpaint.mask import center
+from inpaint.photo import Patch
 from inpaint.recipe import NARROW, TINY, WIDE, Recipe, default_recipe
 from inpaint.stages import StageTime
-from inpaint.work import Filled, prepare
+from inpaint.work import Filled, Job, prepare
 
 KINDS = ["thin", "medium", "thick", "specks", "frame", "rectangles", "one known pixel"]
 TENSOR_TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -143,6 +145,40 @@ def test_holes_of_other_windows_are_unknown_too(inpainter: Inpainter, scales: li
             other = image.clone()
             other[:, changed] = value
             assert torch.equal(inpainter(other, hole | other_hole, scales), expected)
+
+
+class Listening:
+    """A picture that remembers what is to be put into it."""
+
+    size = (400, 900)
+
+    def __init__(self) -> None:
+        self.patches: list[Patch] = []
+
+    def colours(self, rows: slice, columns: slice) -> Tensor:
+        return noise(3, *self.size)[:, rows, columns]
+
+    def filled(self, patches: Iterable[Patch]) -> Listening:
+        self.patches = list(patches)
+        return self
+
+    def check_known(self, hole: np.ndarray) -> None:
+        pass
+
+
+def test_every_window_paints_its_own_holes_alone(inpainter: Inpainter) -> None:
+    picture, hole = Listening(), np.zeros((400, 900), bool)
+    hole[40:140, 40:140] = hole[300:304, 500:504] = True
+    (filled,) = [inpainter.fill(Job(picture, hole), keep=True)]
+    assert len(picture.patches) == 2 and any((window.unknown & ~window.own).any() for window in filled.windows)
+    painted = np.zeros(hole.shape, int)
+    for patch in picture.patches:
+        painted[patch.rows, patch.columns] += patch.hole
+    assert np.array_equal(painted, hole.astype(int))
+    for kept in filled.kept:
+        for scale in kept.scales:
+            others = ~torch.from_numpy(scale.level.own)
+            assert torch.equal(scale.result[:, others], scale.part[:, others])
 
 
 @pytest.mark.parametrize("size", [(40, 40), (1, 9), (2, 30)])
