@@ -99,15 +99,20 @@ void check_patch_size(const char* op, int64_t patch_size) {
           patch_size);
 }
 
-void check_patch_mask(const char* name, const Tensor& mask, const char* features_name, const Tensor& features,
-                      Grid grid, int64_t patch_size) {
-  require(mask.scalar_type() == ScalarType::Bool, "match: ", name, " must be bool; got ", dtype_text(mask),
+void check_same_batch_and_channels(const char* op, const Tensor& query, const Tensor& key) {
+  require(query.size(0) == key.size(0) && query.size(1) == key.size(1), op,
+          ": query and key must agree in batch and channels; got ", shape_text(query), " and ", shape_text(key));
+}
+
+void check_patch_mask(const char* op, const char* name, const Tensor& mask, const char* features_name,
+                      const Tensor& features, Grid grid, int64_t patch_size) {
+  require(mask.scalar_type() == ScalarType::Bool, op, ": ", name, " must be bool; got ", dtype_text(mask),
           "; compare it first, as in mask > 0");
   require(
       mask.dim() == 3 && mask.size(0) == features.size(0) && mask.size(1) == grid.rows && mask.size(2) == grid.columns,
-      "match: ", name, " must have the shape of ", features_name, "'s patch grid (", features.size(0), ", ", grid.rows,
+      op, ": ", name, " must have the shape of ", features_name, "'s patch grid (", features.size(0), ", ", grid.rows,
       ", ", grid.columns, ") at patch_size ", patch_size, "; got ", shape_text(mask));
-  check_device("match", name, mask, features_name, features);
+  check_device(op, name, mask, features_name, features);
 }
 
 void check_index(const char* op, const Tensor& index, const char* like_name, const Tensor& like, int64_t height,
@@ -133,8 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   check_features("match", "query", query);
   check_features("match", "key", key);
   check_like("match", "query", query, "key", key);
-  require(query.size(0) == key.size(0) && query.size(1) == key.size(1),
-          "match: query and key must agree in batch and channels; got ", shape_text(query), " and ", shape_text(key));
+  check_same_batch_and_channels("match", query, key);
   check_patch_size("match", patch_size);
   require(topk >= 1 && topk <= kMaxTopk, "match: topk must be from 1 to ", kMaxTopk, "; got ", topk);
   require(precision == "exact" || precision == "fast", "match: precision must be \"exact\" or \"fast\"; got \"",
@@ -145,8 +149,8 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
       method, "\"");
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
-  if (query_mask) check_patch_mask("query_mask", *query_mask, "query", query, query_grid, patch_size);
-  if (key_mask) check_patch_mask("key_mask", *key_mask, "key", key, key_grid, patch_size);
+  if (query_mask) check_patch_mask("match", "query_mask", *query_mask, "query", query, query_grid, patch_size);
+  if (key_mask) check_patch_mask("match", "key_mask", *key_mask, "key", key, key_grid, patch_size);
 
   const int64_t shape[] = {query.size(0), topk, query_grid.rows, query_grid.columns};
   const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -190,6 +194,52 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
   match_cpu(call);
   return {index, score, tally};
+}
+
+std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                  std::optional<Tensor> key_mask, double weight, int64_t sweeps, int64_t patch_size) {
+  check_features("cohere", "query", query);
+  check_features("cohere", "key", key);
+  check_like("cohere", "query", query, "key", key);
+  check_same_batch_and_channels("cohere", query, key);
+  check_patch_size("cohere", patch_size);
+  require(weight >= 0 && weight < std::numeric_limits<double>::infinity(),
+          "cohere: weight must be a finite number, 0 or more; got ", weight);
+  require(sweeps >= 0, "cohere: sweeps must not be negative; got ", sweeps);
+  const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  require(index.scalar_type() == ScalarType::Long, "cohere: index must be int64; got ", dtype_text(index));
+  const int64_t dimensions = index.dim(), ranks = dimensions == 4 ? index.size(1) : 1;
+  require((dimensions == 3 || dimensions == 4) && ranks >= 1 && ranks <= kMaxTopk && index.size(0) == query.size(0) &&
+              index.size(dimensions - 2) == query_grid.rows && index.size(dimensions - 1) == query_grid.columns,
+          "cohere: index must have the shape of query's patch grid (", query.size(0), ", ", query_grid.rows, ", ",
+          query_grid.columns, ") at patch_size ", patch_size, ", or with k from 1 to ", kMaxTopk,
+          " ranks after the batch; got ", shape_text(index));
+  check_device("cohere", "index", index, "query", query);
+  if (query_mask) check_patch_mask("cohere", "query_mask", *query_mask, "query", query, query_grid, patch_size);
+  if (key_mask) check_patch_mask("cohere", "key_mask", *key_mask, "key", key, key_grid, patch_size);
+
+  const int64_t shape[] = {query.size(0), query_grid.rows, query_grid.columns};
+  const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const CohereCall call{.given = torch::stable::contiguous(index),
+                        .query = query,
+                        .key = key,
+                        .query_mask = contiguous(query_mask),
+                        .key_mask = contiguous(key_mask),
+                        .batch = query.size(0),
+                        .channels = query.size(1),
+                        .ranks = ranks,
+                        .query_rows = query_grid.rows,
+                        .query_columns = query_grid.columns,
+                        .key_rows = key_grid.rows,
+                        .key_columns = key_grid.columns,
+                        .patch_size = patch_size,
+                        .sweeps = sweeps,
+                        .weight = weight,
+                        .index = torch::stable::new_empty(query, {shape, 3}, ScalarType::Long),
+                        .score = torch::stable::new_empty(query, {shape, 3}, score_dtype)};
+  cohere_cpu(call);
+  return {call.index, call.score};
 }
 
 // Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
@@ -356,6 +406,10 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
       "method=\"auto\") -> (Tensor index, Tensor score, Tensor tally)");
   library.def(
+      "cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, "
+      "Tensor? key_mask, float weight, int sweeps, int patch_size) -> "
+      "(Tensor index, Tensor score)");
+  library.def(
       "fold(Tensor index, Tensor key, Tensor? base, int height, int "
       "width, int patch_size) -> Tensor");
   library.def(
@@ -369,6 +423,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("convolve", TORCH_BOX(&patchswap::convolve));

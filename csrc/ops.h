@@ -27,6 +27,32 @@
 //   for
 //     which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored coarsely.
 //
+// cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, int sweeps,
+//        int patch_size) -> (Tensor index, Tensor score)
+//
+//   Chooses the keys of a match anew so that neighbouring queries agree. The offset of query i with key k is k - i, a
+//   difference of rows and of columns. Its neighbours are the up to eight queries around it that have a key. In each
+//   sweep every query takes, of its own offset and its neighbours', the offset o with the highest
+//       <q, k> / (|q| |k|) + weight * (neighbours whose offset is o) / 8,    k the key at i + o.
+//   An offset is left out where i + o is no key: outside the key's grid, or masked. All queries choose at once, by the
+//   offsets of the sweep before. This climbs, as a rule, an energy of Potts' kind: the correlations plus the weight of
+//   all neighbours that agree. It need not reach the highest, a sweep may go down, and two neighbours may go on
+//   exchanging their offsets.
+//
+//   - index: int64 (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1), as match returns it; k from 1 to 8. A query has a key
+//     where its first rank is a key and query_mask is not False; else it gets index -1 and score -inf.
+//   - The further ranks count in the first sweep only. A query may take an offset of any of its own ranks, and a
+//     neighbour agrees with o where any of its ranks has this offset. (First ranks alone would make others useless: an
+//     offset without support is worth no more than the first.)
+//   - Ties: its own offset goes first, then those of its ranks, then its neighbours' in row-major order.
+//   - weight: finite, 0 or more. At 0, as with no sweeps, every query keeps its key.
+//   - query, key, masks: as for match. Zero norm: as for match. The result is on the query's grid, (B, H-p+1, W-p+1);
+//     score is the correlation with the key chosen, float32 or float64.
+//   - A key beyond the last is an error.
+//   - It has a kernel on the CPU only.
+//   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has correlation NaN with every other. A key is
+//     never taken for it, and a query with such a correlation keeps its key and has score NaN. Nothing is checked.
+//
 // fold(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor
 //
 //   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, 1 to p * p of
@@ -104,6 +130,19 @@ struct MatchCall {
   Tensor index, score, tally;
 };
 
+// A checked call of cohere. Index and masks are contiguous, query and key may have any strides; rows and columns count
+// patches. index and score arrive holding nothing.
+struct CohereCall {
+  Tensor given;  // [B][ranks][query_rows][query_columns]
+  Tensor query, key;
+  std::optional<Tensor> query_mask, key_mask;
+  int64_t batch, channels, ranks;
+  int64_t query_rows, query_columns, key_rows, key_columns;
+  int64_t patch_size, sweeps;
+  double weight;
+  Tensor index, score;
+};
+
 // A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold on the CPU, which may be
 // channels last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches.
 //   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
@@ -139,6 +178,7 @@ struct FillCall {
 };
 
 void match_cpu(const MatchCall& call);
+void cohere_cpu(const CohereCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
 void convolve_cpu(const ConvolveCall& call);

@@ -5,6 +5,8 @@ csrc/ops.cpp repeats these checks in the same words for callers that come straig
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -122,6 +124,53 @@ def check_match(
         check_patch_mask("match", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:
         check_patch_mask("match", "key_mask", key_mask, "key", key, patch_size)
+
+
+def check_cohere(
+    index: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    weight: float,
+    sweeps: int,
+    patch_size: int,
+) -> None:
+    """Raise ValueError or TypeError where the arguments of `cohere` break its contract."""
+    check_features("cohere", "query", query)
+    check_features("cohere", "key", key)
+    check_like("cohere", "query", query, "key", key)
+    check_same_batch_and_channels("cohere", query, key, ("query", "key"))
+    check_patch_size("cohere", patch_size)
+    check_coherence("cohere", "weight", weight, sweeps)
+    if index.dtype != torch.int64:
+        raise TypeError(f"patchswap.cohere: index must be int64; got {_dtype(index)}")
+    grid = patch_grid(query.shape[2], query.shape[3], patch_size)
+    ranks = index.shape[1] if index.dim() == 4 else 1
+    if (
+        index.dim() not in (3, 4)
+        or not 1 <= ranks <= MAX_TOPK
+        or index.shape[0] != query.shape[0]
+        or tuple(index.shape[-2:]) != grid
+    ):
+        raise ValueError(
+            f"patchswap.cohere: index must have the shape of query's patch grid ({query.shape[0]}, {grid[0]}, "
+            f"{grid[1]}) at patch_size {patch_size}, or with k from 1 to {MAX_TOPK} ranks after the batch; "
+            f"got {_shape(index)}"
+        )
+    check_device("cohere", "index", index, "query", query)
+    if query_mask is not None:
+        check_patch_mask("cohere", "query_mask", query_mask, "query", query, patch_size)
+    if key_mask is not None:
+        check_patch_mask("cohere", "key_mask", key_mask, "key", key, patch_size)
+
+
+def check_coherence(operator: str, name: str, weight: float, sweeps: int) -> None:
+    """Raise unless the weight of agreement and the number of sweeps are possible."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"patchswap.{operator}: {name} must be a finite number, 0 or more; got {weight:g}")
+    if sweeps < 0:
+        raise ValueError(f"patchswap.{operator}: sweeps must not be negative; got {sweeps}")
 
 
 def check_fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> None:

@@ -3,11 +3,12 @@
 The compiled library (library.py) defines the operators and their CPU and CUDA kernels. Without it they are defined
 here, with the same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
 
-* Gradients: `fold` is linear in key and base and has gradients of every order. `match` has none: its index is an
-  arg-max and its score is reported for inspection, so both outputs are marked non-differentiable. `convolve` is for
+* Gradients: `fold` is linear in key and base and has gradients of every order. `match` and `cohere` have none: an index
+  is a choice and a score is reported for inspection, so all outputs are marked non-differentiable. `convolve` is for
   inference, and says so where a gradient is asked of it. So does the operator `fill_smoothly`; the function of that
   name takes the reference there.
-* Autocast: `match` runs in float32, so that its arg-max does not depend on autocast's dtype; `fold` keeps key's dtype.
+* Autocast: `match` and `cohere` run in float32, so that what they choose does not depend on autocast's dtype; `fold`
+  keeps key's dtype.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from patchswap import contract, library, reference
 SCHEMAS = {
     "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
     'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
+    "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
+    "int sweeps, int patch_size) -> (Tensor index, Tensor score)",
     "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
     "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
@@ -60,6 +63,20 @@ def match(
     and queries for which the coarse scores could not decide, which were searched in full.
     """
     return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+
+
+def cohere(
+    index: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    weight: float,
+    sweeps: int,
+    patch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """torch.ops.patchswap.cohere: index int64 and score, both (B, H-p+1, W-p+1); patchswap.cohere says which."""
+    return torch.ops.patchswap.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
 
 
 def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
@@ -138,6 +155,25 @@ def _match_fake(
     )
 
 
+@torch.library.register_fake("patchswap::cohere")
+def _cohere_fake(
+    index: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    weight: float,
+    sweeps: int,
+    patch_size: int,
+) -> tuple[Tensor, Tensor]:
+    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
+    shape = (query.shape[0], *contract.patch_grid(query.shape[2], query.shape[3], patch_size))
+    return (
+        query.new_empty(shape, dtype=torch.int64),
+        query.new_empty(shape, dtype=contract.accumulation_dtype(query.dtype)),
+    )
+
+
 @torch.library.register_fake("patchswap::fold")
 def _fold_fake(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
     contract.check_fold(index, key, base, height, width, patch_size)
@@ -172,12 +208,12 @@ def _fill_smoothly_fake(image: Tensor, hole: Tensor) -> Tensor:
     return torch.empty_like(image)
 
 
-def _match_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _choice_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output)
 
 
-def _match_gradient(ctx: Any, grad_index: Tensor, grad_score: Tensor, grad_tally: Tensor) -> tuple[None, ...]:
-    return (None,) * 8
+def _choice_gradient(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+    return (None,) * 8  # both operators that choose keys take eight arguments
 
 
 def _fold_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -228,8 +264,10 @@ def _fill_smoothly_gradient(ctx: Any, grad: Tensor) -> None:
 
 torch.library.register_autograd("patchswap::convolve", _convolve_gradient, setup_context=_keep_nothing)
 torch.library.register_autograd("patchswap::fill_smoothly", _fill_smoothly_gradient, setup_context=_keep_nothing)
-torch.library.register_autograd("patchswap::match", _match_gradient, setup_context=_match_setup)
+for _name in ("match", "cohere"):
+    torch.library.register_autograd(f"patchswap::{_name}", _choice_gradient, setup_context=_choice_setup)
 torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
 torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("patchswap::match", _device, torch.float32)
+    torch.library.register_autocast("patchswap::cohere", _device, torch.float32)

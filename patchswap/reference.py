@@ -69,6 +69,63 @@ def match(
     return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
 
 
+def cohere(
+    index: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    weight: float,
+    sweeps: int,
+    patch_size: int,
+) -> tuple[Tensor, Tensor]:
+    """The keys of a match, chosen anew so that neighbouring queries agree; see csrc/ops.h for the contract.
+
+    Returns index int64 and score, both (B, H-p+1, W-p+1).
+    """
+    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
+    rows, columns = key_grid = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
+    _require_keys("cohere", index, rows * columns)
+    accumulate = contract.accumulation_dtype(query.dtype)
+    ranks = index if index.dim() == 4 else index[:, None]
+    chosen = ranks.new_full((ranks.shape[0], *ranks.shape[2:]), -1)
+    score = torch.full(chosen.shape, -torch.inf, dtype=accumulate, device=query.device)
+    for sample in range(len(ranks)):
+        may_be_chosen = _positions(key_mask, sample, key_grid, key.device)
+        keys = torch.where(torch.isin(ranks[sample], may_be_chosen), ranks[sample], -1)
+        has_key = keys[0] >= 0 if query_mask is None else (keys[0] >= 0) & query_mask[sample]
+        keys = torch.where(has_key, keys, -1)
+        at = has_key.nonzero()
+        if len(at) == 0:
+            continue
+        maps = query[sample].to(accumulate), key[sample].to(accumulate)
+
+        def correlation(positions: Tensor, at: Tensor = at, maps: tuple[Tensor, Tensor] = maps) -> Tensor:
+            places = torch.stack((positions // columns, positions % columns), 1)
+            return _correlation(maps[0], at, maps[1], places, patch_size)
+
+        current = keys[0][has_key]
+        for sweep in range(sweeps if weight > 0 else 0):
+            own = keys if sweep == 0 else keys[:1]  # (ranks, query rows, query columns)
+            proposed = torch.stack([_proposals(rank, key_grid, may_be_chosen)[:, has_key] for rank in own])
+            candidates = torch.cat((own[:, has_key], proposed[0]))
+            values = []
+            for candidate in candidates:
+                agreeing = (proposed == candidate).any(0).sum(0)  # a neighbour counts once, by any of its ranks
+                support = (weight * agreeing.double() / 8).to(accumulate)
+                values.append(correlation(candidate.clamp(min=0)) + support)
+            current, best = candidates[0], values[0]
+            for number in range(1, len(candidates)):
+                is_new = (candidates[number] >= 0) & (candidates[:number] != candidates[number]).all(0)
+                better = is_new & (values[number] > best)
+                current = torch.where(better, candidates[number], current)
+                best = torch.where(better, values[number], best)
+            keys[0][has_key] = current
+        chosen[sample][has_key] = current
+        score[sample][has_key] = correlation(current)
+    return chosen, score
+
+
 def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
     """Paint the matched key patches; every cell is the mean of those that cover it; see csrc/ops.h for the contract.
 
@@ -215,8 +272,7 @@ def _patches(features: Tensor, positions: Tensor, grid: tuple[int, int], patch_s
 
 def _inverse_norm(patches: Tensor) -> Tensor:
     """One over the Euclidean norm of every row; 0 where the squared norm is below the smallest normal number."""
-    squared = patches.square().sum(dim=1)
-    return torch.where(squared < torch.finfo(patches.dtype).tiny, 0, squared.rsqrt())
+    return _inverse_root(patches.square().sum(dim=1))
 
 
 def _source_cells(
@@ -224,12 +280,53 @@ def _source_cells(
 ) -> tuple[Tensor, Tensor]:
     """Which patches are matched, and the row-major cell of key where each matched patch begins (0 elsewhere)."""
     key_rows, key_columns = contract.patch_grid(key_height, key_width, patch_size)
-    if index.numel() and (index.amin() < -1 or index.amax() >= key_rows * key_columns):
-        raise ValueError(
-            f"patchswap.{operator}: index must be from -1 to {key_rows * key_columns - 1}, the last key patch; "
-            f"got {int(index.amin())} to {int(index.amax())}"
-        )
+    _require_keys(operator, index, key_rows * key_columns)
     matched = index >= 0
     row = torch.div(index, max(key_columns, 1), rounding_mode="floor")
     source = row * key_width + (index - row * key_columns)
     return matched, torch.where(matched, source, 0)
+
+
+def _require_keys(operator: str, index: Tensor, keys: int) -> None:
+    if index.numel() and (index.amin() < -1 or index.amax() >= keys):
+        raise ValueError(
+            f"patchswap.{operator}: index must be from -1 to {keys - 1}, the last key patch; "
+            f"got {int(index.amin())} to {int(index.amax())}"
+        )
+
+
+def _proposals(keys: Tensor, key_grid: tuple[int, int], may_be_chosen: Tensor) -> Tensor:
+    """What the eight neighbours of each query would have it take: the key that lies from it as theirs from them.
+
+    keys: (rows, columns) positions of keys, -1 = none. Returns (8, rows, columns), neighbours in row-major order;
+    -1 where there is no neighbour, its key is none, or what it proposes is not in may_be_chosen.
+    """
+    rows, columns = keys.shape
+    around = F.pad(keys, (1, 1, 1, 1), value=-1)
+    proposals = []
+    for y, x in product((-1, 0, 1), (-1, 0, 1)):
+        if (y, x) == (0, 0):
+            continue
+        neighbour = around[1 + y : 1 + y + rows, 1 + x : 1 + x + columns]
+        row, column = neighbour // key_grid[1] - y, neighbour % key_grid[1] - x
+        inside = (neighbour >= 0) & (row >= 0) & (row < key_grid[0]) & (column >= 0) & (column < key_grid[1])
+        position = row * key_grid[1] + column
+        proposals.append(torch.where(inside & torch.isin(position, may_be_chosen), position, -1))
+    return torch.stack(proposals)
+
+
+def _correlation(query: Tensor, at: Tensor, key: Tensor, places: Tensor, patch_size: int) -> Tensor:
+    """Normalised cross-correlation of (C, H, W) query patches with key patches; both (n, 2), rows and columns."""
+    products, query_squares, key_squares = query.new_zeros(3, len(at))
+    for y, x in product(range(patch_size), range(patch_size)):
+        left, right = query[:, at[:, 0] + y, at[:, 1] + x], key[:, places[:, 0] + y, places[:, 1] + x]
+        products += (left * right).sum(0)
+        query_squares += left.square().sum(0)
+        key_squares += right.square().sum(0)
+    return products * _inverse_root(key_squares) * _inverse_root(query_squares)
+
+
+def _inverse_root(squares: Tensor) -> Tensor:
+    """One over the square root; 0 below the smallest normal number, NaN where not finite."""
+    roots = torch.where(squares < torch.finfo(squares.dtype).tiny, 0, squares.rsqrt())
+    return torch.where(squares.isfinite(), roots, torch.nan)

@@ -1,4 +1,4 @@
-"""The public functions: patch-swap (Song et al., arXiv 1711.08590, section 3.2) and its two halves, match and fold."""
+"""The public functions: patch-swap (Song et al., arXiv 1711.08590, section 3.2) and its parts: match, cohere, fold."""
 
 from __future__ import annotations
 
@@ -69,6 +69,65 @@ def match(
     return Match(index[:, 0], score[:, 0]) if topk == 1 else Match(index, score)
 
 
+def cohere(
+    match_or_index: Match | Tensor,
+    query: Tensor,
+    key: Tensor,
+    *,
+    weight: float,
+    sweeps: int = 6,
+    patch_size: int = 3,
+    query_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+) -> Match:
+    """Choose the keys of a match anew, so that neighbouring queries take neighbouring keys where these fit as well.
+
+    The offset of query i with key k is k - i, a difference of rows and of columns on the patch grids. Its neighbours
+    are the up to eight queries around it that have a key. In each sweep every query takes, of its own offset and its
+    neighbours', the offset o with the highest
+
+        NCC(i, i + o) + weight * (number of neighbours whose offset is o) / 8,
+
+    where NCC is the normalised cross-correlation that `match` maximises. An offset is left out where i + o is no key:
+    outside the key's grid, or masked. All queries choose at once, by the offsets of the sweep before. So copied regions
+    grow together, unless the similarity says otherwise by more than the weight. It need not settle: two neighbours may
+    go on exchanging their offsets.
+
+    Ties: its own offset goes first, then its neighbours' in row-major order. A query without a key stays without, and
+    is no neighbour. The result does not depend on the number of threads or the batch.
+
+    With the k best keys of each query (`match` with topk=k) the first sweep knows more: a query may take the offset of
+    any of its own k keys, which come after its first on ties; and a neighbour counts if any of its k offsets is o.
+    Later sweeps go by the chosen keys alone.
+
+    Not differentiable: index and score are constants to autograd. Under autocast it runs in float32.
+
+    Args:
+        match_or_index: what `match` returned, or an index from elsewhere: (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1)
+            int64 positions in the key's patch grid, k from 1 to 8; -1 = no key. A query has none either where it is
+            masked, or its first key is.
+        query: (B, C, H, W) features: float32, bfloat16, float16 (accumulated in float32) or float64.
+        key: (B, C, H', W') features, same dtype and device; H' and W' may differ from H and W.
+        weight: what the agreement of all eight neighbours counts for, in units of NCC: 0 or more. 0.1 to 0.4 are
+            useful; at 0 every query keeps its key.
+        sweeps: how many at most; 0 or more. It may end sooner, where a sweep would change nothing.
+        patch_size: side of a patch in cells: 1, 3 or 5.
+        query_mask: (B, H-p+1, W-p+1) bool on the patch grid, True = take part. All take part by default.
+        key_mask: (B, H'-p+1, W'-p+1) bool on the patch grid, True = may be chosen. All may by default.
+
+    Returns:
+        Match(index, score), both (B, H-p+1, W-p+1): the keys chosen and their NCC; -1 and -inf where there is none.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or ranges outside the above. So does an index
+            beyond the last key patch. Features are not checked: a patch with NaN or Inf has NCC NaN, is never taken,
+            and as a query keeps its key with score NaN.
+    """
+    index = match_or_index.index if isinstance(match_or_index, Match) else match_or_index
+    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
+    return Match(*ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size))
+
+
 def fold(
     index: Tensor,
     key: Tensor,
@@ -121,6 +180,8 @@ def swap(
     hole: Tensor | None = None,
     patch_size: int = 3,
     key_margin: int = 0,
+    coherence: float = 0.0,
+    sweeps: int = 6,
     return_match: Literal[False] = False,
 ) -> Tensor: ...
 
@@ -133,6 +194,8 @@ def swap(
     hole: Tensor | None = None,
     patch_size: int = 3,
     key_margin: int = 0,
+    coherence: float = 0.0,
+    sweeps: int = 6,
     return_match: Literal[True],
 ) -> tuple[Tensor, Match]: ...
 
@@ -144,6 +207,8 @@ def swap(
     hole: Tensor | None = None,
     patch_size: int = 3,
     key_margin: int = 0,
+    coherence: float = 0.0,
+    sweeps: int = 6,
     return_match: bool = False,
 ) -> Tensor | tuple[Tensor, Match]:
     """Replace neural patches by their most similar ones: `swap(features, hole=mask)` or `swap(content, style)`.
@@ -166,6 +231,10 @@ def swap(
     With a style (Chen and Schmidt, arXiv 1612.04337): every patch of the content is replaced by its most similar patch
     of the style features, whose height and width may differ.
 
+    With a coherence above 0 the keys of `match` are chosen anew by `cohere`, with this weight, before they are copied::
+
+        value of offset o for query i = NCC(i, i + o) + coherence * (neighbours whose offset is o) / 8
+
     The gradient flows to the features that are copied (the key patches, and features where they are kept), not through
     the choice of patches.
 
@@ -176,6 +245,8 @@ def swap(
         patch_size: side of a patch in cells: 1, 3 or 5.
         key_margin: with a hole, keys have at least this many cells between themselves and the hole (features of deep
             layers see that far into it). A sample for which this would leave no key is matched without margin.
+        coherence: weight of agreement between neighbouring patches, in units of NCC: 0 or more. 0 is the plain arg-max.
+        sweeps: of `cohere`; at coherence 0 there are none.
         return_match: also return the Match(index, score) that was used, on the patch grid of features.
 
     Returns:
@@ -188,17 +259,31 @@ def swap(
         raise ValueError("patchswap.swap: give exactly one of style and hole, as in swap(features, hole=mask)")
     contract.check_features("swap", "features", features)
     contract.check_patch_size("swap", patch_size)
+    contract.check_coherence("swap", "coherence", coherence, sweeps)
     size = (features.shape[2], features.shape[3])
     if hole is None:
         assert style is not None
         if key_margin != 0:
             raise ValueError("patchswap.swap: key_margin goes with hole, not with style; leave it at 0")
         found = match(features, style, patch_size=patch_size)
+        if coherence > 0:
+            found = cohere(found, features, style, weight=coherence, sweeps=sweeps, patch_size=patch_size)
         result = fold(found.index, style, output_size=size, patch_size=patch_size, base=features)
     else:
         _check_hole(hole, features, key_margin)
         query_mask, key_mask = masks_from_hole(hole, patch_size, key_margin)
         found = match(features, features, patch_size=patch_size, query_mask=query_mask, key_mask=key_mask)
+        if coherence > 0:
+            found = cohere(
+                found,
+                features,
+                features,
+                weight=coherence,
+                sweeps=sweeps,
+                patch_size=patch_size,
+                query_mask=query_mask,
+                key_mask=key_mask,
+            )
         filled = fold(found.index, features, output_size=size, patch_size=patch_size, base=features)
         result = torch.where(hole[:, None], filled, features)
     return (result, found) if return_match else result

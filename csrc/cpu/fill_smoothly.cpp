@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -74,17 +73,6 @@ struct Fill {
   const bool* hole;  // [B][H][W]
   std::vector<Level> levels;
 };
-
-// Calls work(item) for the items of [0, count), which threads take from a common counter.
-template <class Work>
-void share_items(int64_t count, int64_t operations, const Work& work) {
-  const int64_t worth = std::max<int64_t>(1, operations / kOperationsWorthAThread);
-  const int64_t threads = std::min<int64_t>({count, worth, torch::stable::get_num_threads()});
-  std::atomic<int64_t> next = 0;
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    for (int64_t item = next++; item < count; item = next++) work(item);
-  });
-}
 
 // Loads of level 0, where what lies in the hole is not looked at. A constant stride of 1 lets the compiler use vectors.
 template <class Store>

@@ -12,21 +12,10 @@
 #include "../dtype.h"
 #include "../ops.h"
 #include "grain.h"
+#include "index_range.h"
 
 namespace patchswap {
 namespace {
-
-void check_index_range(const FoldCall& call, const char* operation) {
-  const int64_t* index = call.index.const_data_ptr<int64_t>();
-  const int64_t keys = call.key_rows * call.key_columns, count = call.index.numel();
-  if (count == 0) return;
-  const auto [lowest, highest] = std::minmax_element(index, index + count);
-  if (*lowest >= -1 && *highest < keys) return;
-  std::ostringstream text;
-  text << "patchswap." << operation << ": index must be from -1 to " << keys - 1 << ", the last key patch; got "
-       << *lowest << " to " << *highest;
-  throw std::runtime_error(text.str());
-}
 
 // Key cells (row-major offsets) that fall on output cell (y, x) of the sample whose index grid is given; at most p * p.
 int source_cells(const FoldCall& call, const int64_t* index, int64_t y, int64_t x, int64_t* cells) {
@@ -166,7 +155,7 @@ void fold_backward_planes(const FoldCall& call, const std::vector<int>& counts, 
 }  // namespace
 
 void fold_cpu(const FoldCall& call) {
-  check_index_range(call, "fold");
+  check_index_range("fold", call.index.const_data_ptr<int64_t>(), call.index.numel(), call.key_rows * call.key_columns);
   if (call.result.numel() == 0) return;
   with_element_type(call.source.scalar_type(), [&](auto element) {
     for (int64_t sample = 0; sample < call.batch; sample++) {
@@ -190,7 +179,8 @@ void fold_cpu(const FoldCall& call) {
 }
 
 void fold_backward_cpu(const FoldCall& call) {
-  check_index_range(call, "fold_backward");
+  check_index_range("fold_backward", call.index.const_data_ptr<int64_t>(), call.index.numel(),
+                    call.key_rows * call.key_columns);
   if (call.result.numel() == 0) return;
   std::vector<int> counts(call.batch * call.height * call.width);
   const int64_t patch_cells = call.patch_size * call.patch_size;

@@ -38,6 +38,13 @@ for channels, outputs in ((3, 5), (16, 33), (37, 16)):
     found = patchswap.ops.convolve(features, weight, bias, replicate=True, slope=0.2)
     exact = (features.double(), weight.double(), bias.double(), None, 1, False, True, 0.2)
     torch.testing.assert_close(found.double(), patchswap.reference.convolution(*exact), rtol=1e-4, atol=1e-4)
+for dtype in (torch.float32, torch.float64, torch.float16):
+    for patch_size, channels in ((1, 5), (3, 37), (5, 64)):
+        query, key = torch.randn(2, channels, 12, 9).to(dtype), torch.randn(2, channels, 8, 14).to(dtype)
+        index = patchswap.match(query, key, patch_size=patch_size, topk=3).index
+        match = patchswap.cohere(index, query, key, weight=0.2, patch_size=patch_size)
+        exact = patchswap.reference.cohere(index, query.double(), key.double(), None, None, 0.2, 6, patch_size)
+        assert torch.equal(match.index, exact[0]) and (match.score - exact[1]).abs().max() < 2e-6
 """
 
 

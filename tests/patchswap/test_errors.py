@@ -51,6 +51,63 @@ MATCH = {
     ),
     "method": ((features, features, None, None, 3, 1, "exact", "best"), 'method must be "auto", "dense" or "pruned"'),
 }
+COHERE = {
+    "rank": (
+        (index, features[0], features, None, None, 0.1, 6, 3),
+        "query must have shape (B, C, H, W); got (3, 8, 9)",
+    ),
+    "dtype": (
+        (index, features, features.int(), None, None, 0.1, 6, 3),
+        "key must be float32, float64, bfloat16 or float16; got int32",
+    ),
+    "two dtypes": (
+        (index, features, features.half(), None, None, 0.1, 6, 3),
+        "query and key must have the same dtype; got float32 and float16",
+    ),
+    "batch": (
+        (index, features, features[:1], None, None, 0.1, 6, 3),
+        "cohere: query and key must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
+    ),
+    "patch_size": ((index, features, features, None, None, 0.1, 6, 2), "patch_size must be 1, 3 or 5; got 2"),
+    "negative weight": (
+        (index, features, features, None, None, -0.25, 6, 3),
+        "weight must be a finite number, 0 or more; got -0.25",
+    ),
+    "weight": (
+        (index, features, features, None, None, float("inf"), 6, 3),
+        "weight must be a finite number, 0 or more; got inf",
+    ),
+    "no weight": (
+        (index, features, features, None, None, float("nan"), 6, 3),
+        "weight must be a finite number, 0 or more; got nan",
+    ),
+    "sweeps": ((index, features, features, None, None, 0.1, -1, 3), "sweeps must not be negative; got -1"),
+    "index dtype": ((index.int(), features, features, None, None, 0.1, 6, 3), "cohere: index must be int64; got int32"),
+    "index shape": (
+        (index, features, features, None, None, 0.1, 6, 1),
+        "index must have the shape of query's patch grid (2, 8, 9) at patch_size 1, or with k from 1 to 8 ranks after "
+        "the batch; got (2, 6, 7)",
+    ),
+    "index rank": ((index[0], features, features, None, None, 0.1, 6, 3), "ranks after the batch; got (6, 7)"),
+    "ranks": (
+        (index[:, None].expand(-1, 9, -1, -1), features, features, None, None, 0.1, 6, 3),
+        "ranks after the batch; got (2, 9, 6, 7)",
+    ),
+    "no ranks": ((index[:, None][:, :0], features, features, None, None, 0.1, 6, 3), "got (2, 0, 6, 7)"),
+    "mask dtype": (
+        (index, features, features, grid.int(), None, 0.1, 6, 3),
+        "cohere: query_mask must be bool; got int32; compare it first",
+    ),
+    "mask shape": (
+        (index, features, features, None, hole, 0.1, 6, 3),
+        "cohere: key_mask must have the shape of key's patch grid (2, 6, 7)",
+    ),
+    "index high": (
+        (index + 42, features, features, None, None, 0.1, 6, 3),
+        "cohere: index must be from -1 to 41, the last key patch; got 42 to 42",
+    ),
+    "index low": ((index - 2, features, features, None, None, 0.1, 6, 3), "index must be from -1 to 41"),
+}
 FOLD = {
     "rank": ((index, features[0], None, 8, 9, 3), "key must have shape (B, C, H, W); got (3, 8, 9)"),
     "patch_size": ((index, features, None, 8, 9, 7), "patch_size must be 1, 3 or 5; got 7"),
@@ -115,6 +172,7 @@ FILL_SMOOTHLY = {
 }
 OPERATORS = {
     "match": MATCH,
+    "cohere": COHERE,
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,
     "convolve": CONVOLVE,
@@ -160,6 +218,8 @@ def test_public_functions_raise_python_errors():
         patchswap.match(features, features.half())
     with pytest.raises(ValueError, match='precision must be "exact" or "fast"; got "half"'):
         patchswap.match(features, features, precision="half")
+    with pytest.raises(ValueError, match="weight must be a finite number, 0 or more; got -1"):
+        patchswap.cohere(index, features, features, weight=-1)
     with pytest.raises(ValueError, match="index must have shape"):
         patchswap.fold(index, features, output_size=(9, 9))
     with pytest.raises(ValueError, match="query_mask must have the shape of index"):
@@ -183,6 +243,10 @@ def test_swap():
         patchswap.swap(features, features, key_margin=1)
     with pytest.raises(ValueError, match=r"features must have shape \(B, C, H, W\); got \(3, 8, 9\)"):
         patchswap.swap(features[0], hole=hole)
+    with pytest.raises(ValueError, match="coherence must be a finite number, 0 or more; got nan"):
+        patchswap.swap(features, hole=hole, coherence=float("nan"))
+    with pytest.raises(ValueError, match="sweeps must not be negative; got -2"):
+        patchswap.swap(features, features, sweeps=-2)
     with pytest.raises(ValueError, match="patch_size must be 1, 3 or 5"):
         patchswap.swap(features, hole=hole, patch_size=4)
 

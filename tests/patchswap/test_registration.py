@@ -24,6 +24,17 @@ def test_opcheck(device, dtype, requires_grad):
     torch.library.opcheck(FOLD_BACKWARD, (base, index, 6, 9, 3))
 
 
+@pytest.mark.parametrize(("dtype", "requires_grad"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_opcheck_of_cohere(device, dtype, requires_grad):
+    query = torch.randn(2, 3, 7, 8, device=device).to(dtype).requires_grad_(requires_grad)
+    key = torch.randn(2, 3, 6, 9, device=device).to(dtype).requires_grad_(requires_grad)
+    query_mask, key_mask = torch.rand(2, 5, 6, device=device) < 0.8, torch.rand(2, 4, 7, device=device) < 0.8
+    index = torch.randint(-1, 28, (2, 2, 5, 6), device=device)
+    for arguments in ((index, query_mask, key_mask), (index[:, 1], None, None)):
+        given, *masks = arguments
+        torch.library.opcheck(torch.ops.patchswap.cohere.default, (given, query, key, *masks, 0.2, 4, 3))
+
+
 def test_opcheck_of_convolve():
     features, weight, bias, skip = (torch.randn(shape) for shape in ((2, 3, 4, 5), (6, 5, 3, 3), (6,), (2, 2, 8, 10)))
     torch.library.opcheck(torch.ops.patchswap.convolve.default, (features, weight, bias, skip, 1, True, False, 0.2))
@@ -51,7 +62,7 @@ def test_compile_without_graph_breaks(device, backend):
     hole[:, 3:6, 4:8] = True
 
     def loss(features):
-        return (patchswap.swap(features * 2, hole=hole, key_margin=1) ** 2).sum()
+        return (patchswap.swap(features * 2, hole=hole, key_margin=1, coherence=0.2) ** 2).sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(features), loss(features))
@@ -69,10 +80,13 @@ def test_compile_with_dynamic_shapes(device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast(device, dtype):
-    """match casts to float32, which also lets it take two dtypes; fold keeps the dtype of its key."""
+    """match and cohere cast to float32, which also lets them take two dtypes; fold keeps the dtype of its key."""
     query, key = torch.randn(1, 5, 8, 8, device=device), torch.randn(1, 5, 8, 8, device=device).to(dtype)
     index, score, _ = MATCH(query, key.float(), None, None, 3, 1)
+    coherent = patchswap.cohere(index, query, key.float(), weight=0.2)
     with torch.autocast(device, dtype=torch.bfloat16):
+        mixed = torch.ops.patchswap.cohere(index, query, key, None, None, 0.2, 6, 3)
+        assert all(torch.equal(a, b) for a, b in zip(mixed, coherent, strict=True))
         mixed_index, mixed_score, _ = MATCH(query, key, None, None, 3, 1)
         assert patchswap.fold(index[:, 0], key, output_size=(8, 8)).dtype == dtype
         assert patchswap.swap(key, key.flip(2)).dtype == dtype
