@@ -227,6 +227,12 @@ VARIANTS = {
     ),
     "pixels": Variant("the pixels themselves copied, not decoded", instead_of(restore_detail, copied_pixels)),
     "rim-as-copied": Variant("what is off along the rim not spread into the hole", instead_of(level_at_rim)),
+    **{
+        f"coherence-{weight:g}": Variant(f"coherence {weight:g} in both recipes", changed(coherence=weight))
+        for weight in (0, 0.1, 0.2, 0.4, 0.6)
+    },
+    "rematched": Variant("swapped features matched once more (`rematches=1`)", changed(rematches=1)),
+    "rematched-twice": Variant("the same twice (`rematches=2`)", changed(rematches=2)),
     "match-centred": Variant("match without each channel's mean", changed(compared=centred)),
     "match-deviation": Variant("match with channels of deviation 1", changed(compared=unit_deviation)),
     "match-finer": Variant("match relu2_1 as well as relu3_1", networks=with_finer_features),

@@ -147,12 +147,12 @@ def _unswapped(part: Tensor, scene: Scene) -> ScaleResult:
 
 def _match(query: Tensor, key: Tensor, scene: Scene, recipe: Recipe) -> Tensor:
     """The key patch of every query patch: (B, h'-2, w'-2) int64, -1 elsewhere."""
-    masks = {"query_mask": scene.queries, "key_mask": scene.keys}
     if recipe.compared:
         query, key = (recipe.compared(features, scene.unknown_cells) for features in (query, key))
-    match = patchswap.match(query, key, **masks)
+    queries, keys = scene.queries, scene.keys
+    match = patchswap.match(query, key, query_mask=queries, key_mask=keys)
     if recipe.coherence:
-        match = patchswap.cohere(match, query, key, weight=recipe.coherence, **masks)
+        match = patchswap.cohere(match, query, key, weight=recipe.coherence, query_mask=queries, key_mask=keys)
     return match.index
 
 

@@ -32,8 +32,8 @@ class Recipe:
 
 
 TINY = Recipe(swap=False)
-NARROW = Recipe(finish=(restore_detail, level_at_rim, KeepColours(4)))
-WIDE = Recipe(symmetric=True, finish=(restore_detail, level_at_rim, KeepColours(8)))
+NARROW = Recipe(finish=(restore_detail, level_at_rim, KeepColours(4)), coherence=0.2)
+WIDE = Recipe(symmetric=True, finish=(restore_detail, level_at_rim, KeepColours(8)), coherence=0.4)
 
 RecipeRule = Callable[[int], Recipe]  # depth of a window's holes in pixels -> how it is filled
 

@@ -38,6 +38,7 @@ class TrainingConfig:
     judge_detail: bool = False  # the discriminator sees a picture without its low frequencies
     pixel: float = 5.0  # L1 on pixels; ours, it steadies the colours
     shallow_in_hole: float = 0.25  # weight of the hole in the layers before relu3_1 (feature2image)
+    coherence: float = 0.0  # of the swap that feature2image learns to decode (patchswap.cohere)
     band: float = 2.0  # extra weight of the hole's cells that touch its boundary (image2feature)
     window: int = 160  # side of the window around the hole on which image2feature's VGG loss is computed; 0 = all
     average: float = 0.999  # decay of the running average of the weights, which is what is exported

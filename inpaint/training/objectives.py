@@ -140,7 +140,8 @@ class Feature2ImageObjective(Objective):
         with torch.no_grad():
             self._truth = self.vgg(batch.image, tuple({"relu3_1", *self.config.perceptual_layers}))
             features = self._truth["relu3_1"].float()
-            self._features = patchswap.swap(features, hole=feature_hole(batch.hole))
+            hole = feature_hole(batch.hole)
+            self._features = patchswap.swap(features, hole=hole, coherence=self.config.coherence)
         return self.generator(self._features)
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
