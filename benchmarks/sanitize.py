@@ -32,6 +32,10 @@ def main() -> int:
                         match = patchswap.match(query, key, **masks, method=method, precision=precision)
                     exact = patchswap.match(query, key, **masks, method=method)
                     assert_match_close(exact, query, key, **masks)
+                    arguments = (match.index, query, key)
+                    coherent = patchswap.cohere(*arguments, weight=0.2, sweeps=2, **masks)
+                    index, _ = reference.cohere(*arguments, None, masks["key_mask"], 0.2, 2, 3)
+                    assert (coherent.index != index).float().mean() < 0.01  # near-ties may be decided by rounding
                     patchswap.fold(match.index, key, output_size=(height, width))
         except (RuntimeError, ValueError) as error:
             if "is not there" not in str(error):

@@ -238,6 +238,12 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
                         .weight = weight,
                         .index = torch::stable::new_empty(query, {shape, 3}, ScalarType::Long),
                         .score = torch::stable::new_empty(query, {shape, 3}, score_dtype)};
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    cohere_cuda(call);
+    return {call.index, call.score};
+  }
+#endif
   cohere_cpu(call);
   return {call.index, call.score};
 }
@@ -433,6 +439,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
 #ifdef PATCHSWAP_CUDA
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));

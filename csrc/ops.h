@@ -48,10 +48,10 @@
 //   - weight: finite, 0 or more. At 0, as with no sweeps, every query keeps its key.
 //   - query, key, masks: as for match. Zero norm: as for match. The result is on the query's grid, (B, H-p+1, W-p+1);
 //     score is the correlation with the key chosen, float32 or float64.
-//   - A key beyond the last is an error.
-//   - It has a kernel on the CPU only.
+//   - A key beyond the last: an error on the CPU, taken as -1 by the CUDA kernel.
 //   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has correlation NaN with every other. A key is
 //     never taken for it, and a query with such a correlation keeps its key and has score NaN. Nothing is checked.
+//   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
 // fold(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor
 //
@@ -189,6 +189,7 @@ const char* cpu_kernel_name();
 
 #ifdef PATCHSWAP_CUDA
 void match_cuda(const MatchCall& call);
+void cohere_cuda(const CohereCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
 void fill_smoothly_cuda(const FillCall& call);

@@ -119,9 +119,9 @@ def cohere(
         Match(index, score), both (B, H-p+1, W-p+1): the keys chosen and their NCC; -1 and -inf where there is none.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or ranges outside the above. So does an index
-            beyond the last key patch. Features are not checked: a patch with NaN or Inf has NCC NaN, is never taken,
-            and as a query keeps its key with score NaN.
+        ValueError, TypeError: shapes, dtypes or ranges outside the above. An index beyond the last key patch raises on
+            the CPU; the CUDA kernel, which never waits for the device, takes it as -1. Features are not checked: a
+            patch with NaN or Inf has NCC NaN, is never taken, and as a query keeps its key with score NaN.
     """
     index = match_or_index.index if isinstance(match_or_index, Match) else match_or_index
     contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)

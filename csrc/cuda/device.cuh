@@ -80,9 +80,11 @@ PATCHSWAP_DEVICE void named_barrier(int id, int threads) {
 // ---- within a warp; all 32 lanes call together
 
 PATCHSWAP_DEVICE float shuffle(float value, int lane) { return __shfl_sync(kAllLanes, value, lane); }
+PATCHSWAP_DEVICE double shuffle(double value, int lane) { return __shfl_sync(kAllLanes, value, lane); }
 PATCHSWAP_DEVICE int shuffle(int value, int lane) { return __shfl_sync(kAllLanes, value, lane); }
 PATCHSWAP_DEVICE float shuffle_down(float value, int lanes) { return __shfl_down_sync(kAllLanes, value, lanes); }
 PATCHSWAP_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(kAllLanes, value, mask); }
+PATCHSWAP_DEVICE double shuffle_xor(double value, int mask) { return __shfl_xor_sync(kAllLanes, value, mask); }
 PATCHSWAP_DEVICE int shuffle_xor(int value, int mask) { return __shfl_xor_sync(kAllLanes, value, mask); }
 PATCHSWAP_DEVICE bool any_lane(bool predicate) { return __any_sync(kAllLanes, predicate); }
 PATCHSWAP_DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(kAllLanes, predicate); }
@@ -149,6 +151,7 @@ PATCHSWAP_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
 // The larger number; of a number and NaN the number.
 PATCHSWAP_DEVICE float larger(float left, float right) { return fmaxf(left, right); }
 PATCHSWAP_DEVICE float square_root(float value) { return __fsqrt_rn(value); }
+PATCHSWAP_DEVICE double square_root(double value) { return __dsqrt_rn(value); }
 PATCHSWAP_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 PATCHSWAP_DEVICE int count_bits(uint32_t value) { return __popc(value); }
 

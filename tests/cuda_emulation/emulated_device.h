@@ -122,9 +122,22 @@ inline uint32_t shuffle_words(uint32_t value, int source, const char* name, Wher
 }
 inline int own_lane() { return emulation::current->lane; }
 
+// A double goes as two words.
+template <class Move>
+double double_of(const Move& move, double value) {
+  float halves[2];
+  std::memcpy(halves, &value, sizeof(value));
+  for (float& half : halves) half = move(half);
+  std::memcpy(&value, halves, sizeof(value));
+  return value;
+}
+
 // Lanes wrap around in shuffle; in shuffle_down a lane that would look beyond the last one gets its own value.
 inline float shuffle(float value, int lane, Where where = Where::current()) {
   return std::bit_cast<float>(shuffle_words(std::bit_cast<uint32_t>(value), lane & (kWarp - 1), "shuffle", where));
+}
+inline double shuffle(double value, int lane, Where where = Where::current()) {
+  return double_of([&](float half) { return shuffle(half, lane, where); }, value);
 }
 inline int shuffle(int value, int lane, Where where = Where::current()) {
   return static_cast<int>(shuffle_words(static_cast<uint32_t>(value), lane & (kWarp - 1), "shuffle", where));
@@ -136,6 +149,9 @@ inline float shuffle_down(float value, int lanes, Where where = Where::current()
 inline float shuffle_xor(float value, int mask, Where where = Where::current()) {
   const int source = (own_lane() ^ mask) & (kWarp - 1);
   return std::bit_cast<float>(shuffle_words(std::bit_cast<uint32_t>(value), source, "shuffle_xor", where));
+}
+inline double shuffle_xor(double value, int mask, Where where = Where::current()) {
+  return double_of([&](float half) { return shuffle_xor(half, mask, where); }, value);
 }
 inline int shuffle_xor(int value, int mask, Where where = Where::current()) {
   const int source = (own_lane() ^ mask) & (kWarp - 1);
@@ -250,6 +266,7 @@ inline uint32_t bits_of(float value) { return std::bit_cast<uint32_t>(value); }
 inline float float_of(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline float larger(float left, float right) { return __builtin_fmaxf(left, right); }
 inline float square_root(float value) { return __builtin_sqrtf(value); }
+inline double square_root(double value) { return __builtin_sqrt(value); }
 inline float fused_multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline int count_bits(uint32_t value) { return std::popcount(value); }
 
