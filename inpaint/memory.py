@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 SHARE = 0.5  # of the free memory that is used by default
-BYTES_PER_PIXEL = 400  # of a window at one scale, through all steps; docs/performance.md has the measurement
+BYTES_PER_PIXEL = 400  # of a part of a window, through all steps of its scale
 
 _CGROUPS = (  # limit and use of a container, version 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
