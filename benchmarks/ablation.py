@@ -162,17 +162,6 @@ def copied_pixels(painted: Tensor, work: Unfinished) -> Tensor:
     return F.pixel_shuffle(copied, CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
-class AveragedOverMirrorImage(nn.Module):
-    """A network's mean of the completions of pictures and of their mirror images."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, hole: Tensor) -> Tensor:
-        return (self.network(image, hole) + self.network(image.flip(-1), hole.flip(-1)).flip(-1)) / 2
-
-
 class FinerToo(nn.Module):
     """VGG-19's relu3_1 with the four cells of relu2_1 that lie in each of its own as further channels."""
 
@@ -196,10 +185,6 @@ class SeesRelu3Alone(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.feature2image(features[:, :256])
-
-
-def averaged_over_mirror_image(networks: weights.Networks) -> weights.Networks:
-    return networks._replace(image2feature=AveragedOverMirrorImage(networks.image2feature))
 
 
 def with_finer_features(networks: weights.Networks) -> weights.Networks:
@@ -231,16 +216,15 @@ VARIANTS = {
         f"coherence-{weight:g}": Variant(f"coherence {weight:g} in both recipes", changed(coherence=weight))
         for weight in (0, 0.1, 0.2, 0.4, 0.6)
     },
-    "rematched": Variant("swapped features matched once more (`rematches=1`)", changed(rematches=1)),
-    "rematched-twice": Variant("the same twice (`rematches=2`)", changed(rematches=2)),
+    **{f"rematches-{times}": Variant(f"`rematches={times}`", changed(rematches=times)) for times in (0, 1, 2)},
     "match-centred": Variant("match without each channel's mean", changed(compared=centred)),
     "match-deviation": Variant("match with channels of deviation 1", changed(compared=unit_deviation)),
     "match-finer": Variant("match relu2_1 as well as relu3_1", networks=with_finer_features),
     "match-logarithms": Variant("match logarithms of the activations", changed(compared=logarithms)),
-    "asymmetric": Variant("Image2Feature not averaged (`symmetric=False`)", changed(symmetric=False)),
-    "mirrored": Variant(
-        "Image2Feature averaged over the mirror image only", changed(symmetric=False), averaged_over_mirror_image
-    ),
+    **{
+        f"views-{views}": Variant(f"Image2Feature averaged over {views} views (`views={views}`)", changed(views=views))
+        for views in (1, 2, 4, 8)
+    },
     "float32": Variant("networks in float32 (`precision`)", precision="float32"),
     "scales-512": Variant("one scale: 512", scales=(512,)),
     "scales-256-512": Variant("scales 256, 512 (the paper's)", scales=(256, 512)),

@@ -120,7 +120,7 @@ class Pipeline:
         """Image2Feature's completion of parts of the coarsest scale."""
         network, unknown = self.networks.image2feature, scene.unknown[:, 0]
         with stages.measure("infer", scene.size), self.multiplying():
-            return complete_symmetrically(network, part, unknown) if recipe.symmetric else network(part, unknown)
+            return complete_symmetrically(network, part, unknown, recipe.views)
 
     def _refine(self, part: Tensor, scene: Scene, recipe: Recipe, stages: Stages) -> ScaleResult:
         """One scale: features, swap, translation and finishing of parts whose holes hold the coarser result."""
@@ -128,7 +128,7 @@ class Pipeline:
             features = self.networks.vgg.relu3_1(part).float()
         with stages.measure("match", scene.size):
             swapped = features
-            for _ in range(1 + recipe.rematches):
+            for _ in range(1 + recipe.rematches if scene.halvings else 1):
                 index = _match(swapped, features, scene, recipe)
                 swapped = _swap(features, index, scene)
         with stages.measure("translate", scene.size), self.multiplying():

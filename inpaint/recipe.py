@@ -15,15 +15,15 @@ from inpaint.finish import KeepColours, Step, level_at_rim, restore_detail
 class Recipe:
     """How a window is filled.
 
-    symmetric: average Image2Feature over mirrored and turned pictures (inpaint.symmetry). swap: match, translate and
-    finish what Image2Feature has painted; otherwise that is the result. finish: what is done to the decoder's picture,
-    in this order. coherence: the weight of neighbours that copy from beside a patch's key, in units of the score
-    (``patchswap.cohere``). rematches: how many times swapped features are matched again. compared: makes what patches
-    are compared by out of features (B, 256, h', w') and unknown cells (B, 1, h', w') bool; what is copied are the
-    features themselves in any case.
+    views: how many mirrored and turned pictures Image2Feature is averaged over, 1, 2, 4 or 8 (inpaint.symmetry). swap:
+    match, translate and finish what Image2Feature has painted; otherwise that is the result. finish: what is done to
+    the decoder's picture, in this order. coherence: the weight of neighbours that copy from beside a patch's key, in
+    units of the score (``patchswap.cohere``). rematches: how many times swapped features are matched again, at scales
+    coarser than the photograph. compared: makes what patches are compared by out of features (B, 256, h', w') and
+    unknown cells (B, 1, h', w') bool; what is copied are the features themselves in any case.
     """
 
-    symmetric: bool = False
+    views: int = 1
     swap: bool = True
     finish: tuple[Step, ...] = ()
     coherence: float = 0.0
@@ -33,7 +33,7 @@ class Recipe:
 
 TINY = Recipe(swap=False)
 NARROW = Recipe(finish=(restore_detail, level_at_rim, KeepColours(4)), coherence=0.2)
-WIDE = Recipe(symmetric=True, finish=(restore_detail, level_at_rim, KeepColours(8)), coherence=0.4)
+WIDE = Recipe(views=2, finish=(restore_detail, level_at_rim, KeepColours(8)), coherence=0.2, rematches=1)
 
 RecipeRule = Callable[[int], Recipe]  # depth of a window's holes in pixels -> how it is filled
 

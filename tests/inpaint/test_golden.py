@@ -75,7 +75,7 @@ def test_other_finishing_steps_do_not(finish: tuple[Step, ...]) -> None:
 
 
 def test_without_averaging_it_does_not() -> None:
-    assert not is_golden(fill(with_recipe(replace(WIDE, symmetric=False))))
+    assert not is_golden(fill(with_recipe(replace(WIDE, views=1))))
 
 
 def with_recipe(recipe: Recipe) -> Inpainter:

@@ -102,7 +102,7 @@ def test_waits_are_seen() -> None:
         assert waits.found
 
 
-@pytest.mark.parametrize("recipe", [NARROW, WIDE, Recipe(symmetric=False, finish=())])
+@pytest.mark.parametrize("recipe", [NARROW, WIDE, Recipe(finish=())])
 @pytest.mark.parametrize("scales", [None, [101, 201], [51, 402]])
 def test_filling_never_waits_for_the_device(
     networks: weights.Networks, monkeypatch, recipe: Recipe, scales: list[int] | None
@@ -218,7 +218,7 @@ def test_a_flat_picture_is_continued_without_any_grain(
     unknown = torch.from_numpy(window.unknown)[None, None]
     crops = torch.full((1, 3, *window.crop.size), 0.7).masked_fill(unknown, 0.1)
     scenes = make_scenes([window], CPU)
-    recipe = Recipe(symmetric=False, finish=(flat,))
+    recipe = Recipe(finish=(flat,))
     filling = Pipeline(networks, CPU, torch.float32).fill(crops, unknown, scenes, recipe, Stages(CPU))
     assert torch.allclose(filling.colours, torch.tensor(0.7), atol=1e-5)
 
@@ -242,7 +242,7 @@ def test_what_is_carried_over_stays_in_its_place(inpainter: Inpainter, steps: in
     unknown = torch.from_numpy(window.unknown)[None, None]
     crop = ramp[None, :, window.crop.rows, window.crop.columns].masked_fill(unknown, 0.5)
     scenes = make_scenes([window], CPU)
-    recipe = Recipe(symmetric=False, finish=(keep_the_part,))
+    recipe = Recipe(finish=(keep_the_part,))
     result = inpainter.pipeline.fill(crop, unknown, scenes, recipe, Stages(CPU), keep=True).scales[-1]
     top, left = scenes[-1].corners[0]
     rows, columns = (slice(start, start + length) for start, length in zip((top, left), scenes[-1].size, strict=True))

@@ -55,6 +55,15 @@ def test_square_pictures_pass_in_one_batch_of_eight_each(height: int, width: int
     assert seen == batches
 
 
+@pytest.mark.parametrize("views", [1, 2, 4])
+def test_fewer_views_are_the_first_of_them(views: int) -> None:
+    image, hole = batch(17, 30)
+    flips = [(), (-1,), (-2,), (-2, -1)][:views]
+    seen = [uneven(image.flip(axes), hole.flip(axes)).flip(axes) for axes in flips]
+    expected = torch.where(hole[:, None], torch.stack(seen).mean(0), image)
+    assert torch.allclose(complete_symmetrically(uneven, image, hole, views), expected)
+
+
 def test_known_pixels_are_kept() -> None:
     image, hole = batch(20, 26)
     completed = complete_symmetrically(uneven, image, hole)
