@@ -32,8 +32,8 @@ class Recipe:
 
 
 TINY = Recipe(swap=False)
-NARROW = Recipe(finish=(restore_detail, level_at_rim, KeepColours(4)), coherence=0.2)
-WIDE = Recipe(views=2, finish=(restore_detail, level_at_rim, KeepColours(8)), coherence=0.2, rematches=1)
+NARROW = Recipe(finish=(restore_detail, level_at_rim, KeepColours(4)), coherence=0.1)
+WIDE = Recipe(views=2, finish=(restore_detail, level_at_rim, KeepColours(8)), coherence=0.1, rematches=1)
 
 RecipeRule = Callable[[int], Recipe]  # depth of a window's holes in pixels -> how it is filled
 
