@@ -13,8 +13,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,38 +60,15 @@ def ours(device: str, vgg: str | None, precision: str, filtered: bool = True) ->
     multiplies_in = dtype_name(precision, device)
 
     def fill(image: Tensor, hole: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        with timed_matches(device) as matches, nullcontext() if filtered else convolving_by_torch():
+        with nullcontext() if filtered else convolving_by_torch():
             filled = inpainter.fill(prepare(TensorPhoto(image), hole))
-        searches = iter(matches)
         scales: dict[str, dict[str, float]] = {}
         for step in filled.times:
-            seconds = {step.name: step.seconds}
-            if step.name == "match":  # the pipeline's stage is the whole swap
-                search = next(searches)
-                seconds = {"match": search, "fold": step.seconds - search}
             stages = scales.setdefault("x".join(map(str, step.size)), {})
-            for name, part in seconds.items():
-                stages[name] = stages.get(name, 0.0) + part
+            stages[step.name] = stages.get(step.name, 0.0) + step.seconds
         return filled.picture.tensor, {"multiplies_in": multiplies_in, "scales": scales}
 
     return fill
-
-
-@contextmanager
-def timed_matches(device: str) -> Iterator[list[float]]:
-    """The seconds of every call of patchswap.match, as it ends."""
-    seconds: list[float] = []
-    match = patchswap.match
-
-    def timed(*arguments: Any, **options: Any) -> Any:
-        start = time.perf_counter()
-        found = match(*arguments, **options)
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
-        return found
-
-    with mock.patch.object(patchswap, "match", timed):
-        yield seconds
 
 
 def convolving_by_torch() -> AbstractContextManager[Any]:
@@ -103,7 +80,9 @@ def neural(device: str, vgg: str | None, form: str, matcher: str) -> Fill:
     from rivals.deep_vgg import load_deep_vgg
     from rivals.neural_inpainting import NeuralInpainting
 
-    multiplies_in = dtype_name("auto", device)
+    # By torch's own convolutions, which are faster in bfloat16 wherever a CPU has instructions for it.
+    is_fast = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    multiplies_in = "bfloat16" if is_fast else "float32"
     method = NeuralInpainting(
         load_deep_vgg(vgg),
         weights.load().image2feature,

@@ -30,7 +30,7 @@ FORMS = {
     "convolution_form": "convolution form (style-swap)",
 }
 ABLATION_MEASURES = {"hole_l1": ("hole L1 %", ".2f"), "ssim": ("SSIM", ".4f"), "lpips": ("LPIPS", ".4f")}
-STAGES = ("infer", "vgg", "match", "fold", "translate", "blend")  # of the pipeline
+STAGES = ("infer", "vgg", "match", "translate", "blend", "enlarge")  # of the pipeline
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -398,7 +398,7 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "convolve-cpu": ("convolve-cpu.json", convolutions),
     "photograph-cpu": ("photograph-cpu.json", photograph_costs),
 }
-for _device in ("cpu", "cpu-avx512", "cuda"):
+for _device in ("cpu", "cuda"):
     _file = f"match-{_device}.json"
     TABLES |= {
         f"pipeline-{_device}": (f"pipeline-{_device}.json", pipeline_times),

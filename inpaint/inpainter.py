@@ -36,7 +36,7 @@ class Inpainter:
         device: where they run.
         recipe: how windows are filled, or a function that chooses it by the depth of their holes in pixels.
         precision: what the networks multiply in: "float32", "bfloat16", or "auto", which is bfloat16 on CPUs that have
-            instructions for it. Matching is in float32 in any case.
+            matrix instructions for it (AMX). Matching is in float32 in any case.
         max_memory: bytes that a window may take, by default half of what is free. Of a hole that is too large for it,
             fine scales are left out: the photograph's finest detail is then carried into the hole by the match of the
             finest scale that fits.

@@ -31,7 +31,7 @@ def painting_options(photograph: str) -> Callable[[Callable[..., Any]], Callable
             type=click.Choice(["auto", "float32", "bfloat16"]),
             default="auto",
             show_default=True,
-            help="What the networks multiply in; auto: bfloat16 on CPUs that have it.",
+            help="What the networks multiply in; auto: bfloat16 on CPUs with AMX.",
         ),
         click.option(
             "--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input."

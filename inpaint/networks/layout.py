@@ -39,15 +39,15 @@ def multiply_in(precision: str, device: torch.device) -> torch.dtype:
     """The dtype that convolutions multiply in.
 
     Args:
-        precision: "float32", "bfloat16", or "auto": bfloat16 on CPUs that multiply it in hardware (twice as fast, and
-            the pictures measure the same, docs/performance.md), float32 elsewhere.
+        precision: "float32", "bfloat16", or "auto": bfloat16 on CPUs with matrix instructions for it (AMX), float32
+            elsewhere, where ``patchswap.ops.convolve`` is faster.
 
     Raises:
         InpaintError: another name.
     """
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+        return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else torch.float32
     if precision not in names:
         raise InpaintError(f"precision: expected auto, float32 or bfloat16, got {precision!r}; choose one of these")
     return names[precision]
