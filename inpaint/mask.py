@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from inpaint.cells import CELL
+
 StrokeKind = Literal["thin", "medium", "thick"]
 
 # Largest width and number of strokes at a short side of 512, scaled with the picture. After the irregular masks of
@@ -100,7 +102,7 @@ def training_mask(height: int, width: int, generator: torch.Generator) -> Tensor
     return strokes(height, width, generator, kind=kinds[_integer(generator, 0, 2)])
 
 
-def feature_hole(hole: Tensor, stride: int = 4) -> Tensor:
+def feature_hole(hole: Tensor, stride: int = CELL) -> Tensor:
     """The hole seen by a feature map: (..., H, W) bool -> (..., ceil(H/stride), ceil(W/stride)) bool.
 
     A cell is hole if any of its pixels is (max-pool): no feature of a known cell is replaced, none of a hole is kept.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from inpaint.cells import CELL
+
 DIM = 0.35  # brightness of the picture under the field
 
 
@@ -42,4 +44,4 @@ def draw_match_field(match_index: torch.Tensor, picture: torch.Tensor) -> torch.
 
 def _to_pixels(layer: torch.Tensor, height: int, width: int) -> torch.Tensor:
     cells = F.pad(layer, (1, 1, 1, 1))
-    return cells.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, :height, :width]
+    return cells.repeat_interleave(CELL, dim=1).repeat_interleave(CELL, dim=2)[:, :height, :width]

@@ -233,3 +233,50 @@ def test_boxes() -> None:
     assert box.size == (3, 6) and box.scaled(4) == (4, 8, 16, 32) and box.moved(-2, 1) == (-1, 3, 2, 9)
     assert box.moved(-2, 1).within((1, 5)) == (0, 3, 1, 5)
     assert np.zeros((9, 9))[box.rows, box.columns].shape == box.size
+
+
+def discs(height: int, width: int, count: int) -> np.ndarray:
+    """Discs of radius 2 to 5 in random places."""
+    random = np.random.default_rng(0)
+    hole = np.zeros((height, width), bool)
+    for _ in range(count):
+        radius = int(random.integers(2, 6))
+        row, column = (int(random.integers(radius, length - radius)) for length in (height, width))
+        rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+        place = hole[row - radius : row + radius + 1, column - radius : column + radius + 1]
+        place |= rows**2 + columns**2 <= radius**2
+    return hole
+
+
+def square_holes(height: int, width: int, side: int, *corners: tuple[int, int]) -> np.ndarray:
+    hole = np.zeros((height, width), bool)
+    for top, left in corners:
+        hole[top : top + side, left : left + side] = True
+    return hole
+
+
+@pytest.mark.parametrize(
+    ("hole", "windows", "most_pixels"),
+    [
+        pytest.param(square_holes(2560, 3840, 20, (40, 40), (2500, 3780)), 2, 0.1e6, id="case 23: two corners"),
+        pytest.param(discs(2560, 3840, 300), None, 5e6, id="case 24: dust"),
+        pytest.param(square_holes(2560, 3840, 200, (1180, 1820)), 1, 1e6, id="case 25: one hole"),
+        pytest.param(square_holes(64, 12000, 20, (20, 20), (20, 11960)), 2, 0.1e6, id="case 27: the ends of a strip"),
+    ],
+)
+def test_small_holes_of_a_large_photograph_cost_what_they_cost_alone(
+    hole: np.ndarray, windows: int | None, most_pixels: float
+) -> None:
+    """Pixels that are worked on, over all scales; the photograph's own scale is never left out."""
+    found = find_windows(hole)
+    assert windows is None or len(found) == windows
+    assert all(window.levels[-1].halvings == 0 for window in found)
+    sizes = [level.part.size for window in found for level in window.levels]
+    assert sum(height * width for height, width in sizes) <= most_pixels
+
+
+def test_case_26_a_quarter_of_a_large_photograph_is_searched_at_a_coarser_scale() -> None:
+    hole = np.zeros((2560, 3840), bool)
+    hole[640:1920, 960:2880] = True
+    (window,) = find_windows(hole)
+    assert window.levels[-1].halvings == 1 and window.levels[0].halvings > 1
