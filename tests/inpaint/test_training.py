@@ -16,16 +16,19 @@ import torch
 from PIL import Image
 from torch import nn
 
+import patchswap
 from inpaint import weights
 from inpaint.errors import InpaintError
-from inpaint.mask import center
+from inpaint.mask import center, feature_hole
 from inpaint.networks.registry import ROLES
+from inpaint.networks.vgg import load_vgg19
 from inpaint.tensor_file import read_tensors
 from inpaint.training import losses
 from inpaint.training.checkpoint import CHECKPOINT
 from inpaint.training.config import TrainingConfig, from_dict, load_config
-from inpaint.training.data import Photographs, batches
+from inpaint.training.data import Batch, Photographs, batches
 from inpaint.training.export import export
+from inpaint.training.objectives import build_objective
 from inpaint.training.sources import find_photographs
 from inpaint.training.trainer import DEFAULT_VGG, Trainer, train
 
@@ -405,3 +408,17 @@ def test_configs_have_names_and_files(tmp_path: Path) -> None:
     with pytest.raises(InpaintError, match="got 'both'"):
         load_config("compact", "both")  # type: ignore[arg-type]
     assert from_dict(dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize("coherence", [0.0, 0.3])
+def test_feature2image_learns_from_coherent_copies(coherence: float) -> None:
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    hole = center(64, 64, 28).expand(2, -1, -1)
+    vgg = load_vgg19(DEFAULT_VGG)
+    objective = build_objective("feature2image", small("feature2image", coherence=coherence), vgg)
+    seen = []
+    objective.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    objective.paint(Batch(image, hole, 0))
+    features = vgg(image, ("relu3_1",))["relu3_1"]
+    assert torch.equal(seen[0], patchswap.swap(features, hole=feature_hole(hole), coherence=coherence))
+    assert torch.equal(seen[0], patchswap.swap(features, hole=feature_hole(hole))) == (coherence == 0)
