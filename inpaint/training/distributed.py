@@ -6,6 +6,7 @@ run of one process every function is the identity.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -60,6 +61,7 @@ def joined(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # what still refers to the group would keep its threads alive, which abort the interpreter's end
         dist.destroy_process_group()
 
 

@@ -254,7 +254,8 @@ def train(
         raise InpaintError(f"expected a stage out of {', '.join(ROLES)}, got {stage!r}; choose one of these")
     chosen = distributed.own_device(device)
     photographs = find_photographs(data)
-    with distributed.joined(chosen):
+
+    def work() -> None:
         trainer = Trainer(stage, config, vgg, chosen)
         if not _resume(trainer, out, resume) and config.init:
             trainer.begin_from(weights.load(config.init, vgg))
@@ -267,6 +268,9 @@ def train(
             _write_config(out, stage, config)
             with Journal(out, stage, trainer.step, config.steps, config.batch, quiet=quiet) as journal:
                 _run(trainer, training, on_step, out / CHECKPOINT, journal, validation)
+
+    with distributed.joined(chosen):
+        work()  # the trainer, which refers to the other processes, is gone before they are left
         distributed.wait()  # no process leaves, and ends the run, before the checkpoint is written
     return out / CHECKPOINT
 
