@@ -1,4 +1,4 @@
-// fold and its gradient on the GPU. Not measured on a GPU yet.
+// fold and its gradient on the GPU.
 //
 //   fold             one launch
 //   fold_backward    five: count_runs, place_runs, list_runs, order_runs, fold_backward
@@ -9,19 +9,9 @@
 //
 // Maps are channels first, so a lane reads single numbers from the cells that its patches chose, where memory hands out
 // sectors of 32 bytes. That is cheap if a sector, once in the first-level cache, serves many of these reads. Hence a
-// block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. MB of sectors that are fetched for
-// what is added up, counted on VGG-19 relu3_1 features (256 channels of 128 x 128 cells in float32: 16.8 MB) of four
-// photos of 512 x 512 with a hole of 224 x 224 (3600 cells below up to 9 patches: 31 MB are added up), on the CPU by a
-// script that was not kept:
-//
-//                                                  photos       indices drawn at random
-//   each sector once for a block and plane         7 to 29      83
-//   each sector once for a warp and tap            46 to 159    247      (no cache)
-//   two passes, keys first copied channels last    65           65       (17 read, 17 written, 31 read)
-//
-// The first line needs 14 to 56 KB of cache for a block, on average. So one pass fetches less than two where matches
-// are real, and a quarter more where they have no coherence at all. Besides, every form reads 13 MB of base and writes
-// 17 MB.
+// block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. The other form, two passes of which
+// the first copies the keys channels last, would read and write the whole map once more. One pass fetches less where
+// neighbouring patches come from neighbouring places, as those of photographs do, and more where they do not.
 //
 // The gradient of a key cell comes from the queries that chose a patch with that cell. They are kept as one run of
 // queries for each key patch: counted, listed in the order in which atomics let them arrive, and then ordered, by
