@@ -12,7 +12,10 @@
 #include <numeric>
 #include <vector>
 
-#include "pack.h"
+#include "buffer.h"
+#include "grain.h"
+#include "map.h"
+#include "walk.h"
 
 namespace patchswap {
 
@@ -57,27 +60,61 @@ double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>
   return unit;
 }
 
-// result[i][j] = sum over k of left[i + k * left_stride] * right[k][j], for i in [begin, end) and all j.
-PATCHSWAP_INLINE void multiply_rows_of(const float* left, int64_t row_stride, int64_t left_stride, const float* right,
-                                       int64_t depth, int64_t columns, int64_t begin, int64_t end, float* result) {
-  constexpr int64_t kBlock = 64;
-  for (int64_t i = begin; i < end; i++) {
-    for (int64_t j = 0; j < columns; j += kBlock) {
-      float sum[kBlock] = {};
-      const int64_t width = std::min(kBlock, columns - j);
-      if (width == kBlock) {
-        for (int64_t k = 0; k < depth; k++) {
-          const float factor = left[i * row_stride + k * left_stride];
-          for (int64_t n = 0; n < kBlock; n++) sum[n] += factor * right[k * columns + j + n];
-        }
-      } else {
-        for (int64_t k = 0; k < depth; k++) {
-          const float factor = left[i * row_stride + k * left_stride];
-          for (int64_t n = 0; n < width; n++) sum[n] += factor * right[k * columns + j + n];
+// Rows of numbers in the order in which products read them: panels of neighbouring rows, zeros in the padding.
+template <class Number>
+struct PackedRows {
+  int64_t rows, depth;
+  Buffer<Number> numbers;  // [rows / panel][depth][panel]
+
+  // Row i is from[i * row_stride + k * depth_stride] for all k below depth.
+  PackedRows(const float* from, int64_t rows, int64_t row_stride, int64_t depth, int64_t depth_stride, int64_t panel)
+      : rows(rows), depth(depth), numbers(round_up(rows, panel) * depth) {
+    torch::stable::parallel_for(0, divide_up(rows, panel), grain_size(panel * depth), [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin * panel; first < end * panel; first += panel) {
+        const float* row = from + first * row_stride;
+        const int64_t present = std::min(panel, rows - first);
+        Number* to = numbers.get() + first * depth;
+        for (int64_t k = 0; k < depth; k++, row += depth_stride, to += panel) {
+          for (int64_t i = 0; i < present; i++) to[i] = static_cast<Number>(row[i * row_stride]);
+          for (int64_t i = present; i < panel; i++) to[i] = 0;
         }
       }
-      std::copy_n(sum, width, result + i * columns + j);
+    });
+  }
+};
+
+// result[i * stride + j] = <row i of left, row j of right> of packed rows. Whole panels of `right` are multiplied, and
+// an even number of rows of `left`: the result has room for them.
+template <class Number>
+struct ProductKernel {
+  int64_t left_panel, right_panel;
+  void (*multiply)(const Number* left, int64_t rows, const Number* right, int64_t columns, int64_t depth,
+                   Number* result, int64_t stride);
+};
+
+// What finds the axes, for one instruction set.
+struct BasisKernel {
+  ProductKernel<float> products;
+  ProductKernel<double> precise_products;
+  void (*orthonormalise)(float* vectors, int64_t begin, int64_t end, int64_t length, float* norms);
+};
+
+constexpr int64_t kRowsTogether = 96;  // rows that a thread multiplies at a time: a multiple of every left panel
+
+// The products of all rows of left with all of right: [kRowsTogether * n][stride], where stride is a multiple of every
+// right panel. A symmetric product is computed for j up to i, and the rest copied.
+inline void multiply(const ProductKernel<float>& kernel, const PackedRows<float>& left, const PackedRows<float>& right,
+                     float* result, int64_t stride, bool is_symmetric) {
+  torch::stable::parallel_for(0, divide_up(left.rows, kRowsTogether), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kRowsTogether; i < std::min(end * kRowsTogether, left.rows); i += kRowsTogether) {
+      const int64_t rows = std::min(kRowsTogether, left.rows - i);
+      const int64_t columns = is_symmetric ? i + rows : right.rows;
+      kernel.multiply(left.numbers.get() + i * left.depth, rows, right.numbers.get(),
+                      round_up(columns, kernel.right_panel), left.depth, result + i * stride, stride);
     }
+  });
+  for (int64_t i = 0; is_symmetric && i < left.rows; i++) {
+    for (int64_t j = 0; j < i; j++) result[j * stride + i] = result[i * stride + j];
   }
 }
 
@@ -95,100 +132,135 @@ PATCHSWAP_INLINE float inner_product(const float* left, const float* right, int6
   return lane[0];
 }
 
-// Gram-Schmidt, every vector `passes` times; what lies in the span of those before it is replaced by a coordinate axis
-// that does not.
-PATCHSWAP_INLINE void orthonormalise(float* vectors, int64_t count, int64_t length, int passes) {
-  int64_t coordinate = 0;
-  for (int64_t i = 0; i < count; i++) {
+// Gram-Schmidt on the vectors [begin, end), which are orthogonal to all before them. `norms` are those that the vectors
+// had at first: one of which little is left, as it lies in the span of those before it, is replaced by a coordinate
+// axis that does not.
+PATCHSWAP_INLINE void orthonormalise_block(float* vectors, int64_t begin, int64_t end, int64_t length, float* norms) {
+  int64_t coordinate = begin;
+  for (int64_t i = begin; i < end; i++) {
     float* vector = vectors + i * length;
-    float before = std::sqrt(inner_product(vector, vector, length));
-    for (int pass = 0; pass < passes;) {
-      for (int64_t j = 0; j < i; j++) {
+    for (int64_t first = begin; true; first = 0) {
+      for (int64_t j = first; j < i; j++) {
         const float* other = vectors + j * length;
         const float along = inner_product(vector, other, length);
         for (int64_t n = 0; n < length; n++) vector[n] -= along * other[n];
       }
       const float norm = std::sqrt(inner_product(vector, vector, length));
-      if (!(norm > 1e-3f * before) || !(norm > 1e-20f)) {
-        std::fill_n(vector, length, 0.0f);
-        vector[coordinate++ % length] = 1;
-        before = 1;
-        pass = 0;
-        continue;
+      if (norm > 1e-3f * norms[i] && norm > 1e-20f) {
+        for (int64_t n = 0; n < length; n++) vector[n] /= norm;
+        break;
       }
-      for (int64_t n = 0; n < length; n++) vector[n] /= norm;
-      before = 1;
-      pass++;
+      std::fill_n(vector, length, 0.0f);
+      vector[coordinate++] = 1;
+      norms[i] = 1;
     }
   }
 }
 
+// Gram-Schmidt, a block of vectors after the other: once it is orthonormal, what lies in its span is taken from all
+// vectors behind it.
+inline void orthonormalise(const BasisKernel& kernel, float* vectors, int64_t count, int64_t length) {
+  constexpr int64_t kBlock = 48;
+  const ProductKernel<float>& products = kernel.products;
+  std::vector<float> norms(count);
+  for (int64_t i = 0; i < count; i++) {
+    norms[i] = std::sqrt(inner_product(vectors + i * length, vectors + i * length, length));
+  }
+  for (int64_t first = 0; first < count; first += kBlock) {
+    const int64_t end = std::min(first + kBlock, count), size = end - first;
+    kernel.orthonormalise(vectors, first, end, length, norms.data());
+    float *block = vectors + first * length, *behind = vectors + end * length;
+    const PackedRows<float> axes(block, size, length, length, 1, products.right_panel);
+    const PackedRows<float> coordinates(block, length, 1, size, length, products.right_panel);
+    torch::stable::parallel_for(0, divide_up(count - end, kRowsTogether), 1, [&](int64_t begin, int64_t until) {
+      const Buffer<float> along(kRowsTogether * kBlock), parts(kRowsTogether * length);
+      for (int64_t i = begin * kRowsTogether; i < std::min(until * kRowsTogether, count - end); i += kRowsTogether) {
+        const int64_t rows = std::min(kRowsTogether, count - end - i);
+        float* vector = behind + i * length;
+        const PackedRows<float> left(vector, rows, length, length, 1, products.left_panel);
+        products.multiply(left.numbers.get(), rows, axes.numbers.get(), round_up(size, products.right_panel), length,
+                          along.get(), kBlock);
+        const PackedRows<float> factors(along.get(), rows, kBlock, size, 1, products.left_panel);
+        products.multiply(factors.numbers.get(), rows, coordinates.numbers.get(), length, size, parts.get(), length);
+        for (int64_t n = 0; n < rows * length; n++) vector[n] -= parts.get()[n];
+      }
+    });
+  }
+}
+
 // Frobenius norm of axis axis^T - 1, or more. In double precision, as the bound of coarse.h is no tighter than this.
-inline double deviation(const Basis& basis) {
+inline double deviation(const Basis& basis, const ProductKernel<double>& kernel) {
   const double rounding = 1.01 * basis.channels * 0x1p-53 * 1.01;
+  const float* axis = basis.axis.data();
+  const PackedRows<double> left(axis, basis.axes, basis.channels, basis.channels, 1, kernel.left_panel);
+  const PackedRows<double> right(axis, basis.axes, basis.channels, basis.channels, 1, kernel.right_panel);
   std::vector<double> square(basis.axes);
-  torch::stable::parallel_for(0, basis.axes, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const float* left = &basis.axis[i * basis.channels];
-      for (int64_t j = 0; j < basis.axes; j++) {
-        constexpr int kChains = 8;
-        const float* right = &basis.axis[j * basis.channels];
-        double sum[kChains] = {};
-        int64_t channel = 0;
-        for (; channel + kChains <= basis.channels; channel += kChains) {
-          for (int n = 0; n < kChains; n++) sum[n] += static_cast<double>(left[channel + n]) * right[channel + n];
+  torch::stable::parallel_for(0, divide_up(basis.axes, kRowsTogether), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * kRowsTogether; first < std::min(end * kRowsTogether, basis.axes);
+         first += kRowsTogether) {
+      const int64_t rows = std::min(kRowsTogether, basis.axes - first);
+      const int64_t columns = round_up(first + rows, kernel.right_panel);
+      const Buffer<double> product(kRowsTogether * columns);
+      kernel.multiply(left.numbers.get() + first * basis.channels, rows, right.numbers.get(), columns, basis.channels,
+                      product.get(), columns);
+      for (int64_t i = first; i < first + rows; i++) {
+        for (int64_t j = 0; j <= i; j++) {
+          const double off = std::abs(product.get()[(i - first) * columns + j] - (i == j)) + rounding;
+          square[i] += (i == j ? 1 : 2) * off * off;
         }
-        for (; channel < basis.channels; channel++) sum[0] += static_cast<double>(left[channel]) * right[channel];
-        const double off = std::abs(std::accumulate(sum, sum + kChains, 0.0) - (i == j)) + rounding;
-        square[i] += off * off;
       }
     }
   });
   return std::sqrt(std::accumulate(square.begin(), square.end(), 0.0)) * (1 + 1e-9);
 }
 
-// multiply_rows_of() and orthonormalise() for one instruction set.
-struct BasisKernel {
-  void (*multiply_rows)(const float* left, int64_t row_stride, int64_t left_stride, const float* right, int64_t depth,
-                        int64_t columns, int64_t begin, int64_t end, float* result);
-  void (*orthonormalise)(float* vectors, int64_t count, int64_t length, int passes);
-};
-
 inline void find_axes(const std::vector<float>& sample, const BasisKernel& kernel, Basis& basis) {
+  const ProductKernel<float>& products = kernel.products;
   const int64_t channels = basis.channels, axes = basis.axes, cells = sample.size() / channels;
-  auto multiply = [&](const float* left, int64_t row_stride, int64_t left_stride, const float* right, int64_t depth,
-                      int64_t rows, float* result) {
-    torch::stable::parallel_for(0, rows, grain_size(depth * channels), [&](int64_t begin, int64_t end) {
-      kernel.multiply_rows(left, row_stride, left_stride, right, depth, channels, begin, end, result);
-    });
-  };
-  std::vector<float> moments(channels * channels), next(axes * channels);
-  multiply(sample.data(), 1, channels, sample.data(), cells, channels, moments.data());
-  basis.axis.resize(axes * channels);
-  uint32_t random = 1;
-  for (float& number : basis.axis)
-    number = static_cast<float>((random = random * 1664525u + 1013904223u) >> 8) - (1 << 23);
-  for (int i = 0; i < kIterations; i++) {
-    multiply(basis.axis.data(), channels, 1, moments.data(), channels, axes, next.data());
-    basis.axis.swap(next);
-    kernel.orthonormalise(basis.axis.data(), axes, channels, i + 1 < kIterations ? 1 : 2);
+  const int64_t length = round_up(channels, 16);
+  const Buffer<float> moments(round_up(length, kRowsTogether) * length);
+  {
+    const PackedRows<float> left(sample.data(), channels, 1, cells, channels, products.left_panel);
+    const PackedRows<float> right(sample.data(), channels, 1, cells, channels, products.right_panel);
+    std::fill_n(moments.get(), length * length, 0.0f);
+    multiply(products, left, right, moments.get(), length, true);
   }
-  multiply(basis.axis.data(), channels, 1, moments.data(), channels, axes, next.data());
+  const PackedRows<float> columns(moments.get(), length, length, channels, 1, products.right_panel);
+  auto energy_of = [&](int64_t channel) { return moments.get()[channel * length + channel] / cells; };
+  // To begin with, the moments' product with the strongest channels' axes.
+  std::vector<int64_t> order(channels);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy_of(i) > energy_of(j); });
+  Buffer<float> vectors(round_up(axes, kRowsTogether) * length), next(round_up(axes, kRowsTogether) * length);
+  for (int64_t i = 0; i < axes; i++) {
+    std::copy_n(moments.get() + order[i] * length, length, vectors.get() + i * length);
+  }
+  auto iterate = [&] {
+    const PackedRows<float> left(vectors.get(), axes, length, channels, 1, products.left_panel);
+    multiply(products, left, columns, next.get(), length, false);
+  };
+  for (int i = 1; i < kIterations; i++) {
+    orthonormalise(kernel, vectors.get(), axes, length);
+    iterate();
+    std::swap(vectors, next);
+  }
+  for (int pass = 0; pass < 2; pass++) orthonormalise(kernel, vectors.get(), axes, length);
+  iterate();
   std::vector<double> energy(axes);
   for (int64_t i = 0; i < axes; i++) {
-    energy[i] = inner_product(&next[i * channels], &basis.axis[i * channels], channels) / cells;
+    energy[i] = inner_product(next.get() + i * length, vectors.get() + i * length, channels) / cells;
   }
-  std::vector<int64_t> order(axes);
+  order.resize(axes);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy[i] > energy[j]; });
+  basis.axis.resize(axes * channels);
   for (int64_t i = 0; i < axes; i++) {
-    std::copy_n(&basis.axis[order[i] * channels], channels, &next[i * channels]);
+    std::copy_n(vectors.get() + order[i] * length, channels, &basis.axis[i * channels]);
     if (i == basis.leading) basis.first_trailing_energy = energy[order[i]];
     (i < basis.leading ? basis.leading_energy : basis.trailing_energy) += energy[order[i]];
   }
-  basis.axis.swap(next);
-  for (int64_t i = 0; i < channels; i++) basis.energy += moments[i * channels + i] / cells;
-  basis.deviation = deviation(basis);
+  for (int64_t i = 0; i < channels; i++) basis.energy += energy_of(i);
+  basis.deviation = deviation(basis, kernel.precise_products);
 }
 
 }  // namespace patchswap

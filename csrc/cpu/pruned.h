@@ -228,39 +228,27 @@ struct PrunedVisitor {
 };
 
 struct PrunedKernel {
-  int64_t query_panel, key_panel;
-  bool takes_quads;  // else trailing numbers are kept apart
   BasisKernel basis;
-  void (*coordinates)(const float* axes, int64_t padded_axes, const float* cells, int64_t slots, int64_t channels,
-                      float* result);
+  bool takes_quads;  // else trailing numbers are kept apart
   void (*encode)(const EncodeTask& task);
   void (*search)(int64_t patch_size, const PrunedTask& task, int64_t difference);
   void (*resolve)(int64_t patch_size, const PrunedTask& task);
+
+  int64_t query_panel() const { return basis.products.left_panel; }
+  int64_t key_panel() const { return basis.products.right_panel; }
 };
 
 // The functions of PrunedKernel for one instruction set.
 #define PATCHSWAP_PRUNED_KERNEL(name, target, bytes, panel, whole_numbers)                                          \
   struct name {                                                                                                     \
-    using Full = Walk<FullProducts<float, bytes, panel>>;                                                           \
     using Coarse = Walk<CoarseProducts<bytes, panel, WholeNumbers::whole_numbers>>;                                 \
-    target static void multiply(const float* left, int64_t row_stride, int64_t left_stride, const float* right,     \
-                                int64_t depth, int64_t columns, int64_t begin, int64_t end, float* result) {        \
-      multiply_rows_of(left, row_stride, left_stride, right, depth, columns, begin, end, result);                   \
+    template <class Number>                                                                                         \
+    target static void multiply(const Number* left, int64_t rows, const Number* right, int64_t columns,             \
+                                int64_t depth, Number* result, int64_t stride) {                                    \
+      multiply_panels<Walk<FullProducts<Number, bytes, panel>>>(left, rows, right, columns, depth, result, stride); \
     }                                                                                                               \
-    target static void orthonormal(float* vectors, int64_t count, int64_t length, int passes) {                     \
-      orthonormalise(vectors, count, length, passes);                                                               \
-    }                                                                                                               \
-    target static void coordinates(const float* axes, int64_t padded_axes, const float* cells, int64_t slots,       \
-                                   int64_t channels, float* result) {                                               \
-      int64_t j = 0;                                                                                                \
-      for (; j + 2 * Full::kLanes <= slots; j += 2 * Full::kLanes) {                                                \
-        Full::template multiply_rows<2>(axes, padded_axes, cells + j * channels, {.numbers = channels}, result + j, \
-                                        slots);                                                                     \
-      }                                                                                                             \
-      for (; j < slots; j += Full::kLanes) {                                                                        \
-        Full::template multiply_rows<1>(axes, padded_axes, cells + j * channels, {.numbers = channels}, result + j, \
-                                        slots);                                                                     \
-      }                                                                                                             \
+    target static void orthonormalise(float* vectors, int64_t begin, int64_t end, int64_t length, float* norms) {   \
+      orthonormalise_block(vectors, begin, end, length, norms);                                                     \
     }                                                                                                               \
     target static void encode(const EncodeTask& task) {                                                             \
       for (int64_t slot = 0; slot < task.word_slots; slot += kEncodedTogether) encode_slots(task, slot);            \
@@ -286,8 +274,11 @@ struct PrunedKernel {
       with_patch_size(patch_size, [&](auto size) { resolve_all<size.value>(task); });                               \
     }                                                                                                               \
     static PrunedKernel kernel() {                                                                                  \
-      return {panel,   Full::kLanes, Coarse::kTakesQuads, {&multiply, &orthonormal}, &coordinates, &encode,         \
-              &search, &resolve};                                                                                   \
+      return {{{panel, bytes / 4, &multiply<float>}, {panel, bytes / 8, &multiply<double>}, &orthonormalise},       \
+              Coarse::kTakesQuads,                                                                                  \
+              &encode,                                                                                              \
+              &search,                                                                                              \
+              &resolve};                                                                                            \
     }                                                                                                               \
   };
 
@@ -326,12 +317,12 @@ class CoarsePacker {
   CoarsePacker(const Map<Element>& map, const std::vector<Outline>& tiles, const CoarseScheme& scheme,
                const PrunedKernel& kernel, double step, bool is_query)
       : map_(map), tiles_(tiles), scheme_(scheme), kernel_(kernel), step_(step), is_query_(is_query) {
-    panel_ = is_query ? kernel.query_panel : kernel.key_panel;
-    padded_axes_ = round_up(scheme.basis.axes, kernel.query_panel);
+    panel_ = is_query ? kernel.query_panel() : kernel.key_panel();
+    padded_axes_ = round_up(scheme.basis.axes, kernel.query_panel());
     axes_.resize(padded_axes_ * map.channels);
     for (int64_t axis = 0; axis < scheme.basis.axes; axis++) {
       for (int64_t channel = 0; channel < map.channels; channel++) {
-        axes_[(axis / kernel.query_panel * map.channels + channel) * kernel.query_panel + axis % kernel.query_panel] =
+        axes_[(axis / kernel.query_panel() * map.channels + channel) * kernel.query_panel() + axis % kernel.query_panel()] =
             scheme.basis.axis[axis * map.channels + channel];
       }
     }
@@ -436,7 +427,7 @@ class CoarsePacker {
   void encode_row(const Tile& tile, int64_t row, int64_t before, RowMemory& memory) {
     const int64_t slots = round_up(tile.cells[row], kEncodedTogether), at = before + row * tile.slots;
     const int64_t present = std::min(slots, tile.slots);
-    const int64_t panel = kernel_.key_panel, channels = map_.channels;
+    const int64_t panel = kernel_.key_panel(), channels = map_.channels;
     pack_row(map_, tile, row, slots, panel, memory.packed.get());
     std::fill(memory.squares.begin(), memory.squares.end(), 0.0);
     dense_kernel<float>().key_panel.add_squares(memory.packed.get(), slots, channels, memory.squares.data());
@@ -448,7 +439,8 @@ class CoarsePacker {
         for (int64_t channel = 0; channel < channels; channel++) to[channel] = from[channel * panel];
       }
     }
-    kernel_.coordinates(axes_.data(), padded_axes_, memory.packed.get(), slots, channels, memory.coordinates.get());
+    kernel_.basis.products.multiply(axes_.data(), padded_axes_, memory.packed.get(), slots, channels,
+                                    memory.coordinates.get(), slots);
     kernel_.encode({.scheme = scheme_,
                     .factor = 1 / step_,
                     .coordinates = memory.coordinates.get(),
@@ -589,8 +581,8 @@ PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, in
     return {};
   }
   const std::vector<Outline> queries =
-      cut_compactly(query_map, {kernel.query_panel, kMostCoarseQuerySlots, kMostTileRows});
-  const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel, kMostCoarseKeySlots, kMostTileRows});
+      cut_compactly(query_map, {kernel.query_panel(), kMostCoarseQuerySlots, kMostTileRows});
+  const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel(), kMostCoarseKeySlots, kMostTileRows});
 
   const TileSizes query_sizes(queries), key_sizes(keys);
   const int64_t threads = threads_worth(query_sizes.all_slots * key_sizes.all_slots * (channels / 8 + 1));

@@ -194,6 +194,18 @@ struct Walk : Products {
   }
 };
 
+// All products of `rows` packed rows with `columns` packed ones, a multiple of the lanes, as numbers of one depth.
+template <class Walk, class Number>
+PATCHSWAP_INLINE void multiply_panels(const Number* left, int64_t rows, const Number* right, int64_t columns,
+                                      int64_t depth, Number* result, int64_t stride) {
+  constexpr int64_t kLanes = Walk::kLanes;
+  int64_t j = 0;
+  for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
+    Walk::template multiply_rows<2>(left, rows, right + j * depth, {.numbers = depth}, result + j, stride);
+  }
+  if (j < columns) Walk::template multiply_rows<1>(left, rows, right + j * depth, {.numbers = depth}, result + j, stride);
+}
+
 // Visits a diagonal and offers each query its best keys by <q, k> / |k|.
 template <class Walk, class Sum, int P>
 struct DenseVisitor {
