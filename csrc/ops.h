@@ -184,7 +184,7 @@ void fold_backward_cpu(const FoldCall& call);
 void convolve_cpu(const ConvolveCall& call);
 void fill_smoothly_cpu(const FillCall& call);
 
-// Instruction set that match_cpu uses on this machine: "avx512", "avx2" or "generic".
+// Instruction set that match_cpu uses on this machine: "avx512vnni", "avx512", "avx2" or "generic".
 const char* cpu_kernel_name();
 
 #ifdef PATCHSWAP_CUDA

@@ -20,7 +20,8 @@ def build_info() -> dict[str, object]:
     * extension_cause: why it is not loaded: "hidden" (a source folder comes before the installed package), "not built",
       "does not load" or "not wanted" (PATCHSWAP_NO_LIBRARY is set), else None
     * extension_error: the same in a sentence, with the folders and what to do, else None
-    * cpu_kernel: instruction set of the CPU kernel on this machine ("avx512", "avx2", "generic"), or "reference"
+    * cpu_kernel: instruction set of the CPU kernel on this machine ("avx512vnni", "avx512", "avx2",
+      "generic"), or "reference"
     * cuda_kernel: True when the extension holds CUDA kernels
     * cuda_toolkit: version of the CUDA toolkit that built them, else None
     * cuda_architectures: compute capabilities they were built for, such as ["8.0", "9.0"]

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "buffer.h"
@@ -27,28 +28,41 @@ struct Basis {
   double leading_energy = 0, trailing_energy = 0, first_trailing_energy = 0, energy = 0;
 };
 
-constexpr int64_t kSampledCells = 512;
+struct AxisCount {
+  int64_t leading, axes;
+};
+
+constexpr int64_t kSampledCells = 512;  // of each map
 constexpr int kIterations = 3;
+
+// Patches that take part, at most `most` of the `patches` in the map, evenly spread.
+template <class Element>
+std::vector<std::pair<int64_t, int64_t>> spread_patches(const Map<Element>& map, int64_t patches, int64_t most) {
+  const int64_t step = divide_up(patches, most);
+  std::vector<std::pair<int64_t, int64_t>> spread;  // (row, column)
+  int64_t passed = 0;
+  for (int64_t row = 0; row < map.rows; row++) {
+    for (int64_t column = 0; column < map.columns; column++) {
+      if (map.takes_part(row, column) && passed++ % step == 0) spread.emplace_back(row, column);
+    }
+  }
+  return spread;
+}
 
 // The middle cells of about kSampledCells of the `patches` patches that take part, [cells][channels], divided by the
 // power of two near their root mean square norm, which is returned; 0 if they are all zero.
 template <class Element>
 double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>& sample) {
-  const int64_t before = sample.size(), step = divide_up(patches, kSampledCells), middle = map.patch_size / 2;
-  std::vector<int64_t> sampled;
-  for (int64_t patch = 0, passed = 0; patch < map.rows * map.columns; patch++) {
-    if (map.takes_part_at(patch) && passed++ % step == 0) sampled.push_back(patch);
-  }
+  const int64_t before = sample.size(), middle = map.patch_size / 2;
+  const auto sampled = spread_patches(map, patches, kSampledCells);
   const int64_t cells = sampled.size();
   sample.resize(before + cells * map.channels);
   std::vector<double> square(cells);
   torch::stable::parallel_for(0, cells, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      const Element* cell = map.features + (sampled[i] / map.columns + middle) * map.row_stride +
-                            (sampled[i] % map.columns + middle) * map.column_stride;
       float* to = sample.data() + before + i * map.channels;
+      map.copy_cell(sampled[i].first + middle, sampled[i].second + middle, to);
       for (int64_t channel = 0; channel < map.channels; channel++) {
-        to[channel] = static_cast<float>(cell[channel * map.channel_stride]);
         square[i] += static_cast<double>(to[channel]) * to[channel];
       }
     }
@@ -214,52 +228,73 @@ inline double deviation(const Basis& basis, const ProductKernel<double>& kernel)
   return std::sqrt(std::accumulate(square.begin(), square.end(), 0.0)) * (1 + 1e-9);
 }
 
+// The `count` eigenvectors of a symmetric matrix with the largest eigenvalues, by subspace iteration: approximately,
+// and orthonormal but for rounding. All have `length` numbers, a multiple of 16. Returns what their squares are
+// stretched by.
+inline std::vector<double> largest_eigenvectors(const float* matrix, int64_t length, int64_t count,
+                                                const BasisKernel& kernel, Buffer<float>& vectors) {
+  const ProductKernel<float>& products = kernel.products;
+  const PackedRows<float> columns(matrix, length, length, length, 1, products.right_panel);
+  // To begin with, the rows with the largest entries on the diagonal.
+  std::vector<int64_t> order(length);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t i, int64_t j) { return matrix[i * length + i] > matrix[j * length + j]; });
+  vectors = Buffer<float>(round_up(count, kRowsTogether) * length);
+  Buffer<float> next(round_up(count, kRowsTogether) * length);
+  for (int64_t i = 0; i < count; i++) {
+    std::copy_n(matrix + order[i] * length, length, vectors.get() + i * length);
+  }
+  for (int i = 1; i <= kIterations; i++) {
+    orthonormalise(kernel, vectors.get(), count, length);
+    const PackedRows<float> left(vectors.get(), count, length, length, 1, products.left_panel);
+    multiply(products, left, columns, next.get(), length, false);
+    if (i < kIterations) std::swap(vectors, next);
+  }
+  std::vector<double> values(count);
+  for (int64_t i = 0; i < count; i++) {
+    values[i] = inner_product(next.get() + i * length, vectors.get() + i * length, length);
+  }
+  return values;
+}
+
+// The axes of `sample`, [cells][channels]: eigenvectors of its second moments. Where there are fewer cells than
+// channels they are found from the cells' inner products, as combinations of cells.
 inline void find_axes(const std::vector<float>& sample, const BasisKernel& kernel, Basis& basis) {
   const ProductKernel<float>& products = kernel.products;
   const int64_t channels = basis.channels, axes = basis.axes, cells = sample.size() / channels;
-  const int64_t length = round_up(channels, 16);
-  const Buffer<float> moments(round_up(length, kRowsTogether) * length);
+  const bool combines_cells = cells < channels;
+  const int64_t size = combines_cells ? cells : channels, depth = combines_cells ? channels : cells;
+  const int64_t length = round_up(size, 16), padded = round_up(channels, 16);
+  const int64_t step = combines_cells ? channels : 1, depth_step = combines_cells ? 1 : channels;
+  Buffer<float> matrix(round_up(length, kRowsTogether) * length), vectors;
+  std::fill_n(matrix.get(), length * length, 0.0f);
   {
-    const PackedRows<float> left(sample.data(), channels, 1, cells, channels, products.left_panel);
+    const PackedRows<float> left(sample.data(), size, step, depth, depth_step, products.left_panel);
+    const PackedRows<float> right(sample.data(), size, step, depth, depth_step, products.right_panel);
+    multiply(products, left, right, matrix.get(), length, true);
+  }
+  std::vector<double> energy = largest_eigenvectors(matrix.get(), length, axes, kernel, vectors);
+  for (double& value : energy) value /= cells;
+  for (int64_t i = 0; i < size; i++) basis.energy += matrix.get()[i * length + i] / cells;
+  if (combines_cells) {
+    const PackedRows<float> left(vectors.get(), axes, length, cells, 1, products.left_panel);
     const PackedRows<float> right(sample.data(), channels, 1, cells, channels, products.right_panel);
-    std::fill_n(moments.get(), length * length, 0.0f);
-    multiply(products, left, right, moments.get(), length, true);
+    vectors = Buffer<float>(round_up(axes, kRowsTogether) * padded);
+    multiply(products, left, right, vectors.get(), padded, false);
   }
-  const PackedRows<float> columns(moments.get(), length, length, channels, 1, products.right_panel);
-  auto energy_of = [&](int64_t channel) { return moments.get()[channel * length + channel] / cells; };
-  // To begin with, the moments' product with the strongest channels' axes.
-  std::vector<int64_t> order(channels);
+  orthonormalise(kernel, vectors.get(), axes, padded);
+  if (combines_cells) orthonormalise(kernel, vectors.get(), axes, padded);
+
+  std::vector<int64_t> order(axes);
   std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy_of(i) > energy_of(j); });
-  Buffer<float> vectors(round_up(axes, kRowsTogether) * length), next(round_up(axes, kRowsTogether) * length);
-  for (int64_t i = 0; i < axes; i++) {
-    std::copy_n(moments.get() + order[i] * length, length, vectors.get() + i * length);
-  }
-  auto iterate = [&] {
-    const PackedRows<float> left(vectors.get(), axes, length, channels, 1, products.left_panel);
-    multiply(products, left, columns, next.get(), length, false);
-  };
-  for (int i = 1; i < kIterations; i++) {
-    orthonormalise(kernel, vectors.get(), axes, length);
-    iterate();
-    std::swap(vectors, next);
-  }
-  for (int pass = 0; pass < 2; pass++) orthonormalise(kernel, vectors.get(), axes, length);
-  iterate();
-  std::vector<double> energy(axes);
-  for (int64_t i = 0; i < axes; i++) {
-    energy[i] = inner_product(next.get() + i * length, vectors.get() + i * length, channels) / cells;
-  }
-  order.resize(axes);
-  std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy[i] > energy[j]; });
+  std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return energy[i] > energy[j]; });
   basis.axis.resize(axes * channels);
   for (int64_t i = 0; i < axes; i++) {
-    std::copy_n(vectors.get() + order[i] * length, channels, &basis.axis[i * channels]);
+    std::copy_n(vectors.get() + order[i] * padded, channels, &basis.axis[i * channels]);
     if (i == basis.leading) basis.first_trailing_energy = energy[order[i]];
     (i < basis.leading ? basis.leading_energy : basis.trailing_energy) += energy[order[i]];
   }
-  for (int64_t i = 0; i < channels; i++) basis.energy += energy_of(i);
   basis.deviation = deviation(basis, kernel.precise_products);
 }
 

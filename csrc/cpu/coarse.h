@@ -63,7 +63,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
   // sum + the inner products of two leading numbers of a query with two of a key, in each lane.
   static PATCHSWAP_INLINE void add_pairs(Vector& sum, const Vector& query, const Vector& key) {
 #if defined(__x86_64__)
-    if constexpr (Instructions == WholeNumbers::kPairsAndQuads) {
+    if constexpr (Instructions == WholeNumbers::kPairsAndQuads && VectorBytes > 16) {
       Vector total = sum;  // a register, which an element of an array would not become
       asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(key), "v"(query));
       sum = total;
@@ -86,7 +86,7 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
   // sum + the inner products of the query's four trailing numbers with each key's unsigned ones.
   static PATCHSWAP_INLINE void add_quads(Vector& sum, int32_t query, const Vector& key) {
 #if defined(__x86_64__)
-    if constexpr (Instructions == WholeNumbers::kPairsAndQuads) {
+    if constexpr (Instructions == WholeNumbers::kPairsAndQuads && VectorBytes > 16) {
       Vector total = sum;  // a register, which an element of an array would not become
       asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(key), "v"(Vector{} + query));
       sum = total;
@@ -168,155 +168,5 @@ struct CoarseProducts : Registers<int32_t, VectorBytes> {
     }
   }
 };
-
-// A row of cells to be made coarse.
-struct EncodeTask {
-  const CoarseScheme& scheme;
-  double factor;               // from coordinates to steps
-  const float* coordinates;    // [axes][slots], slots a multiple of kEncodedTogether
-  const double* square_norms;  // [slots]: of the cells themselves, not in steps
-  int64_t slots;
-  bool is_query;
-  int64_t panel, word_slots;  // of the result; word_slots <= slots
-  int32_t* words;             // [word_slots / panel][words][panel]
-  int8_t* kept_apart;         // [word_slots][scheme.kept_apart]
-  CoarseErrors* errors;       // [word_slots]
-};
-
-constexpr int64_t kEncodedTogether = 16;
-
-// Words and errors of kEncodedTogether slots, from the given one on.
-PATCHSWAP_INLINE void encode_slots(const EncodeTask& task, int64_t first) {
-  using Floats = Registers<float, kEncodedTogether * 4>;
-  using Ints = Registers<int32_t, kEncodedTogether * 4>;
-  using Values = Floats::Vector;
-  using Numbers = Ints::Vector;
-  const CoarseScheme& scheme = task.scheme;
-  const Basis& basis = scheme.basis;
-  const int64_t words = scheme.depth().numbers, panel = task.panel;
-  const int64_t present = std::min(kEncodedTogether, task.word_slots - first);
-  int32_t* const to = task.words + first / panel * words * panel;
-  const float* from = task.coordinates + first;
-  const float trailing_factor = static_cast<float>(task.factor);
-  const float leading_factor = trailing_factor * (1 << kLeadingShift);
-  Values size = {}, error = {}, along = {};
-  int32_t word[kEncodedTogether];
-
-  auto store = [&](int64_t index) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < present; i += panel) {
-      for (int64_t n = 0; n < panel; n++) to[(i / panel * words + index) * panel + n] = word[i + n];
-    }
-  };
-
-  for (int64_t pair = 0; pair < scheme.pairs; pair++) {
-    Numbers packed = {};
-    for (int64_t i = 2 * pair; i < std::min(2 * pair + 2, basis.leading); i++, from += task.slots) {
-      const Values value = Floats::load(from) * leading_factor;
-      Values clipped = value > kMostLeading ? Values{} + kMostLeading : value;
-      clipped = clipped < -kMostLeading ? Values{} - kMostLeading : clipped;
-      const Numbers number =
-          __builtin_convertvector(clipped + (clipped < 0 ? Values{} - 0.5f : Values{} + 0.5f), Numbers);
-      const Values rounded = __builtin_convertvector(number, Values), lost = value - rounded;
-      size += rounded * rounded;
-      error += lost * lost;
-      along += value * value;
-      packed |= (number & 0xffff) << (i % 2 * 16);
-    }
-    Ints::at(word) = packed;
-    store(pair);
-  }
-  constexpr float kFine = 1.0f / (1 << 2 * kLeadingShift);
-  float leading_size[kEncodedTogether], leading_error[kEncodedTogether];
-  Floats::at(leading_size) = size * kFine;
-  Floats::at(leading_error) = error * kFine;
-  along *= kFine;
-  for (int64_t i = 0; i < present; i++) {
-    if (leading_size[i] < kMostLeadingSquare * kFine) continue;
-    // Too large for the products: nothing is coarsely known of this cell's leading part.
-    for (int64_t pair = 0; pair < scheme.pairs; pair++) to[(i / panel * words + pair) * panel + i % panel] = 0;
-    leading_error[i] = along[i];
-    leading_size[i] = 0;
-  }
-
-  const Values along_leading = along;
-  size = error = Values{};
-  Numbers sum = {};
-  if (scheme.kept_apart > 0) {
-    std::fill_n(task.kept_apart + first * scheme.kept_apart, present * scheme.kept_apart, int8_t(0));
-  }
-  const int32_t offset = task.is_query ? 0 : 128;
-  for (int64_t quad = 0; quad < divide_up(basis.axes - basis.leading, 4); quad++) {
-    Numbers packed = {};
-    const int64_t begin = basis.leading + 4 * quad;
-    for (int64_t i = begin; i < std::min(begin + 4, basis.axes); i++, from += task.slots) {
-      const Values value = Floats::load(from) * trailing_factor;
-      Values clipped = value > kMostTrailing ? Values{} + kMostTrailing : value;
-      clipped = clipped < -kMostTrailing ? Values{} - kMostTrailing : clipped;
-      const Numbers number =
-          __builtin_convertvector(clipped + (clipped < 0 ? Values{} - 0.5f : Values{} + 0.5f), Numbers);
-      const Values rounded = __builtin_convertvector(number, Values), lost = value - rounded;
-      size += rounded * rounded;
-      error += lost * lost;
-      along += value * value;
-      sum += number;
-      packed |= ((number + offset) & 0xff) << static_cast<int32_t>((i - begin) * 8);
-      for (int64_t n = 0; scheme.kept_apart > 0 && n < present; n++) {
-        task.kept_apart[(first + n) * scheme.kept_apart + i - basis.leading] = static_cast<int8_t>(number[n]);
-      }
-    }
-    if (quad >= scheme.quads) continue;
-    Ints::at(word) = packed;
-    store(scheme.pairs + 1 + quad);
-  }
-  Ints::at(word) = task.is_query && scheme.quads > 0 ? sum * -128 : Numbers{};
-  store(scheme.pairs);
-
-  constexpr float kUp = 1 + 1e-4f;  // covers the rounding of these sums themselves
-  for (int64_t i = 0; i < present; i++) {
-    // What lies off the axes: at most |x|^2 minus the square of what is surely along them.
-    const double square = task.square_norms[first + i] * task.factor * task.factor;
-    auto off = [&](float square_along) {
-      const double surely =
-          std::max(0.0, std::sqrt(square_along * (1 - 1e-4)) - scheme.coordinate_rounding * std::sqrt(square));
-      return static_cast<float>(std::max(0.0, square - surely * surely * (1 - scheme.basis.deviation)) +
-                                1e-12 * square);
-    };
-    task.errors[first + i] = {leading_error[i] * kUp, leading_size[i] * kUp,       error[i] * kUp,
-                              size[i] * kUp,          off(along_leading[i]) * kUp, off(along[i]) * kUp};
-  }
-}
-
-// The bounds w of a patch: for what the walk adds up, and with the numbers that are kept apart.
-struct PatchWeights {
-  double walk, refined;
-};
-
-// Those of the patch that begins at a slot of a row, from the errors of the tile's cells and its norm in steps.
-inline PatchWeights patch_weights(const CoarseScheme& scheme, const Tile& tile, const CoarseErrors* cells, int64_t row,
-                                  int64_t slot, int64_t patch_size, double norm) {
-  double leading_error = 0, leading_size = 0, trailing_error = 0, trailing_size = 0, off_leading = 0, off_axis = 0;
-  for (int64_t dy = 0; dy < patch_size; dy++) {
-    const CoarseErrors* first = cells + (row + dy) * tile.slots + tile.slot(dy, row, slot);
-    for (int64_t dx = 0; dx < patch_size; dx++) {
-      const CoarseErrors& cell = first[dx];
-      leading_error += cell.leading_error;
-      leading_size += cell.leading_size;
-      trailing_error += cell.trailing_error;
-      trailing_size += cell.trailing_size;
-      off_leading += cell.off_leading;
-      off_axis += cell.off_axis;
-    }
-  }
-  const double slack = scheme.coordinate_rounding * norm;
-  auto balanced = [&](double error, double size, double balance) {
-    const double most_error = std::sqrt(error) + slack, most_size = std::sqrt(size) + most_error;
-    return most_error * most_error * balance + most_size * most_size / balance;
-  };
-  const double leading = balanced(leading_error, leading_size, scheme.leading_balance) +
-                         scheme.score_rounding * norm * norm + patch_size * patch_size;
-  const double trailing = balanced(trailing_error, trailing_size, scheme.trailing_balance);
-  const double refined = std::sqrt(leading + trailing + off_axis);
-  return {.walk = scheme.kept_apart > 0 ? std::sqrt(leading + off_leading) : refined, .refined = refined};
-}
 
 }  // namespace patchswap

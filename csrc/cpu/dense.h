@@ -43,17 +43,6 @@ PATCHSWAP_INLINE void search_diagonal(int64_t patch_size, const DenseTask<Sum>& 
   }
 }
 
-template <class Sum, int Width>
-PATCHSWAP_INLINE void add_squares(const Sum* row, int64_t slots, int64_t channels, double* squares) {
-  for (int64_t slot = 0; slot < slots; slot += Width, squares += Width) {
-    double sum[Width] = {};
-    for (int64_t channel = 0; channel < channels; channel++, row += Width) {
-      for (int i = 0; i < Width; i++) sum[i] += static_cast<double>(row[i]) * row[i];
-    }
-    for (int i = 0; i < Width; i++) squares[i] += sum[i];
-  }
-}
-
 // Register blocks: three query panels times two vectors of results fill most of the registers.
 #define PATCHSWAP_DENSE_KERNEL(name, target, bytes, panel)                                                       \
   template <class Sum>                                                                                           \

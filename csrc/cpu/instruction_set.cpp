@@ -1,6 +1,5 @@
 #include "instruction_set.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
@@ -9,7 +8,7 @@
 namespace patchswap {
 namespace {
 
-constexpr const char* kNames[] = {"generic", "avx2", "avx512"};
+constexpr const char* kNames[] = {"generic", "avx2", "avx512", "avx512vnni"};
 
 InstructionSet find_instruction_set() {
 #if defined(__x86_64__)
@@ -35,6 +34,6 @@ InstructionSet instruction_set() {
   return found;
 }
 
-const char* cpu_kernel_name() { return kNames[std::min<size_t>(static_cast<int>(instruction_set()), 2)]; }
+const char* cpu_kernel_name() { return kNames[static_cast<int>(instruction_set())]; }
 
 }  // namespace patchswap

@@ -19,15 +19,17 @@
 
 namespace patchswap {
 
-// A (C, H, W) map of any strides, with the patches that take part. Rows and columns count patches.
+// A (C, H, W) map of any strides, with the patches that take part. Rows and columns count patches. A patch's index is
+// the caller's; arrange.h may have exchanged rows and columns.
 template <class Element>
 struct Map {
   const char* name;
   const Element* features;
-  const bool* mask;  // [rows][columns] or null for all
+  const bool* mask;  // by index, or null for all
   int64_t channels, height, width;
   int64_t channel_stride, row_stride, column_stride;
   int64_t rows, columns, patch_size;
+  int64_t index_row_stride, index_column_stride;  // from one patch's index to the next
 
   // Calls visit(number, column) for all numbers of a cell row, in the order of memory where that is known.
   template <class Visit>
@@ -48,8 +50,17 @@ struct Map {
     }
   }
 
-  bool takes_part_at(int64_t patch) const { return !mask || mask[patch]; }
-  bool takes_part(int64_t row, int64_t column) const { return takes_part_at(row * columns + column); }
+  // The numbers of one cell, side by side.
+  void copy_cell(int64_t row, int64_t column, float* to) const {
+    const Element* cell = features + row * row_stride + column * column_stride;
+    for (int64_t channel = 0; channel < channels; channel++) {
+      to[channel] = static_cast<float>(cell[channel * channel_stride]);
+    }
+  }
+
+  int64_t index(int64_t row, int64_t column) const { return row * index_row_stride + column * index_column_stride; }
+  bool takes_part_at(int64_t index) const { return !mask || mask[index]; }
+  bool takes_part(int64_t row, int64_t column) const { return takes_part_at(index(row, column)); }
   int64_t patches_taking_part() const { return mask ? std::count(mask, mask + rows * columns, true) : rows * columns; }
 };
 

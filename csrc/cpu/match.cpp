@@ -5,6 +5,7 @@
 
 #include "../dtype.h"
 #include "../ops.h"
+#include "arrange.h"
 #include "dense.h"
 #include "map.h"
 #include "pruned.h"
@@ -26,22 +27,9 @@ Map<Element> map_of(const char* name, const Tensor& features, const std::optiona
           .column_stride = features.stride(3),
           .rows = rows,
           .columns = columns,
-          .patch_size = patch_size};
-}
-
-// Finding the axes and coding the cells takes as long as this many dense products; and it takes fast whole numbers,
-// which every x86-64 has.
-template <class Element>
-bool pruning_looks_worthwhile(const Map<Element>& query, const Map<Element>& key) {
-  constexpr double kProducts = 3e9;
-  constexpr int64_t kChannels = 64;
-#if defined(__x86_64__)
-  constexpr bool kHasFastWholeNumbers = true;
-#else
-  constexpr bool kHasFastWholeNumbers = false;
-#endif
-  return kHasFastWholeNumbers && query.channels >= kChannels &&
-         static_cast<double>(query.patches_taking_part()) * key.patches_taking_part() * query.channels >= kProducts;
+          .patch_size = patch_size,
+          .index_row_stride = columns,
+          .index_column_stride = 1};
 }
 
 template <class Sum, class Element>
@@ -55,7 +43,7 @@ void match_sample(const MatchCall& call, const Map<Element>& query, const Map<El
                         .score = call.score.mutable_data_ptr<Sum>() + sample * call.topk * queries,
                         .index = call.index.mutable_data_ptr<int64_t>() + sample * call.topk * queries};
   if constexpr (std::is_same_v<Sum, float>) {
-    if (call.method == "pruned" || (call.method == "auto" && pruning_looks_worthwhile(query, key))) {
+    if (call.method == "pruned" || (call.method == "auto" && pruning_may_pay(query, key))) {
       const auto [resolved, left] = search_pruned(query, key, found, call.method == "pruned");
       int64_t* tally = call.tally.mutable_data_ptr<int64_t>();
       tally[0] += resolved;
@@ -84,7 +72,8 @@ void match_cpu(const MatchCall& call) {
                                          call.query_columns, call.patch_size);
       const auto key =
           map_of<Element>("key", call.key, call.key_mask, sample, call.key_rows, call.key_columns, call.patch_size);
-      match_sample<Sum>(call, query, key, sample);
+      const auto [arranged_query, arranged_key] = arrange(query, key);
+      match_sample<Sum>(call, arranged_query, arranged_key, sample);
     }
   });
 }

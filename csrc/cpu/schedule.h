@@ -41,8 +41,9 @@ void share_tile_pairs(const std::vector<Outline>& queries, size_t query_first, s
       const size_t query = query_first + item / parts / key_count, key = key_first + item / parts % key_count;
       if (query != current && current != query_end) finish(worker, current);
       current = query;
-      const int64_t lowest = 1 - keys[key].rows;
-      work(worker, Share{query, key, lowest + item % parts * stride, queries[query].rows, parts * stride});
+      // Tile pairs begin at different diagonals, so that those with few diagonals get their share of them too.
+      const int64_t lowest = 1 - keys[key].rows, shift = (query + key) % std::min(stride, key_count);
+      work(worker, Share{query, key, lowest + shift + item % parts * stride, queries[query].rows, parts * stride});
     }
     if (current != query_end) finish(worker, current);
   });

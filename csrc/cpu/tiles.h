@@ -35,7 +35,7 @@ struct Tile {
   int64_t rows = 0, slots = 0;
   std::vector<int32_t> cells;        // [cell rows]: slots of that row that are no padding
   std::vector<int32_t> cell_column;  // [cell rows][slots]
-  std::vector<int64_t> patch;        // [rows][slots]: index in the patch grid of the patch that begins here, or -1
+  std::vector<int64_t> patch;        // [rows][slots]: index of the patch that begins here, or -1
   std::vector<int32_t> slot_below;   // [p - 1][rows][slots]: where that patch goes on, 1 to p - 1 rows further down
   std::vector<char> row_is_used;     // [rows]: does any patch of this row take part
   int64_t first_row = 0;
@@ -84,7 +84,7 @@ Tile tile_of(const Map<Element>& map, const Outline& outline) {
     for (int64_t column = 0; column < columns; column++) {
       if (!takes_part(row, column)) continue;
       const int64_t at = row * slots + slot_of[row * cell_columns + column];
-      tile.patch[at] = (outline.first_row + row) * map.columns + outline.first_column + column;
+      tile.patch[at] = map.index(outline.first_row + row, outline.first_column + column);
       tile.row_is_used[row] = true;
       for (int64_t dy = 1; dy < map.patch_size; dy++) {
         tile.slot_below[(dy - 1) * outline.rows * slots + at] = slot_of[(row + dy) * cell_columns + column];
@@ -198,7 +198,9 @@ std::vector<Outline> cut_compactly(const Map<Element>& map, const TileLimits& li
     for (int64_t row = first; row < end; row += height) {
       const int64_t rows = std::min(height, end - row);
       std::vector<char> marked(rows * map.columns);
-      for (int64_t i = 0; i < rows * map.columns; i++) marked[i] = map.takes_part_at(row * map.columns + i);
+      for (int64_t i = 0; i < rows * map.columns; i++) {
+        marked[i] = map.takes_part(row + i / map.columns, i % map.columns);
+      }
       cut_band(row, rows, marked, map.columns, true, map.patch_size, limits, outlines);
     }
   }

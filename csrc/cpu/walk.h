@@ -194,6 +194,18 @@ struct Walk : Products {
   }
 };
 
+// Adds the squares of each slot's numbers, of a packed row in panels of Width.
+template <class Sum, int Width>
+PATCHSWAP_INLINE void add_squares(const Sum* row, int64_t slots, int64_t channels, double* squares) {
+  for (int64_t slot = 0; slot < slots; slot += Width, squares += Width) {
+    double sum[Width] = {};
+    for (int64_t channel = 0; channel < channels; channel++, row += Width) {
+      for (int i = 0; i < Width; i++) sum[i] += static_cast<double>(row[i]) * row[i];
+    }
+    for (int i = 0; i < Width; i++) squares[i] += sum[i];
+  }
+}
+
 // All products of `rows` packed rows with `columns` packed ones, a multiple of the lanes, as numbers of one depth.
 template <class Walk, class Number>
 PATCHSWAP_INLINE void multiply_panels(const Number* left, int64_t rows, const Number* right, int64_t columns,
@@ -203,7 +215,8 @@ PATCHSWAP_INLINE void multiply_panels(const Number* left, int64_t rows, const Nu
   for (; j + 2 * kLanes <= columns; j += 2 * kLanes) {
     Walk::template multiply_rows<2>(left, rows, right + j * depth, {.numbers = depth}, result + j, stride);
   }
-  if (j < columns) Walk::template multiply_rows<1>(left, rows, right + j * depth, {.numbers = depth}, result + j, stride);
+  if (j < columns)
+    Walk::template multiply_rows<1>(left, rows, right + j * depth, {.numbers = depth}, result + j, stride);
 }
 
 // Visits a diagonal and offers each query its best keys by <q, k> / |k|.

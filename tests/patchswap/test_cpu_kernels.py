@@ -1,10 +1,15 @@
-"""Every instruction set that this machine has, each in a process of its own: the choice is made once per process."""
+"""Every instruction set that this machine has, each in a process of its own: the choice is made once per process.
+
+The process says which kernel ran; /proc/cpuinfo says which ones must have.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +19,7 @@ PROGRAM = """
 import sys, torch, patchswap, patchswap.ops, patchswap.reference
 from patchswap.testing import assert_match_close
 
-name = patchswap.build_info()["cpu_kernel"]
-if name != sys.argv[1]:
-    print("this machine has", name)
-    sys.exit(77)
+assert patchswap.build_info()["cpu_kernel"] == sys.argv[1]
 for seed, dtype in enumerate([torch.float32, torch.float64, torch.float16]):
     torch.manual_seed(seed)
     for patch_size in (1, 3, 5):
@@ -48,11 +50,56 @@ for dtype in (torch.float32, torch.float64, torch.float16):
 """
 
 
-@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
-@pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
-def test_kernel(name):
+FLAGS = {  # that /proc/cpuinfo names
+    "generic": [],
+    "avx2": ["avx2", "fma"],
+    "avx512": ["avx512f", "avx512vl", "avx512dq", "avx512bw"],
+    "avx512vnni": ["avx512f", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni"],
+}
+PRUNED = """
+import sys, torch, patchswap
+from patchswap import ops
+
+assert patchswap.build_info()["cpu_kernel"] == sys.argv[1]
+torch.manual_seed(0)
+axes, noise = torch.randn(128, 8), 0.02 * torch.randn(1, 128, 64, 64)
+features = torch.einsum("cr,brhw->bchw", axes, torch.randn(1, 8, 64, 64)) + noise
+methods = ("auto", "dense", "pruned")
+results = {method: ops.match(features, features.flip(3), None, None, 3, 1, method=method) for method in methods}
+pairs, left = results["auto"][2].tolist()
+assert 0 < pairs < 62**4 // 100 and left == 0, "the automatic choice did not prune"
+assert results["dense"][2].tolist() == [0, 0]
+for method in ("auto", "pruned"):
+    assert torch.equal(results[method][0], results["dense"][0]) and torch.equal(results[method][1], results["dense"][1])
+features = torch.randn(1, 128, 64, 64)
+assert ops.match(features, features.flip(3), None, None, 3, 1)[2].tolist()[0] == 0, "noise was pruned"
+"""
+
+
+def has(name):
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return set(FLAGS[name]) <= set(flags)
+
+
+def run(program, name):
+    if not has(name):
+        pytest.skip(f"this machine has no {name}")
     environment = {**os.environ, "PATCHSWAP_CPU_KERNEL": name}
-    result = subprocess.run([sys.executable, "-c", PROGRAM, name], env=environment, capture_output=True, text=True)
-    if result.returncode == 77:
-        pytest.skip(result.stdout.strip())
+    result = subprocess.run([sys.executable, "-c", program, name], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+pytestmark = pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_kernel(name):
+    run(PROGRAM, name)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the automatic choice never prunes")
+@pytest.mark.parametrize("name", FLAGS)
+def test_automatic_choice_prunes_where_it_pays(name):
+    run(PRUNED, name)

@@ -102,7 +102,7 @@ def test_inference_mode(device):
 def test_build_info_describes_the_loaded_library():
     info = patchswap.build_info()
     assert info["extension"] is (ops.extension is not None)
-    assert info["cpu_kernel"] in ("avx512", "avx2", "generic", "reference")
+    assert info["cpu_kernel"] in ("avx512vnni", "avx512", "avx2", "generic", "reference")
     assert (info["extension_error"] is None) == (info["extension_cause"] is None) == info["extension"]
     assert bool(info["cuda_architectures"]) == info["cuda_kernel"]
 

@@ -1,0 +1,211 @@
+// Tiles packed as coarse cells, with the bounds of their patches.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "bound.h"
+#include "candidates.h"
+#include "pack.h"
+#include "pruned_kernel.h"
+
+namespace patchswap {
+
+// Tiles [first, end) of a map as coarse cells, with what bounds their patches. Arrays are [rows][slots] of each tile.
+struct CoarseGroup {
+  std::vector<Tile> contents;
+  std::vector<PackedTile<int32_t>> tiles;
+  std::vector<const float*> factor, weight, refined, scale, norm;
+  std::vector<const int8_t*> apart;
+  std::vector<CellReader> cells;
+};
+
+// Makes the cells of one map coarse. Keeps its memory from group to group.
+template <class Element>
+class CoarsePacker {
+ public:
+  CoarsePacker(const Map<Element>& map, const std::vector<Outline>& tiles, const CoarseScheme& scheme,
+               const PrunedKernel& kernel, double step, bool is_query)
+      : map_(map), tiles_(tiles), scheme_(scheme), kernel_(kernel), step_(step), is_query_(is_query) {
+    panel_ = is_query ? kernel.query_panel() : kernel.key_panel();
+    padded_axes_ = round_up(scheme.basis.axes, kernel.query_panel());
+    axes_.resize(padded_axes_ * map.channels);
+    for (int64_t axis = 0; axis < scheme.basis.axes; axis++) {
+      for (int64_t channel = 0; channel < map.channels; channel++) {
+        axes_[(axis / kernel.query_panel() * map.channels + channel) * kernel.query_panel() +
+              axis % kernel.query_panel()] = scheme.basis.axis[axis * map.channels + channel];
+      }
+    }
+  }
+
+  // Bytes that a cell takes in a group.
+  int64_t cell_bytes() const {
+    return scheme_.depth().numbers * 4 + scheme_.kept_apart + sizeof(CoarseErrors) + sizeof(double) +
+           5 * sizeof(float) + (reads_in_place() ? 0 : map_.channels * sizeof(float));
+  }
+
+  // Whether a patch that takes part has a norm too small for the bound. Known once all groups have been packed.
+  bool too_small() const { return too_small_; }
+
+  CoarseGroup pack(size_t first, size_t end) {
+    CoarseGroup group;
+    group.contents = tiles_of(map_, tiles_, first, end);
+    std::vector<std::pair<size_t, int64_t>> items;  // (tile, cell row)
+    std::vector<int64_t> at;                        // cells before each tile
+    int64_t cells = 0, most_slots = 0;
+    for (size_t i = first; i < end; i++) {
+      at.push_back(cells);
+      most_slots = std::max(most_slots, tiles_[i].slots);
+      cells += tiles_[i].cell_rows(map_.patch_size) * tiles_[i].slots;
+      for (int64_t row = 0; row < tiles_[i].cell_rows(map_.patch_size); row++) items.emplace_back(i, row);
+    }
+    if (cells > capacity_) {
+      capacity_ = cells;
+      words_ = Buffer<int32_t>();
+      words_ = Buffer<int32_t>(cells * scheme_.depth().numbers);
+      apart_ = Buffer<int8_t>();
+      apart_ = Buffer<int8_t>(cells * scheme_.kept_apart);
+      if (!reads_in_place()) {
+        copies_ = Buffer<float>();
+        copies_ = Buffer<float>(cells * map_.channels);
+      }
+      errors_.resize(cells);
+      squares_.resize(cells);
+      for (auto* array : {&factor_, &weight_, &refined_, &scale_, &norm_}) array->resize(cells);
+    }
+    for (size_t i = first; i < end; i++) {
+      const Tile& tile = group.contents[i - first];
+      const int64_t before = at[i - first];
+      group.tiles.push_back({.tile = &tile,
+                             .slots = tile.slots,
+                             .depth = scheme_.depth(),
+                             .cells = words_.get() + before * scheme_.depth().numbers});
+      group.factor.push_back(factor_.data() + before);
+      group.weight.push_back(weight_.data() + before);
+      group.refined.push_back(refined_.data() + before);
+      group.apart.push_back(apart_.get() + before * scheme_.kept_apart);
+      group.scale.push_back(scale_.data() + before);
+      group.norm.push_back(norm_.data() + before);
+      group.cells.push_back(reader(tile, before));
+    }
+    const int64_t grain = grain_size(32 * map_.channels);
+    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+      RowMemory memory(round_up(most_slots, kEncodedTogether), padded_axes_, map_.channels);
+      for (int64_t item = begin; item < until; item++) {
+        const auto [i, row] = items[item];
+        encode_row(group.contents[i - first], row, at[i - first], memory);
+      }
+    });
+    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+      for (int64_t item = begin; item < until; item++) {
+        const auto [i, row] = items[item];
+        const Tile& tile = group.contents[i - first];
+        if (row < tile.rows) bound_row(tile, row, at[i - first]);
+      }
+    });
+    return group;
+  }
+
+ private:
+  struct RowMemory {
+    Buffer<float> packed, coordinates;
+    std::vector<double> squares;
+    int64_t slots;
+    RowMemory(int64_t slots, int64_t axes, int64_t channels)
+        : packed(slots * channels), coordinates(slots * axes), squares(slots), slots(slots) {}
+  };
+
+  bool reads_in_place() const { return std::is_same_v<Element, float> && map_.channel_stride == 1; }
+
+  CellReader reader(const Tile& tile, int64_t before) const {
+    if constexpr (std::is_same_v<Element, float>) {
+      if (reads_in_place()) {
+        return {.tile = &tile,
+                .cells = map_.features + tile.first_row * map_.row_stride,
+                .row_stride = map_.row_stride,
+                .column_stride = map_.column_stride,
+                .is_copy = false};
+      }
+    }
+    return {.tile = &tile,
+            .cells = copies_.get() + before * map_.channels,
+            .row_stride = tile.slots * map_.channels,
+            .column_stride = map_.channels,
+            .is_copy = true};
+  }
+
+  void encode_row(const Tile& tile, int64_t row, int64_t before, RowMemory& memory) {
+    const int64_t slots = round_up(tile.cells[row], kEncodedTogether), at = before + row * tile.slots;
+    const int64_t present = std::min(slots, tile.slots);
+    const int64_t panel = kernel_.key_panel(), channels = map_.channels;
+    pack_row(map_, tile, row, slots, panel, memory.packed.get());
+    std::fill(memory.squares.begin(), memory.squares.end(), 0.0);
+    kernel_.add_squares(memory.packed.get(), slots, channels, memory.squares.data());
+    std::copy_n(memory.squares.data(), present, squares_.data() + at);
+    if (!reads_in_place()) {
+      for (int64_t slot = 0; slot < tile.cells[row]; slot++) {
+        const float* from = memory.packed.get() + slot / panel * panel * channels + slot % panel;
+        float* to = copies_.get() + (at + slot) * channels;
+        for (int64_t channel = 0; channel < channels; channel++) to[channel] = from[channel * panel];
+      }
+    }
+    kernel_.basis.products.multiply(axes_.data(), padded_axes_, memory.packed.get(), slots, channels,
+                                    memory.coordinates.get(), slots);
+    kernel_.encode({.scheme = scheme_,
+                    .factor = 1 / step_,
+                    .coordinates = memory.coordinates.get(),
+                    .square_norms = memory.squares.data(),
+                    .slots = slots,
+                    .is_query = is_query_,
+                    .panel = panel_,
+                    .word_slots = present,
+                    .words = words_.get() + at * scheme_.depth().numbers,
+                    .kept_apart = apart_.get() + at * scheme_.kept_apart,
+                    .errors = errors_.data() + at});
+  }
+
+  void bound_row(const Tile& tile, int64_t row, int64_t before) {
+    const int64_t at = before + row * tile.slots;
+    inverse_norms(map_, tile, row, squares_.data() + at, scale_.data() + at);
+    for (int64_t slot = 0; slot < tile.slots; slot++) {
+      const bool valid = tile.patch[row * tile.slots + slot] >= 0;
+      const double scale = scale_[at + slot], norm = scale > 0 ? 1 / scale : 0;
+      factor_[at + slot] = static_cast<float>(step_ * scale);
+      norm_[at + slot] = static_cast<float>(norm);
+      weight_[at + slot] = is_query_ ? 0 : valid ? 0 : -kInfinity;
+      if (!valid || scale == 0) continue;
+      if (norm < kSmallestNorm) {
+        too_small_ = true;
+        continue;
+      }
+      const PatchWeights weights =
+          patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size, norm / step_ * (1 + 1e-6));
+      const double unit = (is_query_ ? 1 : step_ * scale) * (1 + 1e-6);
+      weight_[at + slot] = static_cast<float>(weights.walk * unit);
+      refined_[at + slot] = static_cast<float>(weights.refined * unit);
+    }
+  }
+
+  const Map<Element>& map_;
+  const std::vector<Outline>& tiles_;
+  const CoarseScheme& scheme_;
+  const PrunedKernel& kernel_;
+  double step_;
+  bool is_query_;
+  int64_t panel_, padded_axes_, capacity_ = 0;
+  std::vector<float> axes_;  // [padded axes / panel][channels][panel]
+  Buffer<int32_t> words_;
+  Buffer<int8_t> apart_;
+  Buffer<float> copies_;
+  std::vector<CoarseErrors> errors_;
+  std::vector<double> squares_;
+  std::vector<float> factor_, weight_, refined_, scale_, norm_;
+  std::atomic<bool> too_small_ = false;
+};
+
+}  // namespace patchswap

@@ -1,0 +1,44 @@
+// What the searches cost: counts of instructions on whole registers, by which the automatic choice decides. The clock
+// is never read, so the choice is the same on every run.
+#pragma once
+
+#include <cstdint>
+
+#include "basis.h"
+#include "forecast.h"
+
+namespace patchswap {
+
+struct SearchCosts {
+  double dense;    // a pair of patches in the dense search
+  double walked;   // a pair in the coarse walk
+  double refined;  // a pair whose trailing numbers are added by themselves
+  double scored;   // a pair scored in full: mostly waiting for memory
+  double axes;     // finding the axes and forecasting
+  double encoded;  // making a cell coarse
+};
+
+// `takes_quads`: see coarse.h. `lanes`: of a register full of float32.
+inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount count, bool takes_quads,
+                                int64_t lanes) {
+  constexpr double kVisit = 8, kVisitPerRow = 9;  // of both walks, besides the products
+  constexpr double kScorePerNumber = 0.2, kScore = 900, kRefine = 60;
+  constexpr double kSmallProducts = 1.3;  // against the speed of the walk
+  constexpr double kPacking = 60;         // of a number
+  const double cells = static_cast<double>(patch_size * patch_size), visit = kVisit + kVisitPerRow * patch_size;
+  const double trailing = static_cast<double>(count.axes - count.leading);
+  const double words = takes_quads ? count.leading / 2.0 + 1 + trailing / 4 : 2 * (count.leading / 2.0) + 1;
+  const double length = static_cast<double>(std::min<int64_t>(channels, 2 * kSampledCells)), axes = count.axes;
+  const double depth = static_cast<double>(std::max<int64_t>(channels, 2 * kSampledCells));
+  const double eigenvectors = length * length * (depth / 2 + kIterations * axes) + kIterations * axes * axes * length;
+  const double mapped_back = channels > length ? axes * channels * (length + axes) : 0;
+  const double checked = axes * axes * channels + kForecastPatches * cells * channels * axes;
+  return {.dense = (channels + visit) / lanes,
+          .walked = (words + visit) / lanes,
+          .refined = takes_quads ? 0 : 2 * cells * trailing / lanes + kRefine,
+          .scored = kScorePerNumber * cells * channels + kScore,
+          .axes = kSmallProducts * (eigenvectors + mapped_back + checked) / lanes,
+          .encoded = channels * (axes + kPacking) / lanes};
+}
+
+}  // namespace patchswap

@@ -1,0 +1,109 @@
+// How many pairs a pruned search will have to look at more closely, estimated from a few of them. It decides whether
+// pruning is tried, never what is found.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "basis.h"
+
+namespace patchswap {
+
+// Shares of all pairs that the leading axes alone, and that all axes, do not rule out.
+struct Forecast {
+  double beyond_leading = 0, beyond_all = 0;
+};
+
+constexpr int64_t kForecastQueries = 32, kForecastKeys = 256;
+constexpr int64_t kForecastPatches = kForecastQueries + kForecastKeys;
+
+// Some patches of a map, and what share of each one's norm lies off the leading axes, and off all axes.
+struct PatchSample {
+  int64_t count = 0, numbers = 0;
+  std::vector<float> patches;  // [count][numbers]
+  std::vector<double> norm, off_leading, off_all;
+};
+
+template <class Element>
+PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t most, double unit, const Basis& basis,
+                           const ProductKernel<float>& products) {
+  const auto spread = spread_patches(map, patches, most);
+  const int64_t count = spread.size(), channels = map.channels, cells_each = map.patch_size * map.patch_size;
+  const int64_t cells = count * cells_each, stride = round_up(cells, 16);
+  PatchSample sample{.count = count, .numbers = cells_each * channels};
+  sample.patches.resize(cells * channels);
+  torch::stable::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      for (int64_t cell = 0; cell < cells_each; cell++) {
+        map.copy_cell(spread[i].first + cell / map.patch_size, spread[i].second + cell % map.patch_size,
+                      sample.patches.data() + (i * cells_each + cell) * channels);
+      }
+    }
+  });
+  for (float& number : sample.patches) number = static_cast<float>(number / unit);
+
+  const PackedRows<float> axes(basis.axis.data(), basis.axes, channels, channels, 1, products.left_panel);
+  const PackedRows<float> all_cells(sample.patches.data(), cells, channels, channels, 1, products.right_panel);
+  const Buffer<float> coordinates(round_up(basis.axes, kRowsTogether) * stride);
+  multiply(products, axes, all_cells, coordinates.get(), stride, false);
+  for (int64_t i = 0; i < count; i++) {
+    double square = 0, leading = 0, all = 0;
+    for (int64_t n = i * sample.numbers; n < (i + 1) * sample.numbers; n++) {
+      square += static_cast<double>(sample.patches[n]) * sample.patches[n];
+    }
+    for (int64_t axis = 0; axis < basis.axes; axis++) {
+      const float* row = coordinates.get() + axis * stride;
+      for (int64_t cell = i * cells_each; cell < (i + 1) * cells_each; cell++) {
+        all += static_cast<double>(row[cell]) * row[cell];
+      }
+      if (axis < basis.leading) leading = all;
+    }
+    sample.norm.push_back(std::sqrt(square));
+    sample.off_leading.push_back(square > 0 ? std::sqrt(std::max(0.0, 1 - leading / square)) : 0);
+    sample.off_all.push_back(square > 0 ? std::sqrt(std::max(0.0, 1 - all / square)) : 0);
+  }
+  return sample;
+}
+
+// A pair is ruled out where its score plus the product of both shares off the axes stays below what the query's worst
+// seed scores: one of rank `rank` among all keys. In the sample it has that share of the rank; where this is no whole
+// rank, the best of the sample stands for it, and the last factor makes up for that, as counted on photographs and
+// noise.
+template <class Element>
+Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_unit, const Map<Element>& key_map,
+                  int64_t keys, double key_unit, int64_t rank, const Basis& basis,
+                  const ProductKernel<float>& products) {
+  const PatchSample query = sample_patches(query_map, queries, kForecastQueries, query_unit, basis, products);
+  const PatchSample key = sample_patches(key_map, keys, kForecastKeys, key_unit, basis, products);
+  const int64_t stride = round_up(key.count, 16);
+  const Buffer<float> score(kRowsTogether * stride);
+  multiply(products, {query.patches.data(), query.count, query.numbers, query.numbers, 1, products.left_panel},
+           {key.patches.data(), key.count, key.numbers, key.numbers, 1, products.right_panel}, score.get(), stride,
+           false);
+  double beyond_leading = 0, beyond_all = 0;
+  const double sampled_rank = static_cast<double>(rank) * key.count / keys;
+  const int64_t place = std::clamp<int64_t>(std::llround(sampled_rank) - 1, 0, key.count - 1);
+  for (int64_t i = 0; i < query.count; i++) {
+    auto score_of = [&](int64_t j) {
+      const double norms = query.norm[i] * key.norm[j];
+      return norms > 0 ? score.get()[i * stride + j] / norms : 0.0;
+    };
+    std::vector<double> scores(key.count);
+    for (int64_t j = 0; j < key.count; j++) scores[j] = score_of(j);
+    std::nth_element(scores.begin(), scores.begin() + place, scores.end(), std::greater<>());
+    for (int64_t j = 0; j < key.count; j++) {
+      const double missing = scores[place] - score_of(j);
+      if (missing <= 0) continue;
+      beyond_leading += query.off_leading[i] * key.off_leading[j] >= missing;
+      beyond_all += query.off_all[i] * key.off_all[j] >= missing;
+    }
+  }
+  const double pairs = static_cast<double>(query.count) * key.count;
+  const double factor = std::sqrt(std::min(1.0, sampled_rank)) / pairs;
+  return {beyond_leading * factor, beyond_all * factor};
+}
+
+}  // namespace patchswap
