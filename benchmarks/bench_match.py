@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
 import torch
-from cases import PATCH_SIZE, Case, make_case, parse_size
+from cases import PATCH_SIZE, SPECTRA, Case, make_case, parse_size
 from plot import draw
 from rivals import RIVALS
 from rivals.rival import Rival
@@ -44,6 +44,7 @@ SIZES = {
     "cuda": ["256/112", "512/224", "512/thin", "1024/512", "1024/thin", "2048/512", "4096/1024"],
 }
 RANDOM_SIZES = ("512/224", "1024/512")
+SPECTRUM_SIZES = ("512/224",)  # measured with our own forms only
 ONLY_OURS = 4000  # from this side on
 SECONDS_PER_RIVAL = {"cpu": 1.5, "cuda": 0.4}
 START_SECONDS = {"cpu": 5.0, "cuda": 0.5}  # to start a process, load the case and warm up
@@ -335,7 +336,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sizes", help="such as 256/112,512/224,512/thin (default: all of the device)")
-    parser.add_argument("--features", choices=("photo", "random", "both"), default="both")
+    parser.add_argument("--features", choices=("photo", "random", "spectrum", "all"), default="all")
     parser.add_argument("--methods", help=f"names out of {', '.join(RIVALS)}")
     parser.add_argument("--budget-seconds", type=float, default=600.0)
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -356,15 +357,21 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def plan(sizes: list[str], features: str) -> list[tuple[str, str]]:
-    """(size, kind) in the order of measuring; of "both", random features come last and only at some sizes."""
-    if features != "both":
+    """(size, kind) in the order of measuring; of "all", other features than photographs' come last, at some sizes."""
+    if features == "spectrum":
+        return [(size, kind) for size in sizes for kind in SPECTRA]
+    if features != "all":
         return [(size, features) for size in sizes]
-    return [(size, "photo") for size in sizes] + [(size, "random") for size in RANDOM_SIZES if size in sizes]
+    photographs = [(size, "photo") for size in sizes]
+    random = [(size, "random") for size in RANDOM_SIZES if size in sizes]
+    return photographs + random + [(size, kind) for size in SPECTRUM_SIZES if size in sizes for kind in SPECTRA]
 
 
 def share_of(size: str, kind: str) -> float:
     """A weight: what part of the time budget a case is worth."""
     side, hole = parse_size(size)
+    if kind in SPECTRA:
+        return 0.1
     return SHARES.get(side, 1.0) * (0.5 if hole == "thin" or kind == "random" else 1.0)
 
 
@@ -382,7 +389,7 @@ def main() -> int:
         shares = [share_of(size, kind) for size, kind in cases]
         for number, (size, kind) in enumerate(cases):
             names = [name for name in arguments.methods if arguments.device in RIVALS[name].devices]
-            if parse_size(size)[0] >= ONLY_OURS:
+            if parse_size(size)[0] >= ONLY_OURS or kind in SPECTRA:
                 names = [name for name in names if RIVALS[name].group == "ours"]
             if bench.left < START_SECONDS[arguments.device]:
                 print(f"\n{size} {kind}: not measured, the time budget of {bench.budget:.0f} s is used up")

@@ -7,6 +7,8 @@ Photographs: those of examples/photos, each cropped to its centred square and re
 for a picture of 256), tiles laid side by side where the picture is larger. The first tile is the astronaut; from the
 seventh on tiles are turned or mirrored, so that none repeats up to pictures of 2048 (at 4096, 16 of the 64 do).
 Random features: independent normal numbers, the worst case for anything that hopes for structure.
+Spectrum features lie between the two: "spectrum-R/S" is a smooth map along R random directions, the i-th with energy
+1 / i, of standard deviation 1, plus independent noise of standard deviation S, through a ReLU.
 """
 
 from __future__ import annotations
@@ -29,6 +31,13 @@ from patchswap.swap import masks_from_hole
 PHOTOGRAPHS = ("astronaut.jpg", "china.jpg", "coffee.png", "flower.jpg", "rocket.jpg", "chelsea.png")
 PHOTOGRAPH_FOLDER = Path(__file__).parent.parent / "examples" / "photos"
 CHANNELS = 256
+SPECTRA = {  # directions and noise
+    "spectrum-16/0.05": (16, 0.05),
+    "spectrum-64/0.3": (64, 0.3),
+    "spectrum-200/0.05": (200, 0.05),
+    "spectrum-200/0.3": (200, 0.3),
+    "spectrum-64/1.0": (64, 1.0),
+}
 PATCH_SIZE = 3
 
 
@@ -37,7 +46,7 @@ class Case:
     """features (1, C, H, W) float32 and hole (1, H, W) bool on one device, and what follows from them."""
 
     size: str
-    kind: str  # "photo" or "random"
+    kind: str  # "photo", "random" or one of SPECTRA
     features: Tensor
     hole: Tensor
 
@@ -104,7 +113,7 @@ class Case:
 
 
 def make_case(size: str, kind: str, device: str = "cpu") -> Case:
-    """The case of a size such as "512/224" and kind "photo" or "random"; the same on every machine, up to rounding."""
+    """The case of a size such as "512/224" and a kind of features; the same on every machine, up to rounding."""
     side = parse_size(size)[0]
     if kind == "photo":
         pixels = torch.from_numpy(photograph(side)).to(device).permute(2, 0, 1)[None].float() / 255
@@ -113,9 +122,21 @@ def make_case(size: str, kind: str, device: str = "cpu") -> Case:
     elif kind == "random":
         generator = torch.Generator().manual_seed(side)
         features = torch.randn(1, CHANNELS, side // 4, side // 4, generator=generator).to(device)
+    elif kind in SPECTRA:
+        features = spectrum_features(side // 4, *SPECTRA[kind]).to(device)
     else:
-        raise ValueError(f'features: expected "photo" or "random", got {kind!r}')
+        raise ValueError(f"features: expected one of photo, random, {', '.join(SPECTRA)}; got {kind!r}")
     return Case(size, kind, features, masks.feature_hole(make_hole(size)[None]).to(device))
+
+
+def spectrum_features(side: int, directions: int, noise: float) -> Tensor:
+    """(1, CHANNELS, side, side), as described above."""
+    generator = torch.Generator().manual_seed(side)
+    corners = torch.randn(1, directions, side // 3 + 2, side // 3 + 2, generator=generator)
+    smooth = torch.nn.functional.interpolate(corners, size=(side, side), mode="bilinear", align_corners=False)
+    smooth = smooth / torch.arange(1, directions + 1).sqrt()[:, None, None]
+    mixed = torch.einsum("cr,brhw->bchw", torch.randn(CHANNELS, directions, generator=generator), smooth)
+    return (mixed / mixed.std() + noise * torch.randn(mixed.shape, generator=generator)).relu()
 
 
 def parse_size(size: str) -> tuple[int, str]:
