@@ -54,16 +54,17 @@ std::vector<std::pair<int64_t, int64_t>> spread_patches(const Map<Element>& map,
 template <class Element>
 double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>& sample) {
   const int64_t before = sample.size(), middle = map.patch_size / 2;
-  const auto sampled = spread_patches(map, patches, kSampledCells);
+  auto sampled = spread_patches(map, patches, kSampledCells);
+  for (auto& [row, column] : sampled) row += middle, column += middle;
   const int64_t cells = sampled.size();
   sample.resize(before + cells * map.channels);
   std::vector<double> square(cells);
-  torch::stable::parallel_for(0, cells, 16, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, cells, 64, [&](int64_t begin, int64_t end) {
+    map.copy_cells(sampled.data() + begin, end - begin, sample.data() + before + begin * map.channels);
     for (int64_t i = begin; i < end; i++) {
-      float* to = sample.data() + before + i * map.channels;
-      map.copy_cell(sampled[i].first + middle, sampled[i].second + middle, to);
+      const float* cell = sample.data() + before + i * map.channels;
       for (int64_t channel = 0; channel < map.channels; channel++) {
-        square[i] += static_cast<double>(to[channel]) * to[channel];
+        square[i] += static_cast<double>(cell[channel]) * cell[channel];
       }
     }
   });

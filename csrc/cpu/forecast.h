@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "basis.h"
@@ -35,13 +37,14 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
   const int64_t cells = count * cells_each, stride = round_up(cells, 16);
   PatchSample sample{.count = count, .numbers = cells_each * channels};
   sample.patches.resize(cells * channels);
-  torch::stable::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      for (int64_t cell = 0; cell < cells_each; cell++) {
-        map.copy_cell(spread[i].first + cell / map.patch_size, spread[i].second + cell % map.patch_size,
-                      sample.patches.data() + (i * cells_each + cell) * channels);
-      }
+  std::vector<std::pair<int64_t, int64_t>> covered;
+  for (const auto& [row, column] : spread) {
+    for (int64_t cell = 0; cell < cells_each; cell++) {
+      covered.emplace_back(row + cell / map.patch_size, column + cell % map.patch_size);
     }
+  }
+  torch::stable::parallel_for(0, cells, 64, [&](int64_t begin, int64_t end) {
+    map.copy_cells(covered.data() + begin, end - begin, sample.patches.data() + begin * channels);
   });
   for (float& number : sample.patches) number = static_cast<float>(number / unit);
 
@@ -49,21 +52,23 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
   const PackedRows<float> all_cells(sample.patches.data(), cells, channels, channels, 1, products.right_panel);
   const Buffer<float> coordinates(round_up(basis.axes, kRowsTogether) * stride);
   multiply(products, axes, all_cells, coordinates.get(), stride, false);
+  std::vector<float> square_leading(cells), square_all(cells);  // of each cell, along the axes
+  for (int64_t axis = 0; axis < basis.axes; axis++) {
+    if (axis == basis.leading) square_leading = square_all;
+    const float* row = coordinates.get() + axis * stride;
+    for (int64_t cell = 0; cell < cells; cell++) square_all[cell] += row[cell] * row[cell];
+  }
+  if (basis.axes == basis.leading) square_leading = square_all;
   for (int64_t i = 0; i < count; i++) {
-    double square = 0, leading = 0, all = 0;
-    for (int64_t n = i * sample.numbers; n < (i + 1) * sample.numbers; n++) {
-      square += static_cast<double>(sample.patches[n]) * sample.patches[n];
-    }
-    for (int64_t axis = 0; axis < basis.axes; axis++) {
-      const float* row = coordinates.get() + axis * stride;
-      for (int64_t cell = i * cells_each; cell < (i + 1) * cells_each; cell++) {
-        all += static_cast<double>(row[cell]) * row[cell];
-      }
-      if (axis < basis.leading) leading = all;
-    }
+    const float* patch = sample.patches.data() + i * sample.numbers;
+    const double square = std::inner_product(patch, patch + sample.numbers, patch, 0.0);
+    auto share_off = [&](const std::vector<float>& squares) {
+      const double along = std::accumulate(&squares[i * cells_each], &squares[i * cells_each] + cells_each, 0.0);
+      return square > 0 ? std::sqrt(std::max(0.0, 1 - along / square)) : 0;
+    };
     sample.norm.push_back(std::sqrt(square));
-    sample.off_leading.push_back(square > 0 ? std::sqrt(std::max(0.0, 1 - leading / square)) : 0);
-    sample.off_all.push_back(square > 0 ? std::sqrt(std::max(0.0, 1 - all / square)) : 0);
+    sample.off_leading.push_back(share_off(square_leading));
+    sample.off_all.push_back(share_off(square_all));
   }
   return sample;
 }

@@ -12,6 +12,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "../dtype.h"
@@ -50,11 +51,18 @@ struct Map {
     }
   }
 
-  // The numbers of one cell, side by side.
-  void copy_cell(int64_t row, int64_t column, float* to) const {
-    const Element* cell = features + row * row_stride + column * column_stride;
-    for (int64_t channel = 0; channel < channels; channel++) {
-      to[channel] = static_cast<float>(cell[channel * channel_stride]);
+  // The numbers of cells, (row, column) each, as [cells][channels]. A few channels at a time, so that those that lie
+  // apart are read while their part of memory is in the cache.
+  void copy_cells(const std::pair<int64_t, int64_t>* cells, int64_t count, float* to) const {
+    constexpr int64_t kChannels = 16;
+    for (int64_t first = 0; first < channels; first += kChannels) {
+      const int64_t end = std::min(first + kChannels, channels);
+      for (int64_t i = 0; i < count; i++) {
+        const Element* cell = features + cells[i].first * row_stride + cells[i].second * column_stride;
+        for (int64_t channel = first; channel < end; channel++) {
+          to[i * channels + channel] = static_cast<float>(cell[channel * channel_stride]);
+        }
+      }
     }
   }
 

@@ -108,7 +108,8 @@ int64_t count_wrong_cells(const Map<float>& map, const CoarseScheme& scheme, con
   std::vector<float> cells(slots * channels);
   std::vector<double> squares(slots);
   for (int64_t i = 0; i < count; i++) {
-    map.copy_cell(i / map.width, i % map.width, cells.data() + i * channels);
+    const std::pair<int64_t, int64_t> cell{i / map.width, i % map.width};
+    map.copy_cells(&cell, 1, cells.data() + i * channels);
     for (int64_t n = 0; n < channels; n++)
       squares[i] += static_cast<double>(cells[i * channels + n]) * cells[i * channels + n];
   }

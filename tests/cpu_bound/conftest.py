@@ -21,7 +21,14 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "csrc"
 TORCH = Path(torch.__file__).parent
 COMPILER = os.environ.get("CXX", "g++").split()
-FLAGS = ["-std=c++20", "-fPIC", "-shared", "-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{TORCH}/include"]
+FLAGS = [
+    "-std=c++20",
+    "-fPIC",
+    "-shared",
+    "-Wno-attributes",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    f"-I{TORCH}/include",
+]
 LIBRARIES = [f"-L{TORCH}/lib", "-ltorch", "-ltorch_cpu"]
 
 

@@ -119,6 +119,9 @@ def cases(bound_fixture: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor, int
     # Sums of products beyond 2^31.
     large = torch.full((8, 4, 4), 4000.0)
     result["large numbers"] = (large, large, 1, scheme(torch.eye(8), 8, 1, 1, 1, 1, True))
+    three = large.clone()
+    three[3:] = 0
+    result["three large numbers"] = (three, three, 1, scheme(torch.eye(8), 8, 1, 1, 1, 1, True))
 
     # Much is clipped, and lost on both sides.
     clipped = torch.zeros(4, 3, 3)
@@ -176,7 +179,7 @@ MUTANTS = {
     "score rounding is forgotten": Mutant("bound.h", "scheme.score_rounding * norm * norm +", "", "rounded scores"),
     "overflow guard": Mutant("coarse.h", "kMostLeadingSquare = 2.1e9f", "kMostLeadingSquare = 1e30f", "large numbers"),
     "overflow guard one bit late": Mutant(
-        "coarse.h", "kMostLeadingSquare = 2.1e9f", "kMostLeadingSquare = 4.2e9f", "large numbers"
+        "coarse.h", "kMostLeadingSquare = 2.1e9f", "kMostLeadingSquare = 4.2e9f", "three large numbers"
     ),
     "lost leading part": Mutant("encode.h", "leading_error[i] = along[i];", "", "large numbers"),
     "sizes without their errors": Mutant(
