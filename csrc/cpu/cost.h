@@ -23,8 +23,8 @@ inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount 
                                 int64_t lanes) {
   constexpr double kVisit = 8, kVisitPerRow = 9;  // of both walks, besides the products
   constexpr double kScorePerNumber = 0.2, kScore = 900, kRefine = 60;
-  constexpr double kSmallProducts = 1.3;  // against the speed of the walk
-  constexpr double kPacking = 60;         // of a number
+  constexpr double kSmallProducts = 1.3;           // against the speed of the walk
+  constexpr double kPacking = 60, kSampling = 20;  // of a number
   const double cells = static_cast<double>(patch_size * patch_size), visit = kVisit + kVisitPerRow * patch_size;
   const double trailing = static_cast<double>(count.axes - count.leading);
   const double words = takes_quads ? count.leading / 2.0 + 1 + trailing / 4 : 2 * (count.leading / 2.0) + 1;
@@ -32,12 +32,13 @@ inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount 
   const double depth = static_cast<double>(std::max<int64_t>(channels, 2 * kSampledCells));
   const double eigenvectors = length * length * (depth / 2 + kIterations * axes) + kIterations * axes * axes * length;
   const double mapped_back = channels > length ? axes * channels * (length + axes) : 0;
+  const double sampled = kSampling * channels * (2 * kSampledCells + kForecastPatches * cells);
   const double checked = axes * axes * channels + kForecastPatches * cells * channels * axes;
   return {.dense = (channels + visit) / lanes,
           .walked = (words + visit) / lanes,
           .refined = takes_quads ? 0 : 2 * cells * trailing / lanes + kRefine,
           .scored = kScorePerNumber * cells * channels + kScore,
-          .axes = kSmallProducts * (eigenvectors + mapped_back + checked) / lanes,
+          .axes = kSmallProducts * (eigenvectors + mapped_back + checked) / lanes + sampled,
           .encoded = channels * (axes + kPacking) / lanes};
 }
 

@@ -34,7 +34,7 @@ template <class Element>
 bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map) {
 #if defined(__x86_64__)
   constexpr int64_t kChannels = 64;
-  constexpr double kMostInVain = 0.1;
+  constexpr double kMostInVain = 0.14;
   const double pairs = static_cast<double>(query_map.patches_taking_part()) * key_map.patches_taking_part();
   const SearchCosts costs = costs_of(pruned_kernel(), query_map.channels, query_map.patch_size);
   return query_map.channels >= kChannels && costs.axes < kMostInVain * pairs * costs.dense;
