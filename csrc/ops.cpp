@@ -416,11 +416,11 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "Tensor? key_mask, float weight, int sweeps, int patch_size) -> "
       "(Tensor index, Tensor score)");
   library.def(
-      "fold(Tensor index, Tensor key, Tensor? base, int height, int "
+      "fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt "
       "width, int patch_size) -> Tensor");
   library.def(
-      "fold_backward(Tensor grad_output, Tensor index, int key_height, "
-      "int key_width, int patch_size) -> Tensor");
+      "fold_backward(Tensor grad_output, Tensor index, SymInt key_height, "
+      "SymInt key_width, int patch_size) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");

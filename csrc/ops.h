@@ -53,7 +53,7 @@
 //     never taken for it, and a query with such a correlation keeps its key and has score NaN. Nothing is checked.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// fold(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor
+// fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size) -> Tensor
 //
 //   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, 1 to p * p of
 //   them; a cell that none covers takes base, or 0.
@@ -63,7 +63,7 @@
 //   - key, base: dtypes as query above, the same for both; the result has their dtype.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// fold_backward(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor
+// fold_backward(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size) -> Tensor
 //
 //   Gradient of fold with respect to key: (B, C, key_height, key_width) in grad_output's dtype.
 //

@@ -25,8 +25,9 @@ SCHEMAS = {
     'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
     "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
     "int sweeps, int patch_size) -> (Tensor index, Tensor score)",
-    "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
-    "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
+    "fold": "(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size) -> Tensor",
+    "fold_backward": "(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size) "
+    "-> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
     "bool replicate, float slope) -> Tensor",
     "fill_smoothly": "(Tensor image, Tensor hole) -> Tensor",

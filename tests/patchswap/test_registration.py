@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import patchswap
 from patchswap import ops
@@ -72,10 +73,22 @@ def test_compile_without_graph_breaks(device, backend):
 
 
 def test_compile_with_dynamic_shapes(device):
-    compiled = torch.compile(patchswap.swap, fullgraph=True, backend="aot_eager", dynamic=True)
-    for size in ((9, 10), (12, 7)):
-        content, style = torch.randn(1, 3, *size, device=device), torch.randn(1, 3, 8, 8, device=device)
-        torch.testing.assert_close(compiled(content, style), patchswap.swap(content, style))
+    """One compilation serves every size of content and style, forward and backward."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def loss(content, style):
+        return patchswap.swap(content, style, coherence=0.2).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=counter, dynamic=True)
+    for size, style_size in (((9, 10), (8, 14)), ((12, 7), (8, 9)), ((30, 11), (13, 6)), ((5, 64), (21, 40))):
+        content, style = torch.randn(1, 3, *size, device=device), torch.randn(1, 3, *style_size, device=device)
+        style.requires_grad_()
+        torch.testing.assert_close(compiled(content, style), loss(content, style))
+        (gradient,) = torch.autograd.grad(compiled(content, style), style)
+        (expected,) = torch.autograd.grad(loss(content, style), style)
+        torch.testing.assert_close(gradient, expected)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
