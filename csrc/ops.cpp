@@ -451,10 +451,11 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
 
 PATCHSWAP_EXPORT const char* patchswap_cpu_kernel() { return patchswap::cpu_kernel_name(); }
 
+// The compute capabilities that the CUDA kernels were compiled for, joined by commas, as setup.py names them.
+PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return PATCHSWAP_CUDA_ARCHITECTURES; }
+
 #ifdef PATCHSWAP_CUDA
 PATCHSWAP_EXPORT const char* patchswap_cuda_toolkit() { return patchswap::cuda_toolkit(); }
-PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return patchswap::cuda_architectures(); }
 #else
 PATCHSWAP_EXPORT const char* patchswap_cuda_toolkit() { return ""; }
-PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return ""; }
 #endif

@@ -194,9 +194,8 @@ void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
 void fill_smoothly_cuda(const FillCall& call);
 
-// What the CUDA kernels were compiled with: toolkit version, and compute capabilities times 100 joined by commas.
+// Version of the CUDA toolkit that compiled the kernels.
 const char* cuda_toolkit();
-const char* cuda_architectures();
 #endif
 
 }  // namespace patchswap

@@ -315,6 +315,5 @@ void match_cuda(const MatchCall& call) {
 #define PATCHSWAP_TEXT(...) PATCHSWAP_TEXT_OF(__VA_ARGS__)
 
 const char* cuda_toolkit() { return PATCHSWAP_TEXT(__CUDACC_VER_MAJOR__) "." PATCHSWAP_TEXT(__CUDACC_VER_MINOR__); }
-const char* cuda_architectures() { return PATCHSWAP_TEXT(__CUDA_ARCH_LIST__); }
 
 }  // namespace patchswap
