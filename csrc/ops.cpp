@@ -130,6 +130,15 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
 }
 
+// Whether two maps are one: the same numbers in the same layout.
+bool is_same_map(const Tensor& map, const Tensor& other) {
+  if (map.const_data_ptr() != other.const_data_ptr()) return false;
+  for (int64_t i = 0; i < map.dim(); i++) {
+    if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
+  }
+  return true;
+}
+
 constexpr const char* kMethods[] = {"auto", "dense", "pruned", "direct", "mma", "wgmma"};
 
 std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
@@ -158,8 +167,11 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   Tensor score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
   const int64_t tally_shape[] = {2};
   Tensor tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
-  const MatchCall call{.query = query.is_cpu() ? query : torch::stable::contiguous(query),
-                       .key = query.is_cpu() ? key : torch::stable::contiguous(key),
+  const bool one_map = is_same_map(query, key);  // which then is copied and packed once
+  if (!query.is_cpu()) query = torch::stable::contiguous(query);
+  if (!query.is_cpu()) key = one_map ? query : torch::stable::contiguous(key);
+  const MatchCall call{.query = query,
+                       .key = key,
                        .query_mask = contiguous(query_mask),
                        .key_mask = contiguous(key_mask),
                        .batch = query.size(0),
@@ -271,9 +283,12 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
             "), the batch and channels of key and output_size; got ", shape_text(*base));
   }
   const int64_t shape[] = {key.size(0), key.size(1), height, width};
+  // A base of another layout is brought into the result's at once; a copy of it would have to be copied again.
+  const bool is_laid = base && !base->is_contiguous();
   const FoldCall call{.index = torch::stable::contiguous(index),
-                      .source = key.is_cpu() && is_channels_last(key) ? key : torch::stable::contiguous(key),
-                      .base = contiguous(base),
+                      .source = is_channels_last(key) ? key : torch::stable::contiguous(key),
+                      .base = is_laid ? std::nullopt : base,
+                      .is_laid = is_laid,
                       .batch = key.size(0),
                       .channels = key.size(1),
                       .height = height,
@@ -285,7 +300,7 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
                       .key_rows = key_grid.rows,
                       .key_columns = key_grid.columns,
                       .patch_size = patch_size,
-                      .result = torch::stable::new_empty(key, {shape, 4})};
+                      .result = is_laid ? torch::stable::contiguous(*base) : torch::stable::new_empty(key, {shape, 4})};
 #ifdef PATCHSWAP_CUDA
   if (key.is_cuda()) {
     fold_cuda(call);
@@ -309,6 +324,7 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
   const FoldCall call{.index = torch::stable::contiguous(index),
                       .source = torch::stable::contiguous(grad_output),
                       .base = std::nullopt,
+                      .is_laid = false,
                       .batch = grad_output.size(0),
                       .channels = grad_output.size(1),
                       .height = height,

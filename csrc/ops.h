@@ -12,9 +12,8 @@
 //   - query, key: float32, bfloat16, float16 (accumulated in float32) or float64 (in float64), same dtype and device.
 //   - query_mask: bool (B, H-p+1, W-p+1), True = take part; key_mask the same on the key's grid; absent = all.
 //   - precision: "exact", or "fast": a kernel may rank keys in half precision only.
-//   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA. An
-//   error
-//     where that kernel does not exist for the given device, dtype, patch_size or topk.
+//   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA.
+//     An error where that kernel does not exist for the given device, dtype, patch_size or topk.
 //   - index: int64 (B, topk, H-p+1, W-p+1), best first; score: the same shape, float32 or float64.
 //   - Ties: of equal <q, k> / |k| the lowest key index comes first. Equal patches have equal scores, bit for bit.
 //   - Zero norm: a patch whose squared norm is below the smallest normal number has score 0 with every other. It stays
@@ -24,8 +23,8 @@
 //     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen.
 //
 //   - tally: int64 (2,): key patches scored in full precision after a coarse score had let them through, and queries
-//   for
-//     which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored coarsely.
+//     for which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored
+//     coarsely. Not deterministic: how many keys a bound rules out depends on which thread or block comes first.
 //
 // cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, int sweeps,
 //        int patch_size) -> (Tensor index, Tensor score)
@@ -98,8 +97,8 @@
 //   - It has no gradient; patchswap.ops.fill_smoothly takes the reference where one is asked for, and other dtypes.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// All are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
-// matter. None stores anything of the size queries x keys.
+// All results but tally are deterministic: sums have a fixed order, no feature is added atomically, and the number of
+// threads does not matter. None stores anything of the size queries x keys.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -143,13 +142,15 @@ struct CohereCall {
   Tensor index, score;
 };
 
-// A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold on the CPU, which may be
-// channels last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches.
+// A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold, which may be channels
+// last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches. Where
+// is_laid, the cells of the result that no patch covers hold their values already; else they take base, or 0.
 //   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
 //   fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width).
 struct FoldCall {
   Tensor index, source;
   std::optional<Tensor> base;
+  bool is_laid;
   int64_t batch, channels;
   int64_t height, width, key_height, key_width;
   int64_t rows, columns, key_rows, key_columns;

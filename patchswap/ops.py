@@ -34,6 +34,8 @@ SCHEMAS = {
 }
 
 
+AUTOCAST_DEVICES = ("cpu", "cuda")
+
 extension: library.Extension | None = None
 extension_error: library.LibraryError | None = None
 try:
@@ -61,7 +63,8 @@ def match(
     """torch.ops.patchswap.match: index int64 and score, both (B, topk, H-p+1, W-p+1), and tally int64 (2,).
 
     tally says how the choice was made: key patches scored in full precision after a coarse score had let them through,
-    and queries for which the coarse scores could not decide, which were searched in full.
+    and queries for which the coarse scores could not decide, which were searched in full. It is the one result that is
+    not deterministic, for tests and benchmarks.
     """
     return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
 
@@ -269,6 +272,6 @@ for _name in ("match", "cohere"):
     torch.library.register_autograd(f"patchswap::{_name}", _choice_gradient, setup_context=_choice_setup)
 torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
 torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)
-for _device in ("cpu", "cuda"):
+for _device in AUTOCAST_DEVICES:
     torch.library.register_autocast("patchswap::match", _device, torch.float32)
     torch.library.register_autocast("patchswap::cohere", _device, torch.float32)

@@ -41,7 +41,8 @@ def match(
     with equal scores the lowest index wins. A patch of norm 0 has score 0. A query that takes no part, and a rank for
     which no key is left, has index -1 and score -inf. No memory of size queries x keys is used.
 
-    Not differentiable: index and score are constants to autograd. Under autocast it runs in float32.
+    Not differentiable: index and score are constants to autograd. Under autocast it runs in float32, and query and key
+    may have two dtypes.
 
     Args:
         query: (B, C, H, W) features: float32, bfloat16, float16 (accumulated in float32) or float64.
@@ -64,6 +65,7 @@ def match(
             the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
             query index -1 and score NaN and never chooses such a key.
     """
+    query, key = _as_autocast_gives(query, key)
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     index, score, _ = ops.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     return Match(index[:, 0], score[:, 0]) if topk == 1 else Match(index, score)
@@ -100,7 +102,8 @@ def cohere(
     any of its own k keys, which come after its first on ties; and a neighbour counts if any of its k offsets is o.
     Later sweeps go by the chosen keys alone.
 
-    Not differentiable: index and score are constants to autograd. Under autocast it runs in float32.
+    Not differentiable: index and score are constants to autograd. Under autocast it runs in float32, and query and key
+    may have two dtypes.
 
     Args:
         match_or_index: what `match` returned, or an index from elsewhere: (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1)
@@ -124,6 +127,7 @@ def cohere(
             patch with NaN or Inf has NCC NaN, is never taken, and as a query keeps its key with score NaN.
     """
     index = match_or_index.index if isinstance(match_or_index, Match) else match_or_index
+    query, key = _as_autocast_gives(query, key)
     contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
     return Match(*ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size))
 
@@ -236,7 +240,7 @@ def swap(
         value of offset o for query i = NCC(i, i + o) + coherence * (neighbours whose offset is o) / 8
 
     The gradient flows to the features that are copied (the key patches, and features where they are kept), not through
-    the choice of patches.
+    the choice of patches. Under autocast features and style may have two dtypes; the result has the wider one.
 
     Args:
         features: (B, C, H, W): float32, float64, bfloat16 or float16.
@@ -268,7 +272,9 @@ def swap(
         found = match(features, style, patch_size=patch_size)
         if coherence > 0:
             found = cohere(found, features, style, weight=coherence, sweeps=sweeps, patch_size=patch_size)
-        result = fold(found.index, style, output_size=size, patch_size=patch_size, base=features)
+        wider = torch.promote_types(features.dtype, style.dtype)  # they differ under autocast only
+        base = features.to(wider)
+        result = fold(found.index, style.to(wider), output_size=size, patch_size=patch_size, base=base)
     else:
         _check_hole(hole, features, key_margin)
         query_mask, key_mask = masks_from_hole(hole, patch_size, key_margin)
@@ -302,6 +308,19 @@ def masks_from_hole(hole: Tensor, patch_size: int, key_margin: int) -> tuple[Ten
         distant = ~_windows_touching(grown, patch_size)
         key_mask = torch.where(distant.any(2, keepdim=True).any(1, keepdim=True), distant, key_mask)
     return query_mask, key_mask
+
+
+def _as_autocast_gives(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps as the operators get them where autocast is on: in float32, but float64 stays. One map stays one."""
+    device = query.device.type
+    if device not in ops.AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+        return query, key
+    cast = _float_under_autocast(query)
+    return cast, cast if key is query else _float_under_autocast(key)
+
+
+def _float_under_autocast(features: Tensor) -> Tensor:
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 def _windows_touching(cells: Tensor, patch_size: int) -> Tensor:

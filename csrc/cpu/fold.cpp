@@ -165,7 +165,7 @@ void fold_cpu(const FoldCall& call) {
         const int64_t grain = grain_size((band.end - first) * call.width + band.cells.size());
         torch::stable::parallel_for(0, call.channels, grain, [&](int64_t begin, int64_t end) {
           const BandShare share{band, sample, begin, end};
-          lay_base<decltype(element)>(call, share);
+          if (!call.is_laid) lay_base<decltype(element)>(call, share);
           if (call.source.stride(1) == 1) {
             average_cells<decltype(element)>(call, share);
           } else {

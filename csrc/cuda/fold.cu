@@ -34,7 +34,9 @@ FoldWork<Element> work_of(const FoldCall& call) {
           .tiles = fold_tiles(call.result.size(2) * call.result.size(3), call.channels),
           .source = call.source.const_data_ptr<Element>(),
           .base = call.base ? call.base->const_data_ptr<Element>() : nullptr,
-          .result = call.result.mutable_data_ptr<Element>()};
+          .result = call.result.mutable_data_ptr<Element>(),
+          .is_channels_last = call.source.stride(1) == 1,
+          .is_laid = call.is_laid};
 }
 
 Tensor new_array(const Tensor& like, int64_t count, torch::headeronly::ScalarType dtype) {

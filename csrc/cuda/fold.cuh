@@ -7,11 +7,13 @@
 // fixed order; where that comes from is looked up for several channels at once. Cells that nothing falls on, most of
 // them where a hole is filled, are copied or zeroed 16 bytes at a time.
 //
-// Maps are channels first, so a lane reads single numbers from the cells that its patches chose, where memory hands out
-// sectors of 32 bytes. That is cheap if a sector, once in the first-level cache, serves many of these reads. Hence a
-// block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. The other form, two passes of which
-// the first copies the keys channels last, would read and write the whole map once more. One pass fetches less where
-// neighbouring patches come from neighbouring places, as those of photographs do, and more where they do not.
+// The result is channels first. Keys may be channels last: then the channels that a lane reads lie side by side, and it
+// uses all of each sector of 32 bytes that memory hands out. Of keys that are channels first a lane reads single
+// numbers from the cells that its patches chose. That is cheap if a sector, once in the first-level cache, serves many
+// of these reads. Hence a block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. The other
+// form, two passes of which the first copies the keys channels last, would read and write the whole map once more. One
+// pass fetches less where neighbouring patches come from neighbouring places, as those of photographs do, and more
+// where they do not.
 //
 // The gradient of a key cell comes from the queries that chose a patch with that cell. They are kept as one run of
 // queries for each key patch: counted, listed in the order in which atomics let them arrive, and then ordered, by
@@ -98,6 +100,8 @@ struct FoldWork {
   const Element* source;
   const Element* base;
   Element* result;
+  // Of fold: the source is (B, key_height, key_width, C) instead; the cells that no patch covers are left as they are.
+  bool is_channels_last, is_laid;
 };
 
 // The queries that chose each key patch.
@@ -175,11 +179,16 @@ fold(const FoldWork<Element> work) {
   const int64_t plane = work.tiles.cells, key_plane = p.key_height * p.key_width;
   const Element* base = work.base == nullptr ? nullptr : work.base + share.first_plane * plane;
   Element* result = work.result + share.first_plane * plane;
-  write_empty(base, result, plane, share.cell, share.channels, share.cell < work.tiles.cells && count == 0);
+  if (!work.is_laid) {
+    write_empty(base, result, plane, share.cell, share.channels, share.cell < work.tiles.cells && count == 0);
+  }
   if (count == 0) return;
 
   constexpr int kAtOnce = kChannelsAtOnce<P, Sum>;
-  const Element* source = work.source + share.first_plane * key_plane;
+  const int64_t channels = work.tiles.channels, first_channel = share.first_plane - share.sample * channels;
+  const int64_t channel_pitch = work.is_channels_last ? 1 : key_plane;
+  const int64_t cell_pitch = work.is_channels_last ? channels : 1;
+  const Element* source = work.source + share.sample * channels * key_plane + first_channel * channel_pitch;
   result += share.cell;
 #pragma unroll 1
   for (int left = share.channels; left > 0; left -= kAtOnce) {
@@ -188,14 +197,14 @@ fold(const FoldWork<Element> work) {
     for (int tap = 0; tap < P * P; tap++) {
       const int key = p.key_of(share.sample, y - tap / P, x - tap % P);
       const int cell = (key / p.key_columns + tap / P) * p.key_width + key % p.key_columns + tap % P;
-      const Element* number = source + cell;
+      const Element* number = source + cell * cell_pitch;
 #pragma unroll
       for (int i = 0; i < kAtOnce; i++) {
         sum[i] += key >= 0 && i < left ? static_cast<Sum>(*number) : Sum(0);
-        number += key_plane;
+        number += channel_pitch;
       }
     }
-    source += kAtOnce * key_plane;
+    source += kAtOnce * channel_pitch;
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
       if (i < left) *result = static_cast<Element>(sum[i] / static_cast<Sum>(count));

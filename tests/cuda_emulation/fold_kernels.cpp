@@ -23,6 +23,7 @@ struct Call {
   void* result;
   int64_t batch, channels, height, width, key_height, key_width;
   int32_t patch_size, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
+  int32_t is_channels_last, is_laid;
 };
 
 template <class Kernel>
@@ -55,6 +56,8 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   work.source = static_cast<const Element*>(call.source);
   work.base = static_cast<const Element*>(call.base);
   work.result = static_cast<Element*>(call.result);
+  work.is_channels_last = call.is_channels_last;
+  work.is_laid = call.is_laid;
   const int64_t blocks = work.tiles.blocks(call.batch);
   if (runs == nullptr) {
     run(schedule, blocks, work.tiles.threads, 0, [&] { fold<P, Sum>(work); });

@@ -20,7 +20,7 @@ class Call(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("index", "source", "base", "result")],
         *[(name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "key_height", "key_width")],
-        *[(name, ctypes.c_int32) for name in ("patch_size", "dtype")],
+        *[(name, ctypes.c_int32) for name in ("patch_size", "dtype", "is_channels_last", "is_laid")],
     ]
 
 
@@ -43,25 +43,33 @@ class FoldKernels:
         assert library.call_size() == ctypes.sizeof(Call)
         assert library.runs_size() == ctypes.sizeof(Runs)
 
-    def fold(self, index, key, base, size, patch_size, schedule, offset=0):
-        return self._run(index, key, base, size, key.shape[2:], patch_size, schedule, offset, is_gradient=False)
+    def fold(self, index, key, base, size, patch_size, schedule, offset=0, is_laid=False):
+        """is_laid: the result holds `base` before the launch, which gets none."""
+        return self._run(index, key, base, size, key.shape[2:], patch_size, schedule, offset, False, is_laid)
 
     def fold_backward(self, grad, index, key_size, patch_size, schedule, offset=0):
-        return self._run(index, grad, None, grad.shape[2:], key_size, patch_size, schedule, offset, is_gradient=True)
+        return self._run(index, grad, None, grad.shape[2:], key_size, patch_size, schedule, offset, True, False)
 
-    def _run(self, index, source, base, size, key_size, patch_size, schedule, offset, is_gradient):
+    def _run(self, index, source, base, size, key_size, patch_size, schedule, offset, is_gradient, is_laid):
         emulation = self.emulation
         memory = emulation.Memory(self.library, guard_begin=schedule.order == emulation.REVERSE and offset == 0)
         try:
             batch, channels = source.shape[:2]
             shape = (batch, channels, *(key_size if is_gradient else size))
             result = self._moved(memory, "result", shape, source.dtype, offset)
+            if is_laid:
+                result.copy_(base)
+                base = None
             if base is not None:
                 base = self._moved(memory, "base", base.shape, base.dtype, offset).copy_(base)
+            is_channels_last = not source.is_contiguous()
+            if is_channels_last:
+                source = source.permute(0, 2, 3, 1)
             tensors = [memory.read_only("index", index), memory.read_only("source", source), base, result]
             call = Call(
                 *map(emulation.pointer, tensors),
                 *(batch, channels, *size, *key_size, patch_size, DTYPES.index(source.dtype)),
+                *(is_channels_last, is_laid),
             )
             runs = self._runs(memory, batch, size, key_size, patch_size) if is_gradient else None
             message = self.library.run_fold(
@@ -171,6 +179,19 @@ def test_fold(kernels, emulation, shape, patch_size, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fold_of_keys_in_channels_last_onto_a_base_that_lies_there(kernels, emulation, shape, patch_size, dtype):
+    batch, channels, size, key_size = shape
+    key, base = (torch.randn(batch, channels, *s).to(dtype) for s in (key_size, size))
+    for i, kind in enumerate(KINDS):
+        index = choose(kind, batch, size, key_size, patch_size)
+        given, schedule = key.to(memory_format=torch.channels_last), emulation.SCHEDULES[i % len(emulation.SCHEDULES)]
+        result = kernels.fold(index, given, base, size, patch_size, schedule, is_laid=i % 2 == 0)
+        assert torch.equal(result, expected_fold(index, key, base, size, patch_size)), kind
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_fold_backward(kernels, emulation, shape, patch_size, dtype):
     batch, channels, size, key_size = shape
     grad = torch.randn(batch, channels, *size).to(dtype)
@@ -249,6 +270,9 @@ MUTANTS = {
     "tail of the pieces left out": Mutant("(channels - place + kPiece - 1) / kPiece", "(channels - place) / kPiece"),
     "cells behind the last one": Mutant("share.cell < work.tiles.cells && count == 0", "count == 0"),
     "key row of the wrong width": Mutant("* p.key_width + key %", "* p.width + key %"),
+    "cells of channels last maps not apart": Mutant("work.is_channels_last ? channels : 1;", "1;"),
+    "channels of a slab as in planes": Mutant("first_channel * channel_pitch", "first_channel * key_plane"),
+    "base wiped out": Mutant("if (!work.is_laid) {", "{"),
     "sum instead of mean": Mutant("sum[i] / static_cast<Sum>(count)", "sum[i]"),
     "order of arrival kept": Mutant("runs.ordered[begin + place]", "runs.ordered[begin + runs.arrival[member.query]]"),
     "runs overlap": Mutant("before += i < lane ? length : 0;", "before += i < lane - 1 ? length : 0;"),
@@ -280,6 +304,8 @@ def run_cases(kernels, emulation) -> None:
             offset = schedule.order % 2
             result = kernels.fold(index, key, base, size, 3, schedule, offset)
             assert torch.equal(result, expected_fold(index, key, base, size, 3))
+            cells = key.to(memory_format=torch.channels_last)
+            assert torch.equal(kernels.fold(index, cells, base, size, 3, schedule, offset, is_laid=True), result)
         results = [kernels.fold_backward(grad, index, key_size, 3, schedule) for schedule in emulation.SCHEDULES]
         assert_is_gradient(results[0], grad, index, 3)
         assert all(torch.equal(result, results[0]) for result in results[1:])

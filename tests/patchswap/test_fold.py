@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,11 +81,13 @@ def test_channels_last_is_the_same_bit_for_bit(device):
     key = torch.randn(2, 70, 40, 90, device=device)
     index = torch.where(torch.rand(2, 98, 118) < 0.9, torch.randint(0, 38 * 88, (2, 98, 118)), -1).to(device)
     base = torch.randn(2, 70, 100, 120, device=device)
-    planes, cells = (
-        patchswap.fold(index, key.to(memory_format=layout), output_size=(100, 120), base=base)
-        for layout in (torch.contiguous_format, torch.channels_last)
+    layouts = (torch.contiguous_format, torch.channels_last)
+    planes, *others = (
+        patchswap.fold(index, key.to(memory_format=one), output_size=(100, 120), base=base.to(memory_format=other))
+        for one, other in itertools.product(layouts, layouts)
     )
-    assert torch.equal(planes, cells)
+    assert planes.is_contiguous()
+    assert all(torch.equal(planes, other) and other.is_contiguous() for other in others)
     expected = reference.fold(index, key.double(), base.double(), 100, 120, 3)
     torch.testing.assert_close(planes.double(), expected, rtol=1e-5, atol=1e-5)
 

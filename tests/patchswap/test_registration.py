@@ -106,6 +106,29 @@ def test_autocast(device, dtype):
     assert torch.equal(mixed_index, index) and torch.equal(mixed_score, score)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_public_functions_take_two_dtypes_under_autocast(device, dtype):
+    """As the operators do; swap gives the wider dtype."""
+    query, key = torch.randn(1, 5, 8, 8, device=device), torch.randn(1, 5, 8, 8, device=device).to(dtype)
+    match = patchswap.match(query, key.float())
+    coherent = patchswap.cohere(match, query, key.float(), weight=0.2)
+    swapped = patchswap.swap(query, key.float(), coherence=0.2)
+    with torch.autocast(device, dtype=dtype):
+        for found, expected in (
+            (patchswap.match(query, key), match),
+            (patchswap.cohere(match, query, key, weight=0.2), coherent),
+        ):
+            assert torch.equal(found.index, expected.index) and torch.equal(found.score, expected.score)
+        assert torch.equal(patchswap.swap(query, key, coherence=0.2), swapped)
+        assert patchswap.swap(key, query).dtype == torch.float32
+        compiled = torch.compile(patchswap.swap, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(query, key, coherence=0.2), swapped)
+        with pytest.raises(TypeError, match="query and key must have the same dtype; got float64 and float32"):
+            patchswap.match(query.double(), key)  # autocast leaves float64 alone
+    with pytest.raises(TypeError, match="same dtype"):
+        patchswap.match(query, key)
+
+
 def test_inference_mode(device):
     with torch.inference_mode():
         features = torch.randn(1, 3, 6, 6, device=device)
