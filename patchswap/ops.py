@@ -9,10 +9,19 @@ here, with the same schemas. In both cases the plain torch reference serves ever
   name takes the reference there.
 * Autocast: `match` and `cohere` run in float32, so that what they choose does not depend on autocast's dtype; `fold`
   keeps key's dtype.
+* vmap: the mapped dimension joins the batch, in one call. `convolve` with a weight or bias of its own for each is
+  called for one after the other. torch.func.grad and jacrev fail: torch.library gives operators no gradient there.
+* torch.export and torch.compile(dynamic=True) leave B, H and W open, above the patch size.
+* Threads: calls from several threads share nothing. After a call, a child made by fork must not call, unless the parent
+  calls with torch.set_num_threads(1): OpenMP's threads do not survive a fork. This holds for torch's own operators too.
+  Start processes with "spawn", as torch.utils.data.DataLoader does with multiprocessing_context="spawn".
+* Sizes: CPU kernels count in 64 bits. CUDA kernels take fewer than 2^30 cells in one channel of one sample.
+* torch.set_flush_denormal holds for the calling thread alone. Patches with a norm below 1e-15 may then score 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -275,3 +284,51 @@ torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradi
 for _device in AUTOCAST_DEVICES:
     torch.library.register_autocast("patchswap::match", _device, torch.float32)
     torch.library.register_autocast("patchswap::cohere", _device, torch.float32)
+
+
+def _stacked(tensor: Tensor | None, dimension: int | None, count: int) -> Tensor | None:
+    """The mapped dimension joined with the batch, which is first; what is not mapped is repeated, without a copy."""
+    if tensor is None:
+        return None
+    mapped = tensor.expand(count, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
+    return mapped.reshape(count * mapped.shape[1], *mapped.shape[2:])
+
+
+def _vmap_rule(name: str, batched: int) -> Callable[..., Any]:
+    """Of an operator whose first `batched` arguments have a batch: one call, whose results are taken apart again."""
+
+    def rule(info: Any, dimensions: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        operator, count = getattr(torch.ops.patchswap, name), info.batch_size
+
+        def apart(result: Tensor) -> Tensor:
+            return result.unflatten(0, (count, result.shape[0] // count))
+
+        pairs = zip(arguments[:batched], dimensions[:batched], strict=True)
+        results = operator(*[_stacked(tensor, dimension, count) for tensor, dimension in pairs], *arguments[batched:])
+        if isinstance(results, Tensor):
+            return apart(results), 0
+        tally = results[2:]  # of match; it counts for all together
+        return (*map(apart, results[:2]), *tally), (0, 0, *[None for _ in tally])
+
+    return rule
+
+
+def _convolve_vmap(info: Any, dimensions: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+    features, weight, bias, skip, *others = arguments
+    if dimensions[1] is None and dimensions[2] is None:
+        maps = [
+            _stacked(tensor, at, info.batch_size) for tensor, at in ((features, dimensions[0]), (skip, dimensions[3]))
+        ]
+        result = torch.ops.patchswap.convolve(maps[0], weight, bias, maps[1], *others)
+        return result.unflatten(0, (info.batch_size, result.shape[0] // info.batch_size)), 0
+    pairs = list(zip(arguments, dimensions, strict=True))
+    results = [
+        torch.ops.patchswap.convolve(*[value if at is None else value.select(at, i) for value, at in pairs])
+        for i in range(info.batch_size)
+    ]
+    return torch.stack(results), 0
+
+
+for _name, _batched in {"match": 4, "cohere": 5, "fold": 3, "fold_backward": 2, "fill_smoothly": 2}.items():
+    torch.library.register_vmap(f"patchswap::{_name}", _vmap_rule(_name, _batched))
+torch.library.register_vmap("patchswap::convolve", _convolve_vmap)
