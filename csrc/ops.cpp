@@ -8,11 +8,14 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 namespace patchswap {
@@ -139,11 +142,22 @@ bool is_same_map(const Tensor& map, const Tensor& other) {
   return true;
 }
 
-constexpr const char* kMethods[] = {"auto", "dense", "pruned", "direct", "mma", "wgmma"};
+// The methods of one device, as in "dense" or "pruned".
+std::string methods_of(bool Method::* is_there) {
+  std::string text;
+  int64_t left = std::count_if(std::begin(kMethods), std::end(kMethods), [&](auto& one) { return one.*is_there; }) - 1;
+  for (const Method& method : kMethods) {
+    if (!(method.*is_there) || &method == kMethods) continue;  // the first, "auto", is everywhere
+    left--;
+    text += "\"" + std::string(method.name) + (left > 1 ? "\", " : left == 1 ? "\" or " : "\"");
+  }
+  return text;
+}
 
-std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
-                                         std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
-                                         std::string precision, std::string method) {
+// The arguments of match, checked. Results are still missing.
+MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional<Tensor>& query_mask,
+                     const std::optional<Tensor>& key_mask, int64_t patch_size, int64_t topk,
+                     const std::string& precision, const std::string& method) {
   check_features("match", "query", query);
   check_features("match", "key", key);
   check_like("match", "query", query, "key", key);
@@ -152,60 +166,73 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   require(topk >= 1 && topk <= kMaxTopk, "match: topk must be from 1 to ", kMaxTopk, "; got ", topk);
   require(precision == "exact" || precision == "fast", "match: precision must be \"exact\" or \"fast\"; got \"",
           precision, "\"");
-  require(
-      std::find(std::begin(kMethods), std::end(kMethods), method) != std::end(kMethods),
-      "match: method must be \"auto\", \"dense\" or \"pruned\" (CPU), \"direct\", \"mma\" or \"wgmma\" (CUDA); got \"",
-      method, "\"");
+  const Method* known =
+      std::find_if(std::begin(kMethods), std::end(kMethods), [&](auto& one) { return one.name == method; });
+  require(known != std::end(kMethods), "match: method must be \"auto\", ", methods_of(&Method::is_on_cpu), " (CPU), ",
+          methods_of(&Method::is_on_cuda), " (CUDA); got \"", method, "\"");
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   if (query_mask) check_patch_mask("match", "query_mask", *query_mask, "query", query, query_grid, patch_size);
   if (key_mask) check_patch_mask("match", "key_mask", *key_mask, "key", key, key_grid, patch_size);
+  require(query.is_cuda() ? known->is_on_cuda : known->is_on_cpu, "match: method \"", method, "\" is not there on ",
+          device_text(query), "; use \"auto\"");
+  return {.query = query,
+          .key = key,
+          .query_mask = contiguous(query_mask),
+          .key_mask = contiguous(key_mask),
+          .batch = query.size(0),
+          .channels = query.size(1),
+          .query_height = query.size(2),
+          .query_width = query.size(3),
+          .key_height = key.size(2),
+          .key_width = key.size(3),
+          .query_rows = query_grid.rows,
+          .query_columns = query_grid.columns,
+          .key_rows = key_grid.rows,
+          .key_columns = key_grid.columns,
+          .patch_size = patch_size,
+          .topk = topk,
+          .fast = precision == "fast",
+          .method = method};
+}
 
-  const int64_t shape[] = {query.size(0), topk, query_grid.rows, query_grid.columns};
+std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                         std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
+                                         std::string precision, std::string method) {
+  MatchCall call = match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method);
+  const int64_t shape[] = {call.batch, topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
   const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
-  Tensor score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
-  const int64_t tally_shape[] = {2};
-  Tensor tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
-  const bool one_map = is_same_map(query, key);  // which then is copied and packed once
-  if (!query.is_cpu()) query = torch::stable::contiguous(query);
-  if (!query.is_cpu()) key = one_map ? query : torch::stable::contiguous(key);
-  const MatchCall call{.query = query,
-                       .key = key,
-                       .query_mask = contiguous(query_mask),
-                       .key_mask = contiguous(key_mask),
-                       .batch = query.size(0),
-                       .channels = query.size(1),
-                       .query_height = query.size(2),
-                       .query_width = query.size(3),
-                       .key_height = key.size(2),
-                       .key_width = key.size(3),
-                       .query_rows = query_grid.rows,
-                       .query_columns = query_grid.columns,
-                       .key_rows = key_grid.rows,
-                       .key_columns = key_grid.columns,
-                       .patch_size = patch_size,
-                       .topk = topk,
-                       .fast = precision == "fast",
-                       .method = method,
-                       .index = index,
-                       .score = score,
-                       .tally = tally};
-  const bool for_cpu = method == "auto" || method == "dense" || method == "pruned";
-  const bool for_cuda = method == "auto" || !for_cpu;
-  require(query.is_cuda() ? for_cuda : for_cpu, "match: method \"", method, "\" is not there on ", device_text(query),
-          "; use \"auto\"");
+  call.index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
+  call.score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
+  call.tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
+    call.query = torch::stable::contiguous(query);
+    call.key = is_same_map(query, key) ? call.query : torch::stable::contiguous(key);  // one map: packed once
     match_cuda(call);
-    return {index, score, tally};
+    return {call.index, call.score, call.tally};
   }
 #endif
-  torch::stable::fill_(tally, 0);
-  torch::stable::fill_(index, -1);
-  torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
+  torch::stable::fill_(call.tally, 0);
+  torch::stable::fill_(call.index, -1);
+  torch::stable::fill_(call.score, -std::numeric_limits<double>::infinity());
   match_cpu(call);
-  return {index, score, tally};
+  return {call.index, call.score, call.tally};
+}
+
+std::string explain(Tensor query, Tensor key, std::optional<Tensor> query_mask, std::optional<Tensor> key_mask,
+                    int64_t patch_size, int64_t topk, std::string precision, std::string method) {
+  const MatchCall call = match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method);
+  std::string lines;
+  const auto add = [&](const KernelChoice& choice) { lines += choice.kernel + "\t" + choice.reason + "\n"; };
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    add(choose_cuda(call));
+    return lines;
+  }
+#endif
+  for (const KernelChoice& choice : choose_cpu(call)) add(choice);
+  return lines;
 }
 
 std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::optional<Tensor> query_mask,
@@ -420,6 +447,16 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
 }
 
 }  // namespace
+
+void log_choice(const MatchCall& call, const KernelChoice& choice) {
+  static const char* const variable = std::getenv("PATCHSWAP_LOG");
+  static const bool is_wanted = variable && *variable && std::string_view(variable) != "0";
+  if (!is_wanted) return;
+  const std::string line =
+      "patchswap.match: " + choice.kernel + " on " + device_text(call.query) + ": " + choice.reason + "\n";
+  std::fputs(line.c_str(), stderr);
+}
+
 }  // namespace patchswap
 
 STABLE_TORCH_LIBRARY(patchswap, library) {
@@ -427,6 +464,10 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "match(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
       "method=\"auto\") -> (Tensor index, Tensor score, Tensor tally)");
+  library.def(
+      "explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
+      "key_mask, int patch_size, int topk, str precision=\"exact\", str "
+      "method=\"auto\") -> str");
   library.def(
       "cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, "
       "Tensor? key_mask, float weight, int sweeps, int patch_size) -> "
@@ -445,6 +486,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
@@ -455,6 +497,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
 #ifdef PATCHSWAP_CUDA
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));

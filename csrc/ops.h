@@ -26,6 +26,12 @@
 //     for which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored
 //     coarsely. Not deterministic: how many keys a bound rules out depends on which thread or block comes first.
 //
+// explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
+//         str precision="exact", str method="auto") -> str
+//
+//   Which kernel match runs for these arguments, and why, without running it: a line "kernel<tab>reason" for each
+//   sample on the CPU, where the masks count, and one for the batch on CUDA.
+//
 // cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, int sweeps,
 //        int patch_size) -> (Tensor index, Tensor score)
 //
@@ -106,6 +112,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace patchswap {
 
@@ -127,7 +134,24 @@ struct MatchCall {
   bool fast;           // precision is "fast"
   std::string method;  // one of kMethods
   Tensor index, score, tally;
+
+  int64_t queries() const { return batch * query_rows * query_columns; }
 };
+
+// Every value of `method`, and where it may be given: the one list of them in C++, as METHODS is in contract.py.
+struct Method {
+  const char* name;
+  bool is_on_cpu, is_on_cuda;
+};
+constexpr Method kMethods[] = {{"auto", true, true},    {"dense", true, false}, {"pruned", true, false},
+                               {"direct", false, true}, {"mma", false, true},   {"wgmma", false, true}};
+
+// The kernel that a call of match runs, by its name among kMethods, and why it is this one.
+struct KernelChoice {
+  std::string kernel, reason;
+};
+// Writes a choice to stderr where the environment variable PATCHSWAP_LOG is set.
+void log_choice(const MatchCall& call, const KernelChoice& choice);
 
 // A checked call of cohere. Index and masks are contiguous, query and key may have any strides; rows and columns count
 // patches. index and score arrive holding nothing.
@@ -177,6 +201,12 @@ struct FillCall {
   Tensor image, hole;
   Tensor result;
 };
+
+// The one place on each device where a kernel of match is chosen; match_cpu and match_cuda run what it says. For the
+// CPU one choice for each sample, for CUDA one for the batch. Both throw where the method cannot be had for such a
+// call.
+std::vector<KernelChoice> choose_cpu(const MatchCall& call);
+KernelChoice choose_cuda(const MatchCall& call);
 
 void match_cpu(const MatchCall& call);
 void cohere_cpu(const CohereCall& call);

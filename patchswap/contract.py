@@ -14,7 +14,8 @@ PATCH_SIZES = (1, 3, 5)
 MAX_TOPK = 8
 MAX_DILATION = 1024
 PRECISIONS = ("exact", "fast")
-METHODS = ("auto", "dense", "pruned", "direct", "mma", "wgmma")
+# Every method of match but "auto", and where it is there: the one list of them in Python, as kMethods is in csrc/ops.h.
+METHODS = {"CPU": ("dense", "pruned"), "CUDA": ("direct", "mma", "wgmma")}
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -115,11 +116,9 @@ def check_match(
         raise ValueError(f"patchswap.match: topk must be from 1 to {MAX_TOPK}; got {topk}")
     if precision not in PRECISIONS:
         raise ValueError(f'patchswap.match: precision must be "exact" or "fast"; got "{precision}"')
-    if method not in METHODS:
-        raise ValueError(
-            'patchswap.match: method must be "auto", "dense" or "pruned" (CPU), "direct", "mma" or "wgmma" (CUDA); '
-            f'got "{method}"'
-        )
+    if method != "auto" and not any(method in names for names in METHODS.values()):
+        listed = ", ".join(f"{_names(names)} ({device})" for device, names in METHODS.items())
+        raise ValueError(f'patchswap.match: method must be "auto", {listed}; got "{method}"')
     if query_mask is not None:
         check_patch_mask("match", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:
@@ -264,6 +263,11 @@ def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width:
             "of a match with topk > 1 pass one rank, as in index[:, 0]"
         )
     check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    quoted = [f'"{name}"' for name in names]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]])
 
 
 def _shape(tensor: Tensor) -> str:

@@ -12,6 +12,7 @@ import torch
 
 FILE = "_C.abi3.so"
 VARIABLE = "PATCHSWAP_NO_LIBRARY"
+LOG = "PATCHSWAP_LOG"  # read by csrc/ops.cpp and reference.py
 
 Cause = Literal["hidden", "not built", "does not load", "not wanted"]
 
@@ -37,13 +38,18 @@ class LibraryError(Exception):
         self.cause = cause
 
 
+def is_set(variable: str) -> bool:
+    """Whether an environment variable switches something on."""
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
 def load() -> Extension:
     """Load the library, which registers the operators.
 
     Raises:
         LibraryError: it is missing, does not fit this torch, or is not wanted.
     """
-    if os.environ.get(VARIABLE, "0") not in ("", "0"):
+    if is_set(VARIABLE):
         raise LibraryError("not wanted", f"{VARIABLE} is set, plain torch code serves every device")
     path = Path(__file__).with_name(FILE)
     if not path.exists():

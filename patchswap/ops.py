@@ -32,6 +32,8 @@ from patchswap import contract, library, reference
 SCHEMAS = {
     "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
     'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
+    "explain": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
+    'str precision="exact", str method="auto") -> str',
     "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
     "int sweeps, int patch_size) -> (Tensor index, Tensor score)",
     "fold": "(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size) -> Tensor",
@@ -76,6 +78,20 @@ def match(
     not deterministic, for tests and benchmarks.
     """
     return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> str:
+    """torch.ops.patchswap.explain: what match runs for these arguments, as lines that patchswap.explain reads."""
+    return torch.ops.patchswap.explain(query, key, query_mask, key_mask, patch_size, topk, precision, method)
 
 
 def cohere(

@@ -8,17 +8,19 @@ by the unfolded keys plus `SCORES_PER_CHUNK` scores.
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchswap import contract
+from patchswap import contract, library
 
 SCORES_PER_CHUNK = 1 << 22
 SMOOTHINGS = 2  # of each level of fill_smoothly
 SMALLEST_WEIGHT = 1e-8  # by which it divides
+REASON = "plain torch code, as no compiled kernel is loaded for this device; build_info() tells more"
 
 
 def match(
@@ -38,6 +40,8 @@ def match(
     Returns index int64 and score, both (B, topk, H-p+1, W-p+1), and tally, two zeros.
     """
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    if library.is_set(library.LOG):
+        print(f"patchswap.match: reference on {query.device}: {REASON}", file=sys.stderr)
     accumulate = contract.accumulation_dtype(query.dtype)
     query, key = query.to(accumulate), key.to(accumulate)
     _require_finite("query", query, patch_size)
@@ -67,6 +71,21 @@ def match(
                 ranking.scatter_(1, best, -torch.inf)
     tally = torch.zeros(2, dtype=torch.int64, device=query.device)
     return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> str:
+    """What `match` runs, and why: see csrc/ops.h."""
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    return f"reference\t{REASON}\n"
 
 
 def cohere(

@@ -55,7 +55,8 @@ def match(
             score is within rounding of the best may be chosen. Elsewhere, and for topk > 1 or a patch_size other than
             3, "fast" is the same as "exact".
         method: "auto", or the kernel to use, for tests and benchmarks: "dense" or "pruned" on the CPU; "direct", "mma"
-            or "wgmma" on a GPU. All give the same match, up to rounding of the score.
+            or "wgmma" on a GPU. All give the same match, up to rounding of the score. `explain` tells which one "auto"
+            takes, and the environment variable PATCHSWAP_LOG=1 has each call say it on stderr.
 
     Returns:
         Match(index, score) on the query's patch grid; with topk = k > 1 a dimension of k follows the batch.
@@ -65,7 +66,7 @@ def match(
             the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
             query index -1 and score NaN and never chooses such a key.
     """
-    query, key = _as_autocast_gives(query, key)
+    query, key = as_autocast_gives(query, key)
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     index, score, _ = ops.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     return Match(index[:, 0], score[:, 0]) if topk == 1 else Match(index, score)
@@ -127,7 +128,7 @@ def cohere(
             patch with NaN or Inf has NCC NaN, is never taken, and as a query keeps its key with score NaN.
     """
     index = match_or_index.index if isinstance(match_or_index, Match) else match_or_index
-    query, key = _as_autocast_gives(query, key)
+    query, key = as_autocast_gives(query, key)
     contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
     return Match(*ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size))
 
@@ -310,7 +311,7 @@ def masks_from_hole(hole: Tensor, patch_size: int, key_margin: int) -> tuple[Ten
     return query_mask, key_mask
 
 
-def _as_autocast_gives(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def as_autocast_gives(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps as the operators get them where autocast is on: in float32, but float64 stays. One map stays one."""
     device = query.device.type
     if device not in ops.AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):

@@ -265,32 +265,48 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   start(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, p);
 }
 
-// Which way to go. Explicit wishes that cannot be met are errors.
-enum class Way { kDirect, kMma, kWgmma };
-
-Way choose_way(const MatchCall& call, const Device& device) {
-  const std::string& method = call.method;
-  const bool fits = call.patch_size == kPatch && call.topk == 1 && call.query.scalar_type() != ScalarType::Double &&
-                    call.channels > 0 && call.key_rows > 0 && fits_32_bits(call);
-  if (method == "direct") return Way::kDirect;
-  if (method == "auto") return !fits || !device.mma ? Way::kDirect : device.wgmma ? Way::kWgmma : Way::kMma;
-  STD_TORCH_CHECK(fits, "patchswap.match: method \"", method,
-                  "\" takes patch_size 3, topk 1, float32, bfloat16 or float16 features with at least one channel and "
-                  "one key patch, and fewer than 2^30 16-byte words of packed features; use \"auto\"");
-  STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,
-                  "\" is not there on this GPU or in this build; use \"auto\"");
-  return method == "mma" ? Way::kMma : Way::kWgmma;
+// What of a call the tensor-core search does not take; empty where it takes all.
+std::string obstacle(const MatchCall& call) {
+  if (call.patch_size != kPatch) return "patch_size is " + std::to_string(call.patch_size);
+  if (call.topk != 1) return "topk is " + std::to_string(call.topk);
+  if (call.query.scalar_type() == ScalarType::Double) return "the features are float64";
+  if (call.channels == 0) return "the maps have no channel";
+  if (call.key_rows == 0) return "there is no key patch";
+  if (!fits_32_bits(call)) return "the packed features are 2^30 16-byte words or more";
+  return "";
 }
 
 }  // namespace
 
+KernelChoice choose_cuda(const MatchCall& call) {
+  const std::string& method = call.method;
+  if (method == "direct") return {method, "the method asked for"};
+  const torch::stable::accelerator::DeviceGuard guard(call.query.get_device_index());
+  const Device& device = device_of(call.query);
+  const std::string reason = obstacle(call);
+  if (method == "auto") {
+    if (!reason.empty()) return {"direct", reason + ", which the tensor-core search does not take"};
+    if (device.wgmma) return {"wgmma", "a Hopper GPU, for which the library was built"};
+    if (device.mma) return {"mma", "tensor cores, but no Hopper GPU or a library built without architecture 9.0a"};
+    return {"direct", "no tensor cores that the search can use, or a library built without this GPU's architecture"};
+  }
+  STD_TORCH_CHECK(reason.empty(), "patchswap.match: method \"", method,
+                  "\" takes patch_size 3, topk 1, float32, bfloat16 or float16 features with at least one channel and "
+                  "one key patch, and fewer than 2^30 16-byte words of packed features; ",
+                  reason, "; use \"auto\"");
+  STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,
+                  "\" is not there on this GPU or in this build; use \"auto\"");
+  return {method, "the method asked for"};
+}
+
 void match_cuda(const MatchCall& call) {
   const torch::stable::accelerator::DeviceGuard guard(call.query.get_device_index());
   const cudaStream_t stream = current_stream(call.query);
-  const Way way = call.index.numel() == 0 ? Way::kDirect : choose_way(call, device_of(call.query));
-  if (way == Way::kDirect) {
+  const KernelChoice choice = call.queries() == 0 ? KernelChoice{"direct", "there is no query"} : choose_cuda(call);
+  log_choice(call, choice);
+  if (choice.kernel == "direct") {
     check_cuda(cudaMemsetAsync(call.tally.mutable_data_ptr(), 0, 2 * sizeof(int64_t), stream));
-    if (call.index.numel() == 0) return;
+    if (call.queries() == 0) return;
     with_element_type(call.query.scalar_type(), [&](auto element) {
       with_patch_size(call.patch_size, [&](auto patch_size) {
         match_direct<decltype(patch_size)::value, decltype(element)>(call, stream);
@@ -299,7 +315,7 @@ void match_cuda(const MatchCall& call) {
     return;
   }
   const auto search = [&](auto element) {
-    match_by_search<decltype(element)>(call, stream, device_of(call.query), way == Way::kWgmma);
+    match_by_search<decltype(element)>(call, stream, device_of(call.query), choice.kernel == "wgmma");
   };
   switch (call.query.scalar_type()) {
     case ScalarType::Half:
