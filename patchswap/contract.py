@@ -66,18 +66,27 @@ def check_device(operator: str, name: str, tensor: Tensor, other_name: str, othe
         )
 
 
+def check_whole(operator: str, name: str, value: int) -> None:
+    """Raise where a number that counts something is a float."""
+    if isinstance(value, float):
+        raise TypeError(f"patchswap.{operator}: {name} must be a whole number; got {value}")
+
+
 def check_patch_size(operator: str, patch_size: int) -> None:
     """Raise unless the patch size is one that kernels exist for."""
+    check_whole(operator, "patch_size", patch_size)
     if patch_size not in PATCH_SIZES:
         raise ValueError(f"patchswap.{operator}: patch_size must be 1, 3 or 5; got {patch_size}")
 
 
-def check_same_batch_and_channels(operator: str, query: Tensor, key: Tensor, names: tuple[str, str]) -> None:
+def check_same_batch_and_channels(
+    operator: str, query: Tensor, key: Tensor, names: tuple[str, str], hint: str = ""
+) -> None:
     """Raise unless both maps have the same B and C; their heights and widths may differ."""
     if query.shape[0] != key.shape[0] or query.shape[1] != key.shape[1]:
         raise ValueError(
             f"patchswap.{operator}: {names[0]} and {names[1]} must agree in batch and channels; "
-            f"got {_shape(query)} and {_shape(key)}"
+            f"got {_shape(query)} and {_shape(key)}{hint}"
         )
 
 
@@ -112,6 +121,7 @@ def check_match(
     check_like("match", "query", query, "key", key)
     check_same_batch_and_channels("match", query, key, ("query", "key"))
     check_patch_size("match", patch_size)
+    check_whole("match", "topk", topk)
     if not 1 <= topk <= MAX_TOPK:
         raise ValueError(f"patchswap.match: topk must be from 1 to {MAX_TOPK}; got {topk}")
     if precision not in PRECISIONS:
@@ -168,6 +178,7 @@ def check_coherence(operator: str, name: str, weight: float, sweeps: int) -> Non
     """Raise unless the weight of agreement and the number of sweeps are possible."""
     if not 0 <= weight < math.inf:
         raise ValueError(f"patchswap.{operator}: {name} must be a finite number, 0 or more; got {weight:g}")
+    check_whole(operator, "sweeps", sweeps)
     if sweeps < 0:
         raise ValueError(f"patchswap.{operator}: sweeps must not be negative; got {sweeps}")
 

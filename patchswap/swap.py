@@ -11,17 +11,23 @@ from torch.nn import functional as F
 from patchswap import contract, ops
 
 
-class Match(NamedTuple):
+class _Pair(NamedTuple):
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which has no use here
+    score: Tensor
+
+
+class Match(_Pair):
     """The best keys of every query patch.
 
     index: int64, row-major position in the key's patch grid; -1 where nothing was matched.
     score: normalised cross-correlation in [-1, 1], up to rounding; -inf where nothing was matched.
 
-    Both are (B, H-p+1, W-p+1), or (B, k, H-p+1, W-p+1) for topk=k > 1.
+    Both are (B, H-p+1, W-p+1), or (B, k, H-p+1, W-p+1) for topk=k > 1. It unpacks into these two.
+
+    key_size: (H', W') of the key that was matched, by which `fold` knows a map on another grid; None where not known.
     """
 
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which has no use here
-    score: Tensor
+    key_size: tuple[int, int] | None = None
 
 
 def match(
@@ -69,7 +75,7 @@ def match(
     query, key = as_autocast_gives(query, key)
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     index, score, _ = ops.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
-    return Match(index[:, 0], score[:, 0]) if topk == 1 else Match(index, score)
+    return _match_with(key, *((index[:, 0], score[:, 0]) if topk == 1 else (index, score)))
 
 
 def cohere(
@@ -130,14 +136,21 @@ def cohere(
     index = match_or_index.index if isinstance(match_or_index, Match) else match_or_index
     query, key = as_autocast_gives(query, key)
     contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
-    return Match(*ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size))
+    return _match_with(key, *ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size))
+
+
+def _match_with(key: Tensor, index: Tensor, score: Tensor) -> Match:
+    found = Match(index, score)
+    if not torch.compiler.is_compiling():  # which traces tuples without further attributes
+        found.key_size = (key.shape[2], key.shape[3])
+    return found
 
 
 def fold(
-    index: Tensor,
+    index: Tensor | Match,
     key: Tensor,
     *,
-    output_size: tuple[int, int],
+    output_size: tuple[int, int] | None = None,
     patch_size: int = 3,
     query_mask: Tensor | None = None,
     base: Tensor | None = None,
@@ -148,9 +161,15 @@ def fold(
     take `base`. Deterministic, gradient included; differentiable with respect to key and base.
 
     Args:
-        index: (B, H-p+1, W-p+1) int64 positions in the key's patch grid, -1 = no patch here (as `match` returns it).
-        key: (B, C, H', W') features: float32, float64, bfloat16 or float16 (accumulated in float32).
-        output_size: (H, W).
+        index: (B, H-p+1, W-p+1) int64 positions in the key's patch grid, -1 = no patch here (as `match` returns it); or
+            the Match itself, whose key's size is then compared with that of `key`.
+        key: (B, C, H', W') features: float32, float64, bfloat16 or float16 (accumulated in float32). H' and W' must be
+            those of the key that was matched, as index counts the patches of that grid row by row: values of another
+            width would be garbled. Values of a level that is r times finer fit by pixel_unshuffle::
+
+                F.pixel_shuffle(fold(match, F.pixel_unshuffle(values, r)), r)
+
+        output_size: (H, W); by default the size of base, or without it that of index plus p - 1.
         patch_size: side of a patch in cells: 1, 3 or 5.
         query_mask: (B, H-p+1, W-p+1) bool; patches where it is False are left out, as if their index were -1.
         base: (B, C, H, W), same dtype as key; zeros by default.
@@ -162,7 +181,16 @@ def fold(
         ValueError, TypeError: shapes, dtypes or ranges outside the above. An index beyond the last key patch raises on
             the CPU; the CUDA kernel, which never waits for the device, takes it as -1.
     """
-    height, width = output_size
+    if isinstance(index, Match):
+        _check_key_size(index, key)
+        index = index.index
+    contract.check_patch_size("fold", patch_size)
+    if output_size is not None:
+        height, width = output_size
+    elif base is not None and base.dim() == 4:
+        height, width = base.shape[2:]
+    else:
+        height, width = (size + patch_size - 1 for size in index.shape[-2:])
     contract.check_fold(index, key, base, height, width, patch_size)
     if query_mask is not None:
         if query_mask.dtype != torch.bool:
@@ -270,12 +298,13 @@ def swap(
         assert style is not None
         if key_margin != 0:
             raise ValueError("patchswap.swap: key_margin goes with hole, not with style; leave it at 0")
+        _check_style(style, features)
         found = match(features, style, patch_size=patch_size)
         if coherence > 0:
             found = cohere(found, features, style, weight=coherence, sweeps=sweeps, patch_size=patch_size)
         wider = torch.promote_types(features.dtype, style.dtype)  # they differ under autocast only
         base = features.to(wider)
-        result = fold(found.index, style.to(wider), output_size=size, patch_size=patch_size, base=base)
+        result = fold(found, style.to(wider), output_size=size, patch_size=patch_size, base=base)
     else:
         _check_hole(hole, features, key_margin)
         query_mask, key_mask = masks_from_hole(hole, patch_size, key_margin)
@@ -291,7 +320,7 @@ def swap(
                 query_mask=query_mask,
                 key_mask=key_mask,
             )
-        filled = fold(found.index, features, output_size=size, patch_size=patch_size, base=features)
+        filled = fold(found, features, output_size=size, patch_size=patch_size, base=features)
         result = torch.where(hole[:, None], filled, features)
     return (result, found) if return_match else result
 
@@ -332,17 +361,46 @@ def _windows_touching(cells: Tensor, patch_size: int) -> Tensor:
     return cells.unfold(1, patch_size, 1).unfold(2, patch_size, 1).flatten(3).any(3)
 
 
+def _check_key_size(match: Match, key: Tensor) -> None:
+    if match.key_size is not None and key.dim() == 4 and match.key_size != tuple(key.shape[2:]):
+        raise ValueError(
+            f"patchswap.fold: key must have the height and width of the key that was matched, {match.key_size}, whose "
+            f"patches index counts; got {tuple(key.shape[2:])}; values of a finer level fit by pixel_unshuffle, as in "
+            "F.pixel_shuffle(fold(match, F.pixel_unshuffle(values, r)), r)"
+        )
+
+
+def _check_style(style: Tensor, features: Tensor) -> None:
+    if style.dim() != 4 or style.dtype == torch.bool:
+        raise ValueError(
+            f"patchswap.swap: style must have shape (B, C, H, W) and hold features; got {tuple(style.shape)} of "
+            f"{str(style.dtype).removeprefix('torch.')}; a mask goes with hole=, as in swap(features, hole=mask)"
+        )
+    contract.check_features("swap", "style", style)
+    cast_features, cast_style = as_autocast_gives(features, style)
+    contract.check_like("swap", "features", cast_features, "style", cast_style)
+    count = features.shape[0]
+    hint = f"; to use one style for all samples: style.expand({count}, -1, -1, -1)" if style.shape[0] == 1 else ""
+    contract.check_same_batch_and_channels("swap", features, style, ("features", "style"), hint)
+
+
 def _check_hole(hole: Tensor, features: Tensor, key_margin: int) -> None:
     if hole.dtype != torch.bool:
         raise TypeError(
             f"patchswap.swap: hole must be bool with True = hole; got {hole.dtype}; compare it first, as in mask > 0.5"
         )
-    if tuple(hole.shape) != (features.shape[0], features.shape[2], features.shape[3]):
+    batch, _, height, width = features.shape
+    if tuple(hole.shape) != (batch, height, width):
+        remedy = "a mask of pixels is brought to cells with max-pooling"
+        if hole.dim() == 4 and hole.shape[1] == 1:
+            remedy = "drop its channel, as in hole.squeeze(1)"
+        elif tuple(hole.shape) == (1, height, width):
+            remedy = f"to use one hole for all samples: hole.expand({batch}, -1, -1)"
         raise ValueError(
-            f"patchswap.swap: hole must have shape ({features.shape[0]}, {features.shape[2]}, {features.shape[3]}), "
-            f"one value for each cell of features; got {tuple(hole.shape)}; "
-            "a mask of pixels is brought to cells with max-pooling"
+            f"patchswap.swap: hole must have shape ({batch}, {height}, {width}), "
+            f"one value for each cell of features; got {tuple(hole.shape)}; {remedy}"
         )
     contract.check_device("swap", "hole", hole, "features", features)
+    contract.check_whole("swap", "key_margin", key_margin)
     if key_margin < 0:
         raise ValueError(f"patchswap.swap: key_margin must not be negative; got {key_margin}")

@@ -251,6 +251,56 @@ def test_swap():
         patchswap.swap(features, hole=hole, patch_size=4)
 
 
+def test_swap_names_what_the_caller_gave():
+    as_in = r"a mask goes with hole=, as in swap\(features, hole=mask\)"
+    with pytest.raises(ValueError, match=rf"style must have shape \(B, C, H, W\).*got \(2, 8, 9\) of bool; {as_in}"):
+        patchswap.swap(features, hole)
+    with pytest.raises(ValueError, match=as_in):
+        patchswap.swap(features, hole[:, None])
+    with pytest.raises(TypeError, match="swap: features and style must have the same dtype; got float32 and float16"):
+        patchswap.swap(features, features.half())
+    with pytest.raises(TypeError, match="swap: style must be float32.*got int32; convert it first"):
+        patchswap.swap(features, features.int())
+    words = r"features and style must agree in batch and channels; got \(2, 3, 8, 9\) and \(1, 3, 8, 9\)"
+    with pytest.raises(ValueError, match=words + r"; to use one style for all samples: style.expand\(2, -1, -1, -1\)"):
+        patchswap.swap(features, features[:1])
+    with pytest.raises(ValueError, match=r"got \(2, 1, 8, 9\); drop its channel, as in hole.squeeze\(1\)"):
+        patchswap.swap(features, hole=hole[:, None])
+    with pytest.raises(ValueError, match=r"to use one hole for all samples: hole.expand\(2, -1, -1\)"):
+        patchswap.swap(features, hole=hole[:1])
+    with pytest.raises(ValueError, match=r"got \(2, 16, 18\); a mask of pixels is brought to cells with max-pooling"):
+        patchswap.swap(features, hole=hole.repeat(1, 2, 2))
+
+
+def test_numbers_that_count_are_whole():
+    with pytest.raises(TypeError, match="swap: patch_size must be a whole number; got 3.0"):
+        patchswap.swap(features, hole=hole, patch_size=3.0)
+    with pytest.raises(TypeError, match="swap: key_margin must be a whole number; got 2.5"):
+        patchswap.swap(features, hole=hole, key_margin=2.5)
+    with pytest.raises(TypeError, match="swap: sweeps must be a whole number; got 2.0"):
+        patchswap.swap(features, hole=hole, sweeps=2.0)
+    with pytest.raises(TypeError, match="match: topk must be a whole number; got 1.0"):
+        patchswap.match(features, features, topk=1.0)
+    for function in (patchswap.match, patchswap.explain):
+        with pytest.raises(TypeError, match="match: patch_size must be a whole number; got 3.0"):
+            function(features, features, patch_size=3.0)
+    with pytest.raises(TypeError, match="fold: patch_size must be a whole number; got 3.0"):
+        patchswap.fold(index, features, patch_size=3.0)
+
+
+def test_fold_of_values_on_another_grid():
+    """Row-major positions mean other cells there, all of which may exist."""
+    match = patchswap.match(features, features)
+    values = torch.zeros(2, 3, 16, 18)
+    words = r"height and width of the key that was matched, \(8, 9\), whose patches index counts; got \(16, 18\)"
+    with pytest.raises(ValueError, match=words + "; values of a finer level fit by pixel_unshuffle"):
+        patchswap.fold(match, values)
+    with pytest.raises(ValueError, match=words):
+        patchswap.fold(patchswap.cohere(match, features, features, weight=0.1), values)
+    with pytest.raises(ValueError, match="pass one rank"):
+        patchswap.fold(patchswap.match(features, features, topk=2), features)
+
+
 @pytest.mark.gpu
 def test_non_finite_features_on_the_gpu():
     query, key = torch.randn(1, 3, 6, 6), torch.randn(1, 3, 6, 6)
