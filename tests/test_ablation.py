@@ -53,12 +53,8 @@ PHOTOGRAPH, HOLE = noise(3, 96, 96), center(96, 96, 40)
 # one scale anyway, and not every machine has another precision than float32.
 SCALES = {"scales-512", "scales-256-512", "scales-64-512"}
 REMATCHES = {"rematches-0", "rematches-1", "rematches-2"}
-WITHOUT_EFFECT = SCALES | REMATCHES | {"match-coarser", "match-known", "views-1", "keep-colours-4"} | {
-    "coherence-0.1",
-    "float32",
-}
-    SCALES | REMATCHES | {"match-coarser", "match-known", "views-1", "keep-colours-4", "coherence-0.1", "float32"}
-)
+WITHOUT_EFFECT = {"match-coarser", "match-known", "views-1", "keep-colours-4", "coherence-0.1", "float32"}
+WITHOUT_EFFECT |= SCALES | REMATCHES
 
 
 def test_the_default_variant_is_the_pipeline(networks: weights.Networks) -> None:
