@@ -54,8 +54,8 @@ bench bench-full: $(VENV)/.installed-bench $(VGG19)
 	$(BIN)/python benchmarks/bench_pipeline.py --device cpu --budget-seconds $(PIPELINE_SECONDS) $(PIPELINE_PART) \
 		--out benchmarks/results/pipeline-cpu.json --plot docs/images/pipeline-cpu.png --append $(PIPELINE_FLAGS)
 	$(BIN)/python benchmarks/bench_photograph.py --out benchmarks/results/photograph-cpu.json
-	$(BIN)/python benchmarks/bench_holes.py --out benchmarks/results/holes-cpu.json
-	$(BIN)/python benchmarks/bench_convolve.py --out benchmarks/results/convolve-cpu.json
+	$(BIN)/python benchmarks/development/bench_holes.py --out benchmarks/results/holes-cpu.json
+	$(BIN)/python benchmarks/development/bench_convolve.py --out benchmarks/results/convolve-cpu.json
 	$(BIN)/pytest benchmarks/bench_swap.py --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json
 	$(BIN)/python benchmarks/tables.py
 

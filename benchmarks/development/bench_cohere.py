@@ -1,6 +1,6 @@
 """cohere against match, on the CPU: what coherent patches cost.
 
-    pytest benchmarks/bench_cohere.py --benchmark-only
+    pytest benchmarks/development/bench_cohere.py --benchmark-only
 
 Sizes are image/hole in pixels, features those of a photograph (cases.py), channels last as the networks leave
 them. "ours" is match alone.

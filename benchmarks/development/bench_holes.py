@@ -1,6 +1,6 @@
 """How the time of patchswap.match follows the hole: thin strokes against a square of as many cells.
 
-    python benchmarks/bench_holes.py --out benchmarks/results/holes-cpu.json
+    python benchmarks/development/bench_holes.py --out benchmarks/results/holes-cpu.json
 
 VGG-19 features of the photographs of cases.py. Holes: strokes as in LaMa's generator ("thin"), seed after seed until
 they cover the wanted share of the feature map's cells, and a centred square of the nearest number of cells. A thin
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import machine
 import torch
@@ -97,7 +97,7 @@ def main() -> int:
         )
         print(json.dumps(results[-1]))
     if arguments.out:
-        described = machine.describe("cpu", machine.command_line("benchmarks/bench_holes.py"))
+        described = machine.describe("cpu", machine.command_line("benchmarks/development/bench_holes.py"))
         write(arguments.out, {"machine": described, "results": results})
     return 0
 

@@ -1,6 +1,6 @@
 """How good the chosen patches are: where the truth's own best match lies, and how much of its score they reach.
 
-    python benchmarks/match_quality.py PHOTOGRAPHS MASKS --out benchmarks/results/match-quality-512-cpu.json
+    python research/match_quality.py PHOTOGRAPHS MASKS --out benchmarks/results/match-quality-512-cpu.json
 
 At every scale each 3x3 patch that touches the hole has a key that the pipeline chose from what the coarser scale had
 put there. With the features of the truth in the hole, another key would have been chosen: the best. Measured are how
@@ -21,7 +21,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import machine
 import tables
@@ -63,7 +63,7 @@ def main() -> None:
         means = {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
         results.append({"kind": kind, "short_side": size, "source": source, "images": len(rows), **means})
     content = {
-        "machine": machine.describe(arguments.device, machine.command_line("benchmarks/match_quality.py")),
+        "machine": machine.describe(arguments.device, machine.command_line("research/match_quality.py")),
         "weights_sha256": weights.sha256(weights.resolve(arguments.weights)),
         "results": results,
     }

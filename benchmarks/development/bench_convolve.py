@@ -1,6 +1,6 @@
 """The convolutions of the networks: patchswap's minimal filtering against torch's, layer by layer.
 
-    python benchmarks/bench_convolve.py --out benchmarks/results/convolve-cpu.json
+    python benchmarks/development/bench_convolve.py --out benchmarks/results/convolve-cpu.json
 
 The layers are those of VGG-19 and Feature2Image, at the sizes they have for a picture of 512x512 or a part of it, in
 float32, inference, inputs random and channels last, bias and leaky ReLU included. Doubled maps are enlarged as the
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import machine
 import torch
@@ -95,7 +95,7 @@ def main() -> int:
             results.append(measure(name, arguments.rounds))
             print(results[-1], flush=True)
     if arguments.out:
-        described = machine.describe("cpu", machine.command_line("benchmarks/bench_convolve.py"))
+        described = machine.describe("cpu", machine.command_line("benchmarks/development/bench_convolve.py"))
         write(arguments.out, {"machine": described, "results": results})
     return 0
 

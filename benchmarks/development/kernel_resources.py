@@ -1,7 +1,7 @@
 """Registers, shared memory, stack and spills of every CUDA kernel, for every architecture that setup.py builds for.
 
-    python benchmarks/kernel_resources.py            # prints the table
-    python benchmarks/kernel_resources.py --write    # puts it into docs/kernels.md, too
+    python benchmarks/development/kernel_resources.py            # prints the table
+    python benchmarks/development/kernel_resources.py --write    # puts it into docs/kernels.md, too
 
 Compiles csrc/cuda/*.cu to device code only and reads ptxas' report; needs nvcc, no GPU. Exit status 1 where a kernel
 spills registers to memory, or ptxas says that it serialises wgmma instructions.
@@ -22,11 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tables
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TABLE = "kernel-resources"
 COMPILING = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 PROPERTIES = re.compile(r"Function properties for (\w+)")

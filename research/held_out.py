@@ -1,9 +1,9 @@
 """The photographs that training never sees, as squares with masks: to choose on, so that the evaluation only confirms.
 
-    python benchmarks/held_out.py --data photographs --out held_out
+    python research/held_out.py --data photographs --out held_out
 
 Writes held_out/photographs/000.png, ... and held_out/masks/center_000.png, thick_000.png, ..., named as
-`inpaint evaluate` and benchmarks/ablation.py want them.
+`inpaint evaluate` and research/ablation.py want them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Throughput of training: crops per second and peak memory of each stage, and where the time of a step goes.
 
-    python benchmarks/bench_training.py --data photographs --out results.json
+    python benchmarks/development/bench_training.py --data photographs --out results.json
 
 Real steps of the real trainer are watched: a stopwatch changes hands whenever a network, the patch-swap, the loader or
 the optimiser begins to work, forwards and, by hooks on the gradients, backwards. So the shares add up to the whole
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import machine
 import numpy as np
@@ -95,7 +95,7 @@ def main() -> None:
             rows.append(measure(stage, config, data, arguments))
             print(as_text(rows[-1]), flush=True)
     if arguments.out:
-        command = machine.command_line("benchmarks/bench_training.py")
+        command = machine.command_line("benchmarks/development/bench_training.py")
         content = {"machine": machine.describe(arguments.device, command), "results": rows}
         temporary = arguments.out.with_name(arguments.out.name + ".part")
         temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """What each choice of the pipeline is worth: the same photographs and holes with one thing changed at a time.
 
-    python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --lpips-weights lpips_alex.safetensors
-    python benchmarks/ablation.py PHOTOGRAPHS MASKS --out DIR --seconds 5 --json results.json
+    python research/ablation.py PHOTOGRAPHS MASKS --out DIR --lpips-weights lpips_alex.safetensors
+    python research/ablation.py PHOTOGRAPHS MASKS --out DIR --seconds 5 --json results.json
 
 Every variant is the pipeline itself with another recipe (inpaint.recipe), other networks, scales or precision. Variants
 and kinds of holes that DIR already holds for the same weights, photographs and masks are not measured again. With
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import machine
 import tables
@@ -320,7 +320,7 @@ def collect(arguments: argparse.Namespace) -> dict[str, Any]:
         if name in seconds and kind == arguments.kinds[0]:
             result["seconds"] = seconds[name]
         results.append(result)
-    command = machine.command_line("benchmarks/ablation.py")
+    command = machine.command_line("research/ablation.py")
     return {"machine": machine.describe(arguments.device, command), "results": results}
 
 

@@ -1,6 +1,6 @@
 """A few small calls of every CUDA kernel, to be run under compute-sanitizer.
 
-    compute-sanitizer --tool racecheck python benchmarks/sanitize.py
+    compute-sanitizer --tool racecheck python benchmarks/development/sanitize.py
 
 Small and odd shapes, masks, batches, each dtype; results are compared with the reference, so that a run without the
 tool is a test as well.

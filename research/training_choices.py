@@ -1,6 +1,6 @@
 """What each choice of training is worth: Feature2Image trained on from the same weights, with one thing changed each.
 
-    python benchmarks/training_choices.py --data photographs --out runs --lpips-weights lpips_alex.safetensors \\
+    python research/training_choices.py --data photographs --out runs --lpips-weights lpips_alex.safetensors \\
         --json benchmarks/results/training-choices-cpu.json
 
 All rows begin from the same weights with a new discriminator and see the same crops and holes in the same order, so
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import held_out
@@ -83,7 +84,7 @@ def main() -> None:
     squares = held_out.squares(arguments.data, arguments.photographs)
     measured = measure(networks, decoders, squares, LPIPS(arguments.lpips_weights), arguments.out)
     content = {
-        "machine": machine.describe("cpu", machine.command_line("benchmarks/training_choices.py")),
+        "machine": machine.describe("cpu", machine.command_line("research/training_choices.py")),
         "weights_sha256": weights.sha256(weights.resolve(arguments.init)),
         "photographs": len(squares),
         "config": dataclasses.asdict(config),
