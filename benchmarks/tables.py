@@ -368,18 +368,6 @@ def training_choices(results: list[dict[str, Any]]) -> str:
     return table(header, body)
 
 
-def judge_learning(results: list[dict[str, Any]]) -> str:
-    """The discriminator's mean loss in each part of its first steps."""
-    first, *later = results[0]["steps"]
-    header = ["the discriminator sees", "spectral norms", "rate"]
-    header += [f"loss to step {first}", *(f"to {step}" for step in later)]
-    body = [
-        [row["sees"], "yes" if row["spectral_norm"] else "no", f"{row['rate']:g}", *map("{:.2f}".format, row["loss"])]
-        for row in results
-    ]
-    return table(header, body)
-
-
 # name: (file of results, what makes the table of its "results")
 TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "swap-cpu": ("swap-cpu.json", swap_times),
@@ -387,7 +375,6 @@ TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
     "training-cuda": ("training-cuda.json", training),
     "training-choices-cpu": ("training-choices-cpu.json", training_choices),
     "training-choices-2-cpu": ("training-choices-2-cpu.json", training_choices),
-    "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
     "table1-256-cpu": ("table1-256-cpu.json", table1),
     "quality-512-cpu": ("quality-512-cpu.json", partial(quality, timed=True)),
     "quality-512-cpu-summary": ("quality-512-cpu.json", partial(quality, timed=False)),
