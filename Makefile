@@ -1,6 +1,7 @@
 # make demo       fills the example photographs: pictures into demo/, the times of each stage on the screen
 # make test       runs the tests
 # make lint       ruff, mypy, clang-format
+# make docs       builds the pages of docs/ and the API: docs/_build/html/index.html
 # make bench      measures the CPU's speed in about 21 minutes: benchmarks/results/, tables, plots
 # make bench-full the same with larger pictures, all rivals and more time, in about 56 minutes
 # make vgg19      downloads what neural inpainting needs (88 MB) to be measured beside ours; bench does it too
@@ -33,7 +34,7 @@ HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("to
 # From here on neither the tools nor what they start import the checkout's packages, which have no compiled library.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test lint bench bench-full vgg19 wheel gpu-check clean
+.PHONY: demo test lint docs bench bench-full vgg19 wheel gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
@@ -46,6 +47,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy patchswap inpaint
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+# A warning, such as a link that leads nowhere, is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # The limits leave room for slower machines: neural inpainting alone takes up to three minutes for each of its rows.
 bench bench-full: $(VENV)/.installed-bench $(VGG19)
@@ -76,7 +81,7 @@ gpu-check: $(if $(WHEEL),$(VENV)/.torch,$(VENV)/.installed-dev)
 		$(GPU_CHECK_FLAGS)
 
 clean:
-	rm -rf .venv build dist demo *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo docs/_build *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.torch:
 	@test -x $(BIN)/pip || { echo "==> creating $(VENV)"; $(PYTHON) -m venv $(VENV); } \
@@ -92,8 +97,8 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
-	@echo "==> building patchswap and installing it into $(VENV), with the tools for tests, training and evaluation"
-	@$(PIP) ".[dev,train,eval]"
+	@echo "==> building patchswap and installing it into $(VENV), with the tools for tests, documents, training and evaluation"
+	@$(PIP) ".[dev,docs,train,eval]"
 	@$(BIN)/python -I -c 'import patchswap; print(patchswap.build_info())'
 	@touch $(VENV)/.installed $@
 
