@@ -100,7 +100,7 @@ def speed_summary(
         ["fill 200x200 in 10 megapixels", f"**{seconds(hole)}**", ""],
         [f"match, {size}", time_and_ratio(match), f"convolution: {time_and_ratio(convolution)}"],
     ]
-    return table(["", "here", "other"], body)
+    return table(["", "time", "compared with"], body)
 
 
 def pipeline_times(results: list[dict[str, Any]]) -> str:
