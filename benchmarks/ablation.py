@@ -35,13 +35,16 @@ from torch import Tensor, nn
 import inpaint
 import patchswap
 from inpaint import weights
-from inpaint.cells import CELL
+from inpaint.cells import CELL, PATCH
 from inpaint.evaluation.protocol import evaluate, pair_samples
 from inpaint.finish import KeepColours, Step, Unfinished, level_at_rim, restore_detail, whole_cells
 from inpaint.holes import read_hole
+from inpaint.matching import Copies, MatchCoherently
 from inpaint.networks import VGG19
 from inpaint.photo import read
-from inpaint.recipe import Recipe, default_recipe
+from inpaint.recipe import WIDE, Recipe, default_recipe
+from inpaint.scene import Scene
+from patchswap import Match
 
 MEASURED = tuple(tables.ABLATION_MEASURES)
 
@@ -91,6 +94,112 @@ def _with_steps(recipe: Recipe, change: Callable[[Step], tuple[Step, ...]]) -> R
     return dataclasses.replace(recipe, finish=tuple(step for each in recipe.finish for step in change(each)))
 
 
+def compared_by(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Recipe], Recipe]:
+    """The recipe that compares patches of changed features; what is copied are the features themselves."""
+
+    def with_changed_features(recipe: Recipe) -> Recipe:
+        def match(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
+            query, key = (change(features, scene.unknown_cells) for features in (query, key))
+            return recipe.match(query, key, scene, coarser)
+
+        return dataclasses.replace(recipe, match=match)
+
+    return with_changed_features
+
+
+def weight_of(recipe: Recipe) -> float:
+    """The weight of neighbours that agree."""
+    assert isinstance(recipe.match, MatchCoherently)
+    return recipe.match.weight
+
+
+def cohere(match: Tensor, query: Tensor, key: Tensor, scene: Scene) -> Match:
+    """The coherent choice, with the default's weight, from other candidates."""
+    return patchswap.cohere(
+        match, query, key, weight=weight_of(WIDE), query_mask=match_mask(match), key_mask=scene.keys
+    )
+
+
+def match_mask(index: Tensor) -> Tensor:
+    """The queries that have a key: of (B, k, h, w) or (B, h, w)."""
+    return (index if index.dim() == 3 else index[:, 0]) >= 0
+
+
+def with_second_best(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
+    """Offsets of the four best keys are candidates, not those of the best alone."""
+    match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys, topk=4)
+    return cohere(match.index, query, key, scene)
+
+
+def with_coarser_offsets(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
+    """What the coarser scale has copied from there, at twice the distance, is a candidate, and its neighbours' vote."""
+    match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys)
+    if coarser is None:
+        return cohere(match.index, query, key, scene)
+    second = doubled_offsets(coarser, scene)
+    second = torch.where(second < 0, match.index, second)
+    return cohere(torch.stack((match.index, second), dim=1), query, key, scene)
+
+
+def doubled_offsets(coarser: Copies, scene: Scene) -> Tensor:
+    """The keys at twice the coarser scale's offsets, (B, h'-2, w'-2), -1 where there is none."""
+    index = coarser.match.index
+    rows, columns = grid_of(index)
+    down, right = index // index.shape[2] - rows, index % index.shape[2] - columns
+    rows, columns = grid_of(scene.queries)
+    result = []
+    for sample, (top, left) in enumerate(scene.corners):
+        coarse_top, coarse_left = coarser.scene.corners[sample]
+        above = ((rows + top // CELL) // 2 - coarse_top // CELL).clamp(0, index.shape[1] - 1)
+        beside = ((columns + left // CELL) // 2 - coarse_left // CELL).clamp(0, index.shape[2] - 1)
+        row, column = rows + 2 * down[sample, above, beside], columns + 2 * right[sample, above, beside]
+        inside = (row >= 0) & (row < scene.keys.shape[1]) & (column >= 0) & (column < scene.keys.shape[2])
+        key = torch.where(inside, row * scene.keys.shape[2] + column, 0)
+        allowed = inside & (index[sample, above, beside] >= 0) & scene.keys[sample].flatten()[key]
+        result.append(torch.where(allowed & scene.queries[sample], key, -1))
+    return torch.stack(result)
+
+
+def grid_of(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every patch of (B, h, w), as (h, 1) and (1, w)."""
+    return torch.arange(patches.shape[1])[:, None], torch.arange(patches.shape[2])[None]
+
+
+def with_known_offsets(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
+    """Known patches near the rim are matched too, with keys that lie further off; their offsets may grow inwards."""
+    match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys)
+    near = grown(scene.queries, 3) & ~scene.queries & scene.keys
+    known = patchswap.match(query, key, query_mask=near, key_mask=scene.keys & ~grown(near, PATCH))
+    coherent = cohere(torch.where(scene.queries, match.index, known.index), query, key, scene)
+    return Match(coherent.index.masked_fill(~scene.queries, -1), coherent.score.masked_fill(~scene.queries, -torch.inf))
+
+
+def grown(patches: Tensor, by: int) -> Tensor:
+    """Patches at most so many steps from those of (B, h, w) bool."""
+    return F.max_pool2d(patches.unsqueeze(1).float(), 2 * by + 1, stride=1, padding=by)[:, 0] > 0
+
+
+def spread_over_keys(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
+    """Keys that more than four queries take are left to those that have none nearly as good: completeness."""
+    match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys)
+    taken = match.index.clamp(min=0).flatten(1)
+    often = torch.zeros(scene.keys.shape).flatten(1).scatter_add_(1, taken, scene.queries.flatten(1).float()) > 4
+    rarer = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys & ~often.view_as(scene.keys))
+    gives_way = often.gather(1, taken).view_as(scene.queries) & (rarer.score > match.score - 0.03)
+    return cohere(torch.where(gives_way & scene.queries, rarer.index, match.index), query, key, scene)
+
+
+def trusting(match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
+    """Copies weighed by exp(score / 0.1)."""
+    weight = torch.exp((match.score - 1) / 0.1).clamp(min=1e-6)  # -inf where there is none
+    copies = F.unfold(key, PATCH).unflatten(1, (key.shape[1], PATCH**2))
+    places = match.index.clamp(min=0).flatten(1)[:, None, None].expand(-1, *copies.shape[1:3], -1)
+    weights = (weight * (match.index >= 0)).flatten(1)[:, None, None].expand(-1, 1, PATCH**2, -1)
+    total = F.fold((copies.gather(3, places) * weights).flatten(1, 2), size, PATCH)
+    count = F.fold(weights.flatten(1, 2), size, PATCH)
+    return torch.where(count > 0, total / count.clamp(min=1e-9), torch.zeros(()) if base is None else base)
+
+
 def centred(features: Tensor, unknown: Tensor) -> Tensor:
     """Without each channel's mean over the known cells: the score becomes a correlation in the statistical sense."""
     return features - known_mean(features, unknown)
@@ -132,33 +241,34 @@ def lively_detail(painted: Tensor, work: Unfinished) -> Tensor:
 def energy_of_mean(painted: Tensor, work: Unfinished) -> Tensor:
     """(B, 1, h, w): |mean of the copies that overlap in each cell|^2 / mean of |copy|^2."""
     errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
-    if not work.scene.is_matched:
+    if not work.copies.scene.is_matched:
         return torch.ones_like(painted[:, :1])
-    size = (errors.shape[2], errors.shape[3])
-    mean = patchswap.fold(work.index, errors, output_size=size)
-    energy = patchswap.fold(work.index, errors.square().sum(1, keepdim=True), output_size=size)
+    size, index = (errors.shape[2], errors.shape[3]), work.copies.match.index
+    mean = patchswap.fold(index, errors, output_size=size)
+    energy = patchswap.fold(index, errors.square().sum(1, keepdim=True), output_size=size)
     share = (mean.square().sum(1, keepdim=True) / energy.clamp(min=1e-8)).clamp(0, 1)
     return F.interpolate(share, scale_factor=CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
 def single_detail(painted: Tensor, work: Unfinished) -> Tensor:
     """Each cell's error from the middle of one patch, the one centred on it, instead of a mean over nine."""
-    if not work.scene.is_matched:
+    if not work.copies.scene.is_matched:
         return painted
     errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
     rows, columns = errors.shape[2:]
-    middle = (work.index // (columns - 2) + 1) * columns + work.index % (columns - 2) + 1
-    middle = torch.where(work.index < 0, -1, middle)
+    index = work.copies.match.index
+    middle = (index // (columns - 2) + 1) * columns + index % (columns - 2) + 1
+    middle = torch.where(index < 0, -1, middle)
     copied = patchswap.fold(F.pad(middle, (1, 1, 1, 1), value=-1), errors, output_size=(rows, columns), patch_size=1)
     return painted + F.pixel_shuffle(copied, CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
 def copied_pixels(painted: Tensor, work: Unfinished) -> Tensor:
     """The photograph's own pixels, copied by the match, and the part itself where nothing was matched."""
-    if not work.scene.is_matched:
+    if not work.copies.scene.is_matched:
         return work.part
     cells = F.pixel_unshuffle(whole_cells(work.part), CELL)
-    copied = patchswap.fold(work.index, cells, output_size=(cells.shape[2], cells.shape[3]), base=cells)
+    copied = patchswap.fold(work.copies.match.index, cells, output_size=(cells.shape[2], cells.shape[3]), base=cells)
     return F.pixel_shuffle(copied, CELL)[..., : painted.shape[2], : painted.shape[3]]
 
 
@@ -213,14 +323,27 @@ VARIANTS = {
     "pixels": Variant("the pixels themselves copied, not decoded", instead_of(restore_detail, copied_pixels)),
     "rim-as-copied": Variant("what is off along the rim not spread into the hole", instead_of(level_at_rim)),
     **{
-        f"coherence-{weight:g}": Variant(f"coherence {weight:g} in both recipes", changed(coherence=weight))
+        f"coherence-{weight:g}": Variant(
+            f"coherence {weight:g} in both recipes", changed(match=MatchCoherently(weight))
+        )
         for weight in (0, 0.1, 0.2, 0.4, 0.6)
     },
+    "match-second-best": Variant("coherence with the four best keys as candidates", changed(match=with_second_best)),
+    "match-coarser": Variant(
+        "coherence with the coarser scale's offsets as candidates", changed(match=with_coarser_offsets)
+    ),
+    "match-known": Variant(
+        "coherence with the offsets of known patches near the rim", changed(match=with_known_offsets)
+    ),
+    "match-spread": Variant(
+        "keys taken by more than four queries given up where others fit", changed(match=spread_over_keys)
+    ),
+    "vote-trusting": Variant("copies weighed by their scores (`vote`)", changed(vote=trusting)),
     **{f"rematches-{times}": Variant(f"`rematches={times}`", changed(rematches=times)) for times in (0, 1, 2)},
-    "match-centred": Variant("match without each channel's mean", changed(compared=centred)),
-    "match-deviation": Variant("match with channels of deviation 1", changed(compared=unit_deviation)),
+    "match-centred": Variant("match without each channel's mean", compared_by(centred)),
+    "match-deviation": Variant("match with channels of deviation 1", compared_by(unit_deviation)),
     "match-finer": Variant("match relu2_1 as well as relu3_1", networks=with_finer_features),
-    "match-logarithms": Variant("match logarithms of the activations", changed(compared=logarithms)),
+    "match-logarithms": Variant("match logarithms of the activations", compared_by(logarithms)),
     **{
         f"views-{views}": Variant(f"Image2Feature averaged over {views} views (`views={views}`)", changed(views=views))
         for views in (1, 2, 4, 8)

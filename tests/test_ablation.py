@@ -18,6 +18,7 @@ from inpaint import weights
 from inpaint.finish import KeepColours, Unfinished, level_at_rim, restore_detail
 from inpaint.inpainter import Inpainter
 from inpaint.mask import center, feature_hole
+from inpaint.matching import Copies, mean_of_copies
 from inpaint.networks import Feature2Image, Image2Feature
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
@@ -52,7 +53,8 @@ PHOTOGRAPH, HOLE = noise(3, 96, 96), center(96, 96, 40)
 # one scale anyway, and not every machine has another precision than float32.
 SCALES = {"scales-512", "scales-256-512", "scales-64-512"}
 REMATCHES = {"rematches-0", "rematches-1", "rematches-2"}
-WITHOUT_EFFECT = SCALES | REMATCHES | {"views-1", "keep-colours-4", "coherence-0.1", "float32"}
+WITHOUT_EFFECT = {"match-coarser", "match-known", "views-1", "keep-colours-4", "coherence-0.1", "float32"}
+WITHOUT_EFFECT |= SCALES | REMATCHES
 
 
 def test_the_default_variant_is_the_pipeline(networks: weights.Networks) -> None:
@@ -83,7 +85,8 @@ def test_recipes_differ_from_the_default_in_one_thing(recipe: Recipe) -> None:
     assert changed["detail-0"].finish == recipe.finish[1:]
     assert changed["rim-as-copied"].finish == (restore_detail, recipe.finish[2])
     assert changed["pixels"].finish == (ablation.copied_pixels, *recipe.finish[1:])
-    assert changed["match-centred"] == replace(recipe, compared=ablation.centred)
+    assert changed["vote-trusting"] == replace(recipe, vote=ablation.trusting)
+    assert changed["match-spread"] == replace(recipe, match=ablation.spread_over_keys)
 
 
 def unfinished(part: torch.Tensor, index: torch.Tensor) -> Unfinished:
@@ -93,7 +96,7 @@ def unfinished(part: torch.Tensor, index: torch.Tensor) -> Unfinished:
     (window,) = find_windows(hole.numpy(), scales=[64])
     (scene,) = make_scenes([window], torch.device("cpu"))
     assert scene.size == (64, 64) and torch.equal(scene.queries, index >= 0)
-    return Unfinished(scene, part, index)
+    return Unfinished(part, Copies(scene, patchswap.Match(index, index.float()), mean_of_copies))
 
 
 def one_shift() -> torch.Tensor:
