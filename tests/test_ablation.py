@@ -1,4 +1,4 @@
-"""The scripts behind docs/quality.md: variants change what they say, rows are kept, tables are the results'."""
+"""The ablation: variants change what they say, rows are kept, tables hold the results."""
 
 from __future__ import annotations
 
