@@ -33,8 +33,9 @@ class Image2Feature(nn.Module):
     returns the image. It starts from a smooth interpolation of the rim and paints what is to be added to it, which at
     the start of training is nothing: that interpolation is nearer to the truth than the mean colour, the usual start.
     Three strided convolutions, residual blocks with growing dilation that carry the surroundings into the middle of the
-    hole, and two upsampling steps with skips that keep the rim continuous. The last step to full resolution is a sub-pixel convolution: a coarse fill has no detail that would pay
-    for full-size layers. On the CPU the layers after the residual blocks run where the holes are.
+    hole, and two upsampling steps with skips that keep the rim continuous. The last step to full resolution is a
+    sub-pixel convolution: a coarse fill has no detail that would pay for full-size layers. On the CPU the layers after
+    the residual blocks run where the holes are.
     """
 
     stride = 8  # sides are padded to a multiple of this inside forward
