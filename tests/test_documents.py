@@ -57,14 +57,17 @@ DOCUMENTS = [
     ROOT / "SECURITY.md",
     ROOT / "CHANGELOG.md",
     *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmarks/*.md")),
     *sorted(ROOT.glob("examples/*.md")),
+    *sorted(ROOT.glob("research/*.md")),
 ]
-FOLDERS = ("benchmarks", "build_backend", "csrc", "docs", "examples", "inpaint", "patchswap", "tests")
+FOLDERS = ("benchmarks", "build_backend", "csrc", "docs", "examples", "inpaint", "patchswap", "research", "tests")
 FENCE = re.compile(r"^```(?P<language>[^\n`]*)\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 OWN_FILE = re.compile(rf"(?<![\w./~*-])(?:{'|'.join(FOLDERS)})/[\w./*-]*(?<!\.)")
+SCRIPT = re.compile(r"(benchmarks|examples|research)/[\w/]+\.py")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 
@@ -163,7 +166,7 @@ def is_command(span: str) -> bool:
     words = span.split()
     while words and ASSIGNMENT.fullmatch(words[0]):
         words = words[1:]
-    return len(words) > 1 and (words[0] in PROGRAMS or bool(re.fullmatch(r"(benchmarks|examples)/\w+\.py", words[0])))
+    return len(words) > 1 and (words[0] in PROGRAMS or bool(SCRIPT.fullmatch(words[0])))
 
 
 # What each program says of its arguments: a problem, or None. Outside a block the name of a command may stand alone.
@@ -419,8 +422,9 @@ WRONG = {
     "```\ninpaint evaluate PHOTOGRAPHS MASKS --out report \\\n    --kind center\n```": "No such option",
     "`python benchmarks/bench_nothing.py`": "no file benchmarks/bench_nothing.py",
     "`benchmarks/tables.py --verify`": "unrecognized arguments: --verify",
-    "`python benchmarks/bench_convolve.py --output x.json`": "unrecognized arguments",
-    "```\npython benchmarks/sanitize.py --quick\n```": "takes no arguments",
+    "`python benchmarks/development/bench_convolve.py --output x.json`": "unrecognized arguments",
+    "```\npython benchmarks/development/sanitize.py --quick\n```": "takes no arguments",
+    "```\npython research/ablation.py PHOTOGRAPHS MASKS --out rows --variants default,rim-offset\n```": "rim-offset",
     "```\npython benchmarks/bench_match.py --methods nothing\n```": "--methods: expected names",
     "```\npython -c 'import patchswap; patchswap.build_data()'\n```": "has no attribute 'build_data'",
     "```\ntorchrun --gpus 4 -m inpaint train feature2image --data x --out y\n```": "unrecognized arguments",
