@@ -41,6 +41,11 @@ def main() -> int:
             if "is not there" not in str(error):
                 raise
             print(str(error).splitlines()[0])
+    for dtype in (torch.float32, torch.float64):
+        for patch_size, topk in ((1, 1), (3, 2), (5, 8)):
+            query, key = (torch.randn(2, 24, *size, device="cuda", dtype=dtype) for size in ((20, 37), (67, 70)))
+            match = patchswap.match(query, key, patch_size=patch_size, topk=topk)
+            assert_match_close(match, query, key, patch_size=patch_size)
     features = torch.randn(2, 24, 20, 21, device="cuda", requires_grad=True)
     hole = torch.zeros(2, 20, 21, dtype=torch.bool, device="cuda")
     hole[:, 5:11, 4:12] = True

@@ -2,7 +2,7 @@
 //
 // Two ways. The tensor-core search (problem.cuh) is three launches: prepare, a search, rescore. It takes 3x3 patches,
 // one key per query, and up to 32-bit features on compute capability 8.0 or later. Everything else takes the direct way
-// (match_direct.cuh): four launches of plain loops.
+// (match_direct.cuh): matrix products of tiles, in full precision.
 //
 // Nothing here waits for the device, and all memory is torch's, so a call can be captured in a CUDA graph.
 
@@ -30,54 +30,59 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
+// One allocation for all of a call's arrays, laid out in two passes over the same code: the first counts.
+class Workspace {
+ public:
+  template <class Number>
+  void take(Number*& array, int64_t count) {
+    if (memory_) array = reinterpret_cast<Number*>(memory_ + used_);
+    used_ += (count * static_cast<int64_t>(sizeof(Number)) + 255) / 256 * 256;
+  }
+  int64_t used() const { return used_; }
+  void place(Tensor& bytes) {
+    memory_ = static_cast<unsigned char*>(bytes.mutable_data_ptr());
+    used_ = 0;
+  }
+
+ private:
+  unsigned char* memory_ = nullptr;
+  int64_t used_ = 0;
+};
+
+// take(space) asks for every array; afterwards all lie in the tensor that this returns.
+template <class Take>
+Tensor allocate(const Tensor& like, const Take& take) {
+  Workspace space;
+  take(space);
+  const int64_t bytes[] = {space.used()};
+  Tensor memory = torch::stable::new_empty(like, {bytes, 1}, ScalarType::Byte);
+  space.place(memory);
+  take(space);
+  return memory;
+}
+
 // ---- the direct way
 
 static_assert(kMostRanks == kMaxTopk);
 
-// Enough threads to fill a large GPU, a fixed number so that every device does the same work.
-constexpr int64_t kWantedThreads = 1 << 18;
-constexpr int64_t kMostSlices = 64;
-
-template <class Element>
-MapView<Element> view(const Tensor& features, const std::optional<Tensor>& mask, int64_t rows, int64_t columns) {
-  return {.features = features.const_data_ptr<Element>(),
-          .mask = mask ? mask->const_data_ptr<bool>() : nullptr,
-          .channels = features.size(1),
-          .height = features.size(2),
-          .width = features.size(3),
-          .rows = rows,
-          .columns = columns};
-}
-
-// Workspace: 1 / norm of every patch, and slices x topk candidates (score and index) for each query.
 template <int P, class Element>
-void match_direct(const MatchCall& call, cudaStream_t stream) {
+void match_directly(const MatchCall& call, cudaStream_t stream) {
   using Sum = Accumulate<Element>;
-  const int64_t queries = call.query_rows * call.query_columns, keys = call.key_rows * call.key_columns;
-  const int64_t slices = std::clamp<int64_t>(kWantedThreads / (call.batch * queries), 1, kMostSlices);
-  const int64_t slice_shape[] = {call.batch, slices, call.topk, queries};
-  const int64_t query_shape[] = {call.batch, queries}, key_shape[] = {call.batch, keys};
-  Tensor query_norm = torch::stable::new_empty(call.score, {query_shape, 2});
-  Tensor key_norm = torch::stable::new_empty(call.score, {key_shape, 2});
-  Tensor slice_score = torch::stable::new_empty(call.score, {slice_shape, 4});
-  Tensor slice_index = torch::stable::new_empty(call.index, {slice_shape, 4});
-
-  const MatchParameters<Element, Sum> p{
-      .query = view<Element>(call.query, call.query_mask, call.query_rows, call.query_columns),
-      .key = view<Element>(call.key, call.key_mask, call.key_rows, call.key_columns),
-      .query_inverse_norm = query_norm.const_data_ptr<Sum>(),
-      .key_inverse_norm = key_norm.const_data_ptr<Sum>(),
-      .batch = call.batch,
-      .topk = call.topk,
-      .slices = slices,
-      .slice_score = slice_score.mutable_data_ptr<Sum>(),
-      .slice_index = slice_index.mutable_data_ptr<int64_t>(),
-      .score = call.score.mutable_data_ptr<Sum>(),
-      .index = call.index.mutable_data_ptr<int64_t>()};
-  launch(stream, call.batch * queries, InverseNorm<P, Element, Sum>{p.query, query_norm.mutable_data_ptr<Sum>()});
-  launch(stream, call.batch * keys, InverseNorm<P, Element, Sum>{p.key, key_norm.mutable_data_ptr<Sum>()});
-  launch(stream, call.batch * slices * queries, MatchSlice<P, Element, Sum>{p});
-  launch(stream, call.batch * queries, MergeSlices<Element, Sum>{p});
+  const auto map = [&](const Tensor& features, const std::optional<Tensor>& mask) {
+    return direct_map<P, Sum>(call.batch, call.channels, features.size(2), features.size(3),
+                              mask ? mask->const_data_ptr<bool>() : nullptr);
+  };
+  DirectWork<Element, Sum> work{};
+  work.query = call.query.const_data_ptr<Element>();
+  work.key = call.key.const_data_ptr<Element>();
+  work.pair.query = map(call.query, call.query_mask);
+  work.pair.key = map(call.key, call.key_mask);
+  work.pair.topk = static_cast<int>(call.topk);
+  work.pair.score = call.score.mutable_data_ptr<Sum>();
+  work.pair.index = call.index.mutable_data_ptr<int64_t>();
+  const auto take = [&](Workspace& space) { take_direct(space, work); };
+  const Tensor memory = allocate(call.index, take);
+  match_direct<P>(Launcher{stream}, work);
 }
 
 // ---- the tensor-core way
@@ -127,25 +132,6 @@ const Device& device_of(const Tensor& tensor) {
   }
   return device;
 }
-
-// One allocation for all of a call's arrays, laid out in two passes over the same code: the first counts.
-class Workspace {
- public:
-  template <class Number>
-  void take(Number*& array, int64_t count) {
-    if (memory_) array = reinterpret_cast<Number*>(memory_ + used_);
-    used_ += (count * static_cast<int64_t>(sizeof(Number)) + 255) / 256 * 256;
-  }
-  int64_t used() const { return used_; }
-  void place(Tensor& bytes) {
-    memory_ = static_cast<unsigned char*>(bytes.mutable_data_ptr());
-    used_ = 0;
-  }
-
- private:
-  unsigned char* memory_ = nullptr;
-  int64_t used_ = 0;
-};
 
 // Room for listed runs: so many for each query of the map, whether it is searched for or not, but no more bytes than
 // these where the shortest lists fit into them.
@@ -244,12 +230,7 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   if (use_wgmma) work.cost.key_stride = wgmma::kStretch;
 #endif
 
-  Workspace space;
-  take_all(space, work, call.fast);
-  const int64_t bytes[] = {space.used()};
-  Tensor memory = torch::stable::new_empty(call.index, {bytes, 1}, ScalarType::Byte);
-  space.place(memory);
-  take_all(space, work, call.fast);
+  const Tensor memory = allocate(call.index, [&](Workspace& space) { take_all(space, work, call.fast); });
 
   const auto byte = [](const void* address) { return static_cast<const unsigned char*>(address); };
   check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.first_key) - byte(p.worst_error), stream));
@@ -309,7 +290,7 @@ void match_cuda(const MatchCall& call) {
     if (call.queries() == 0) return;
     with_element_type(call.query.scalar_type(), [&](auto element) {
       with_patch_size(call.patch_size, [&](auto patch_size) {
-        match_direct<decltype(patch_size)::value, decltype(element)>(call, stream);
+        match_directly<decltype(patch_size)::value, decltype(element)>(call, stream);
       });
     });
     return;
