@@ -93,7 +93,7 @@ def main() -> None:
     temporary = arguments.out.with_name(arguments.out.name + ".part")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, arguments.out)
-    print(tables.quality(content["results"], timed=all(row["seconds"] is not None for row in content["results"])))
+    print(tables.quality(content["results"]))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ RecipeRule = Callable[[int], Recipe]  # depth of a window's holes in pixels -> h
 def default_recipe(depth: int) -> Recipe:
     """TINY for holes that are smaller than a patch, WIDE for those that need more than one scale, NARROW between them.
 
-    docs/method.md has the reasons, docs/quality.md what single choices change.
+    docs/method.md has the reasons, docs/evaluation.md what single choices change.
     """
     if depth <= SPECK:
         return TINY

@@ -234,7 +234,7 @@ def test_quality_of_evaluations(
     assert [(row["method"], row["kind"]) for row in content["results"]] == [
         (method, kind) for method in ("ours", "theirs") for kind in ("center", "rect")
     ]
-    assert tables.quality(content["results"], timed=True) in capsys.readouterr().out
+    assert tables.quality(content["results"]) in capsys.readouterr().out
     assert str(evaluations) not in out.read_text()  # says nothing of this machine's folders
 
 

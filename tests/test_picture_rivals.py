@@ -1,4 +1,4 @@
-"""The rivals that fill pictures do what their papers say, or the numbers of docs/rivals.md would mean nothing."""
+"""The rivals that fill pictures do what their papers say, or their numbers in docs/evaluation.md would mean nothing."""
 
 from __future__ import annotations
 

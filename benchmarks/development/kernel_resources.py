@@ -1,7 +1,6 @@
 """Registers, shared memory, stack and spills of every CUDA kernel, for every architecture that setup.py builds for.
 
-    python benchmarks/development/kernel_resources.py            # prints the table
-    python benchmarks/development/kernel_resources.py --write    # puts it into docs/kernels.md, too
+    python benchmarks/development/kernel_resources.py
 
 Compiles csrc/cuda/*.cu to device code only and reads ptxas' report; needs nvcc, no GPU. Exit status 1 where a kernel
 spills registers to memory, or ptxas says that it serialises wgmma instructions.
@@ -27,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import tables
 
 ROOT = Path(__file__).parents[2]
-TABLE = "kernel-resources"
 COMPILING = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 PROPERTIES = re.compile(r"Function properties for (\w+)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -212,7 +210,6 @@ def _cell(kernels: list[Kernel]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"put the table into docs/kernels.md (marker: {TABLE})")
     parser.add_argument("--out", type=Path, help="JSON file to write: every kernel and architecture")
     parser.add_argument("--architectures", help="such as 80,90a (default: those of setup.py)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
@@ -229,12 +226,7 @@ def main() -> int:
         arguments.torch = Path(torch.__file__).parent
     wanted = arguments.architectures.split(",") if arguments.architectures else architectures(nvcc)
     kernels, complaints = measure(nvcc, arguments.torch, wanted, arguments.jobs)
-    text = render(kernels)
-    print(text, end="")
-    if arguments.write:
-        if f"<!-- table: {TABLE} -->" not in (ROOT / "docs" / "kernels.md").read_text():
-            parser.error(f"docs/kernels.md has no place for the table: <!-- table: {TABLE} --> and <!-- end -->")
-        tables.update(ROOT / "docs" / "kernels.md", lambda name: text if name == TABLE else None, check=False)
+    print(render(kernels), end="")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps([asdict(kernel) for kernel in kernels], indent=1) + "\n")
