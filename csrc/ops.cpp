@@ -294,7 +294,21 @@ bool is_channels_last(const Tensor& features) {
          features.stride(0) == height * width * channels;
 }
 
-Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size) {
+void check_weights(const char* op, const Tensor& weights, const Tensor& index, const char* features_name,
+                   const Tensor& features) {
+  const bool is_double = features.scalar_type() == ScalarType::Double;
+  require(weights.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float), op, ": weights must be ",
+          is_double ? "float64" : "float32", " where ", features_name, " is ", dtype_text(features), "; got ",
+          dtype_text(weights));
+  require(weights.dim() == 3 && weights.size(0) == index.size(0) && weights.size(1) == index.size(1) &&
+              weights.size(2) == index.size(2),
+          op, ": weights must have the shape of index ", shape_text(index), ", one for each query; got ",
+          shape_text(weights));
+  check_device(op, "weights", weights, features_name, features);
+}
+
+Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size,
+            std::optional<Tensor> weights) {
   check_features("fold", "key", key);
   check_patch_size("fold", patch_size);
   require(height >= 0 && width >= 0, "fold: output_size must not be negative; got (", height, ", ", width, ")");
@@ -309,12 +323,14 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
             "fold: base must have shape (", key.size(0), ", ", key.size(1), ", ", height, ", ", width,
             "), the batch and channels of key and output_size; got ", shape_text(*base));
   }
+  if (weights) check_weights("fold", *weights, index, "key", key);
   const int64_t shape[] = {key.size(0), key.size(1), height, width};
   // A base of another layout is brought into the result's at once; a copy of it would have to be copied again.
   const bool is_laid = base && !base->is_contiguous();
   const FoldCall call{.index = torch::stable::contiguous(index),
                       .source = is_channels_last(key) ? key : torch::stable::contiguous(key),
                       .base = is_laid ? std::nullopt : base,
+                      .weights = contiguous(weights),
                       .is_laid = is_laid,
                       .batch = key.size(0),
                       .channels = key.size(1),
@@ -338,7 +354,8 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
   return call.result;
 }
 
-Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size) {
+Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size,
+                     std::optional<Tensor> weights) {
   check_features("fold_backward", "grad_output", grad_output);
   check_patch_size("fold_backward", patch_size);
   require(key_height >= 0 && key_width >= 0, "fold_backward: the size of key must not be negative; got (", key_height,
@@ -347,10 +364,12 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
   const Grid grid = patch_grid(height, width, patch_size);
   const Grid key_grid = patch_grid(key_height, key_width, patch_size);
   check_index("fold_backward", index, "grad_output", grad_output, height, width, grid, patch_size);
+  if (weights) check_weights("fold_backward", *weights, index, "grad_output", grad_output);
   const int64_t shape[] = {grad_output.size(0), grad_output.size(1), key_height, key_width};
   const FoldCall call{.index = torch::stable::contiguous(index),
                       .source = torch::stable::contiguous(grad_output),
                       .base = std::nullopt,
+                      .weights = contiguous(weights),
                       .is_laid = false,
                       .batch = grad_output.size(0),
                       .channels = grad_output.size(1),
@@ -372,6 +391,56 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
 #endif
   fold_backward_cpu(call);
   return call.result;
+}
+
+Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights,
+                             int64_t patch_size) {
+  const char* const op = "fold_weights_backward";
+  check_features(op, "grad_output", grad_output);
+  check_patch_size(op, patch_size);
+  const int64_t batch = grad_output.size(0), channels = grad_output.size(1);
+  const int64_t height = grad_output.size(2), width = grad_output.size(3);
+  const Grid grid = patch_grid(height, width, patch_size);
+  check_index(op, index, "grad_output", grad_output, height, width, grid, patch_size);
+  check_features(op, "key", key);
+  check_like(op, "key", key, "grad_output", grad_output);
+  require(key.size(0) == batch && key.size(1) == channels, op,
+          ": key and grad_output must agree in batch and channels; got ", shape_text(key), " and ",
+          shape_text(grad_output));
+  check_features(op, "output", output);
+  check_like(op, "output", output, "grad_output", grad_output);
+  require(output.size(0) == batch && output.size(1) == channels && output.size(2) == height && output.size(3) == width,
+          op, ": output must have the shape of grad_output ", shape_text(grad_output), "; got ", shape_text(output));
+  check_weights(op, weights, index, "grad_output", grad_output);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  const int64_t shape[] = {batch, grid.rows, grid.columns};
+  const FoldWeightsCall work{.call = {.index = torch::stable::contiguous(index),
+                                      .source = torch::stable::contiguous(grad_output),
+                                      .base = std::nullopt,
+                                      .weights = torch::stable::contiguous(weights),
+                                      .is_laid = false,
+                                      .batch = batch,
+                                      .channels = channels,
+                                      .height = height,
+                                      .width = width,
+                                      .key_height = key.size(2),
+                                      .key_width = key.size(3),
+                                      .rows = grid.rows,
+                                      .columns = grid.columns,
+                                      .key_rows = key_grid.rows,
+                                      .key_columns = key_grid.columns,
+                                      .patch_size = patch_size,
+                                      .result = torch::stable::new_empty(weights, {shape, 3})},
+                             .key = torch::stable::contiguous(key),
+                             .output = torch::stable::contiguous(output)};
+#ifdef PATCHSWAP_CUDA
+  if (grad_output.is_cuda()) {
+    fold_weights_backward_cuda(work);
+    return work.call.result;
+  }
+#endif
+  fold_weights_backward_cpu(work);
+  return work.call.result;
 }
 
 void check_float(const char* op, const char* name, const Tensor& tensor) {
@@ -474,10 +543,13 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "(Tensor index, Tensor score)");
   library.def(
       "fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt "
-      "width, int patch_size) -> Tensor");
+      "width, int patch_size, Tensor? weights=None) -> Tensor");
   library.def(
       "fold_backward(Tensor grad_output, Tensor index, SymInt key_height, "
-      "SymInt key_width, int patch_size) -> Tensor");
+      "SymInt key_width, int patch_size, Tensor? weights=None) -> Tensor");
+  library.def(
+      "fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, "
+      "Tensor output, Tensor weights, int patch_size) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
@@ -490,6 +562,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
   library.impl("convolve", TORCH_BOX(&patchswap::convolve));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
@@ -501,6 +574,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 #endif

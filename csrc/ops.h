@@ -58,19 +58,34 @@
 //     never taken for it, and a query with such a correlation keeps its key and has score NaN. Nothing is checked.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size) -> Tensor
+// fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, Tensor? weights=None)
+//     -> Tensor
 //
 //   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, 1 to p * p of
-//   them; a cell that none covers takes base, or 0.
+//   them; a cell that none covers takes base, or 0. With weights it is their weighted mean
+//       out = sum of w_i k_i / W,    W = sum of w_i,
+//   over the queries i whose patches cover the cell, where k_i is what patch i has there. It is summed as (w_i / W)
+//   k_i.
 //
 //   - index: int64 (B, height-p+1, width-p+1) into the key's patch grid, -1 = no patch. Beyond the last key patch: an
 //     error on the CPU, taken as -1 by the CUDA kernel.
 //   - key, base: dtypes as query above, the same for both; the result has their dtype.
+//   - weights: (B, height-p+1, width-p+1), float32, or float64 for float64 keys; from 0 to 1e37, so that the p * p of a
+//     cell have a finite sum. A patch of weight 0 counts as no patch. Other values: an error on the CPU, taken as 0 by
+//     the CUDA kernel.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// fold_backward(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size) -> Tensor
+// fold_backward(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size,
+//     Tensor? weights=None) -> Tensor
 //
 //   Gradient of fold with respect to key: (B, C, key_height, key_width) in grad_output's dtype.
+//
+// fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, int patch_size)
+//     -> Tensor
+//
+//   Gradient of fold with respect to weights: of query i the sum of <grad, k_i - out> / W over the cells that its patch
+//   covers, with k_i and W as above and out from output, the result of fold. 0 for a query without a patch. Cells whose
+//   W is 0, at which fold has a step, are left out. (B, height-p+1, width-p+1) in weights' dtype. Without a gradient.
 //
 // convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, bool replicate,
 //     float slope) -> Tensor
@@ -120,6 +135,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
 constexpr int64_t kMaxDilation = 1024;
+constexpr double kMaxWeight = 1e37;  // of fold: 25 of them, those of a cell, have a finite sum in float32
 
 // A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
 // and columns count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold
@@ -171,15 +187,23 @@ struct CohereCall {
 // is_laid, the cells of the result that no patch covers hold their values already; else they take base, or 0.
 //   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
 //   fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width).
+// weights are in the dtype of sums, float32 or float64.
 struct FoldCall {
   Tensor index, source;
-  std::optional<Tensor> base;
+  std::optional<Tensor> base, weights;
   bool is_laid;
   int64_t batch, channels;
   int64_t height, width, key_height, key_width;
   int64_t rows, columns, key_rows, key_columns;
   int64_t patch_size;
   Tensor result;
+};
+
+// A checked call of fold_weights_backward. Tensors are contiguous. Of `call` the source is grad_output, and the result
+// (B, rows, columns).
+struct FoldWeightsCall {
+  FoldCall call;
+  Tensor key, output;  // of fold: (B, C, key_height, key_width) and (B, C, height, width)
 };
 
 // A checked call of convolve. Cells lie channels last, [B][H][W][C] with any strides but that of the channels, which is
@@ -212,6 +236,7 @@ void match_cpu(const MatchCall& call);
 void cohere_cpu(const CohereCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
+void fold_weights_backward_cpu(const FoldWeightsCall& work);
 void convolve_cpu(const ConvolveCall& call);
 void fill_smoothly_cpu(const FillCall& call);
 
@@ -223,6 +248,7 @@ void match_cuda(const MatchCall& call);
 void cohere_cuda(const CohereCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
+void fold_weights_backward_cuda(const FoldWeightsCall& work);
 void fill_smoothly_cuda(const FillCall& call);
 
 // Version of the CUDA toolkit that compiled the kernels.

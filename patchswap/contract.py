@@ -13,6 +13,7 @@ from torch import Tensor
 PATCH_SIZES = (1, 3, 5)
 MAX_TOPK = 8
 MAX_DILATION = 1024
+MAX_WEIGHT = 1e37  # of fold: the weights of the 25 patches that may cover a cell have a finite sum in float32
 PRECISIONS = ("exact", "fast")
 # Every method of match but "auto", and where it is there: the one list of them in Python, as kMethods is in csrc/ops.h.
 METHODS = {"CPU": ("dense", "pruned"), "CUDA": ("direct", "mma", "wgmma")}
@@ -183,7 +184,15 @@ def check_coherence(operator: str, name: str, weight: float, sweeps: int) -> Non
         raise ValueError(f"patchswap.{operator}: sweeps must not be negative; got {sweeps}")
 
 
-def check_fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> None:
+def check_fold(
+    index: Tensor,
+    key: Tensor,
+    base: Tensor | None,
+    height: int,
+    width: int,
+    patch_size: int,
+    weights: Tensor | None,
+) -> None:
     """Raise ValueError or TypeError where the arguments of `fold` break its contract."""
     check_features("fold", "key", key)
     check_patch_size("fold", patch_size)
@@ -198,9 +207,13 @@ def check_fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, wid
                 f"patchswap.fold: base must have shape ({key.shape[0]}, {key.shape[1]}, {height}, {width}), "
                 f"the batch and channels of key and output_size; got {_shape(base)}"
             )
+    if weights is not None:
+        _check_weights("fold", weights, index, "key", key)
 
 
-def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> None:
+def check_fold_backward(
+    grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int, weights: Tensor | None
+) -> None:
     """Raise ValueError or TypeError where the arguments of `fold_backward` break its contract."""
     check_features("fold_backward", "grad_output", grad_output)
     check_patch_size("fold_backward", patch_size)
@@ -209,6 +222,29 @@ def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key
             f"patchswap.fold_backward: the size of key must not be negative; got ({key_height}, {key_width})"
         )
     _check_index("fold_backward", index, grad_output, grad_output.shape[2], grad_output.shape[3], patch_size)
+    if weights is not None:
+        _check_weights("fold_backward", weights, index, "grad_output", grad_output)
+
+
+def check_fold_weights_backward(
+    grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
+) -> None:
+    """Raise ValueError or TypeError where the arguments of `fold_weights_backward` break its contract."""
+    operator = "fold_weights_backward"
+    check_features(operator, "grad_output", grad_output)
+    check_patch_size(operator, patch_size)
+    _check_index(operator, index, grad_output, grad_output.shape[2], grad_output.shape[3], patch_size)
+    check_features(operator, "key", key)
+    check_like(operator, "key", key, "grad_output", grad_output)
+    check_same_batch_and_channels(operator, key, grad_output, ("key", "grad_output"))
+    check_features(operator, "output", output)
+    check_like(operator, "output", output, "grad_output", grad_output)
+    if tuple(output.shape) != tuple(grad_output.shape):
+        raise ValueError(
+            f"patchswap.{operator}: output must have the shape of grad_output {_shape(grad_output)}; "
+            f"got {_shape(output)}"
+        )
+    _check_weights(operator, weights, index, "grad_output", grad_output)
 
 
 def check_convolve(
@@ -274,6 +310,22 @@ def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width:
             "of a match with topk > 1 pass one rank, as in index[:, 0]"
         )
     check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
+
+
+def _check_weights(operator: str, weights: Tensor, index: Tensor, features_name: str, features: Tensor) -> None:
+    """Of an index that has been checked."""
+    dtype = accumulation_dtype(features.dtype)
+    if weights.dtype != dtype:
+        raise TypeError(
+            f"patchswap.{operator}: weights must be {str(dtype).removeprefix('torch.')} where {features_name} is "
+            f"{_dtype(features)}; got {_dtype(weights)}"
+        )
+    if tuple(weights.shape) != tuple(index.shape):
+        raise ValueError(
+            f"patchswap.{operator}: weights must have the shape of index {_shape(index)}, one for each query; "
+            f"got {_shape(weights)}"
+        )
+    check_device(operator, "weights", weights, features_name, features)
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -154,11 +154,17 @@ def fold(
     patch_size: int = 3,
     query_mask: Tensor | None = None,
     base: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Put the chosen key patches at their queries' places; where patches overlap, take their mean.
 
-    Each output cell is the mean over the 1 to p*p matched patches that cover it. Cells that no matched patch covers
-    take `base`. Deterministic, gradient included; differentiable with respect to key and base.
+    Each output cell is the mean over the 1 to p*p matched patches that cover it; with weights w it is their weighted
+    mean, sum(w * copy) / sum(w). Cells that no matched patch of positive weight covers take `base`. A common factor of
+    all weights changes nothing, up to rounding. Deterministic, gradients included.
+
+    Differentiable with respect to key, base and weights. Gradients of higher order are there for key and base; asked of
+    the gradient with respect to weights they raise a RuntimeError. Where all weights over a cell are 0, fold has a step
+    to base, which the gradient leaves out.
 
     Args:
         index: (B, H-p+1, W-p+1) int64 positions in the key's patch grid, -1 = no patch here (as `match` returns it); or
@@ -173,13 +179,17 @@ def fold(
         patch_size: side of a patch in cells: 1, 3 or 5.
         query_mask: (B, H-p+1, W-p+1) bool; patches where it is False are left out, as if their index were -1.
         base: (B, C, H, W), same dtype as key; zeros by default.
+        weights: (B, H-p+1, W-p+1), how much the copy of each query counts: from 0 to 1e37, so that the sum over a cell
+            is finite. float32, or float64 where key is float64; under autocast half precision is brought to float32. A
+            weight of 0 leaves the patch out, as query_mask does. By default all count the same.
 
     Returns:
         (B, C, H, W) in the dtype of key.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or ranges outside the above. An index beyond the last key patch raises on
-            the CPU; the CUDA kernel, which never waits for the device, takes it as -1.
+        ValueError, TypeError, RuntimeError: shapes, dtypes or ranges outside the above. An index beyond the last key
+            patch raises on the CPU, and so does a weight that is negative, NaN or above 1e37; the CUDA kernel, which
+            never waits for the device, takes such an index as -1 and such a weight as 0.
     """
     if isinstance(index, Match):
         _check_key_size(index, key)
@@ -191,7 +201,9 @@ def fold(
         height, width = base.shape[2:]
     else:
         height, width = (size + patch_size - 1 for size in index.shape[-2:])
-    contract.check_fold(index, key, base, height, width, patch_size)
+    if weights is not None and _is_autocast(key):
+        weights = _float_under_autocast(weights)
+    contract.check_fold(index, key, base, height, width, patch_size, weights)
     if query_mask is not None:
         if query_mask.dtype != torch.bool:
             raise TypeError(f"patchswap.fold: query_mask must be bool; got {query_mask.dtype}")
@@ -202,7 +214,7 @@ def fold(
             )
         contract.check_device("fold", "query_mask", query_mask, "index", index)
         index = index.masked_fill(~query_mask, -1)
-    return ops.fold(index, key, base, height, width, patch_size)
+    return ops.fold(index, key, base, height, width, patch_size, weights)
 
 
 @overload
@@ -342,11 +354,15 @@ def masks_from_hole(hole: Tensor, patch_size: int, key_margin: int) -> tuple[Ten
 
 def as_autocast_gives(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps as the operators get them where autocast is on: in float32, but float64 stays. One map stays one."""
-    device = query.device.type
-    if device not in ops.AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+    if not _is_autocast(query):
         return query, key
     cast = _float_under_autocast(query)
     return cast, cast if key is query else _float_under_autocast(key)
+
+
+def _is_autocast(features: Tensor) -> bool:
+    device = features.device.type
+    return device in ops.AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
 
 
 def _float_under_autocast(features: Tensor) -> Tensor:

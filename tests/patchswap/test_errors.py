@@ -125,12 +125,56 @@ FOLD = {
         "index must be from -1 to 41, the last key patch; got 42 to 42",
     ),
     "index low": ((index - 2, features, None, 8, 9, 3), "index must be from -1 to 41"),
+    "weights dtype": (
+        (index, features, None, 8, 9, 3, grid.double()),
+        "fold: weights must be float32 where key is float32; got float64",
+    ),
+    "weights of float64 keys": (
+        (index, features.double(), None, 8, 9, 3, grid.float()),
+        "fold: weights must be float64 where key is float64; got float32",
+    ),
+    "weights shape": (
+        (index, features, None, 8, 9, 3, grid.float()[:, 1:]),
+        "fold: weights must have the shape of index (2, 6, 7), one for each query; got (2, 5, 7)",
+    ),
+    "weights rank": ((index, features, None, 8, 9, 3, grid.float()[:, None]), "one for each query; got (2, 1, 6, 7)"),
 }
 FOLD_BACKWARD = {
     "rank": ((features[0], index, 8, 9, 3), "grad_output must have shape (B, C, H, W)"),
     "index shape": ((features, index[:1], 8, 9, 3), "index must have shape (2, 6, 7)"),
     "negative": ((features, index, -8, 9, 3), "the size of key must not be negative; got (-8, 9)"),
     "index high": ((features, index + 42, 8, 9, 3), "index must be from -1 to 41"),
+    "weights dtype": (
+        (features, index, 8, 9, 3, grid),
+        "fold_backward: weights must be float32 where grad_output is float32; got bool",
+    ),
+    "weights shape": ((features, index, 8, 9, 3, grid.float()[:1]), "one for each query; got (1, 6, 7)"),
+}
+FOLD_WEIGHTS_BACKWARD = {
+    "rank": ((features[0], index, features, features, grid.float(), 3), "grad_output must have shape (B, C, H, W)"),
+    "index shape": ((features, index[:1], features, features, grid.float(), 3), "index must have shape (2, 6, 7)"),
+    "patch_size": ((features, index, features, features, grid.float(), 2), "patch_size must be 1, 3 or 5; got 2"),
+    "key": (
+        (features, index, features[:, :2], features, grid.float(), 3),
+        "key and grad_output must agree in batch and channels; got (2, 2, 8, 9) and (2, 3, 8, 9)",
+    ),
+    "key dtype": (
+        (features, index, features.half(), features, grid.float(), 3),
+        "key and grad_output must have the same dtype; got float16 and float32",
+    ),
+    "output": (
+        (features, index, features, features[..., :8], grid.float(), 3),
+        "output must have the shape of grad_output (2, 3, 8, 9); got (2, 3, 8, 8)",
+    ),
+    "weights dtype": (
+        (features, index, features, features, grid.double(), 3),
+        "fold_weights_backward: weights must be float32 where grad_output is float32; got float64",
+    ),
+    "weights shape": ((features, index, features, features, grid.float()[0], 3), "one for each query; got (6, 7)"),
+    "index high": (
+        (features, index + 42, features, features, grid.float(), 3),
+        "index must be from -1 to 41",
+    ),
 }
 kernel, skip = torch.zeros(4, 3, 3, 3), torch.zeros(2, 2, 8, 9)
 CONVOLVE = {
@@ -175,6 +219,7 @@ OPERATORS = {
     "cohere": COHERE,
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,
+    "fold_weights_backward": FOLD_WEIGHTS_BACKWARD,
     "convolve": CONVOLVE,
     "fill_smoothly": FILL_SMOOTHLY,
 }
