@@ -118,7 +118,8 @@ cell_product(CellProduct<Element, Sum> work) {
   for (int64_t channel = 0; channel < p.query.channels; channel += kDepth) {
     const bool has_next = channel + kDepth < p.query.channels;
     if (has_next) fetch(channel + kDepth);
-#pragma unroll
+// Unrolled further, the operands that the compiler loads ahead would not fit into the registers.
+#pragma unroll 2
     for (int depth = 0; depth < kDepth; depth++) {
       Sum queries[kCellsOfThread], keys[kCellsOfThread];
       load_cells<Side>(shared, stage * kStage + depth * Side, lane, queries);
