@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 import patchswap
@@ -67,3 +68,17 @@ class MatchCoherently:
 def mean_of_copies(match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
     """Every cell is the mean of the copies that cover it (Song et al. 2017, section 3.2)."""
     return patchswap.fold(match.index, key, output_size=size, base=base)
+
+
+@dataclass(frozen=True)
+class WeighByScore:
+    """Every cell is a mean of the copies that cover it, in which each counts exp(score / ``temperature``).
+
+    Where the patches around a cell were copied from places that do not belong together, the ones that fit best decide.
+    """
+
+    temperature: float
+
+    def __call__(self, match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
+        weights = torch.exp((match.score - 1) / self.temperature)  # at most 1, up to rounding
+        return patchswap.fold(match.index, key, output_size=size, base=base, weights=weights)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inpaint.depth import DEEPEST, SPECK
 from inpaint.finish import KeepColours, Step, level_at_rim, restore_detail
-from inpaint.matching import MatchCoherently, Matcher, Vote, mean_of_copies
+from inpaint.matching import MatchCoherently, Matcher, Vote, WeighByScore, mean_of_copies
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,16 @@ class Recipe:
     finish: tuple[Step, ...] = ()
 
 
-_COHERENT = MatchCoherently(0.1)
+_COHERENT, _BY_SCORE = MatchCoherently(0.1), WeighByScore(0.2)
 TINY = Recipe(swap=False)
-NARROW = Recipe(match=_COHERENT, finish=(restore_detail, level_at_rim, KeepColours(4)))
-WIDE = Recipe(views=2, match=_COHERENT, rematches=1, finish=(restore_detail, level_at_rim, KeepColours(8)))
+NARROW = Recipe(match=_COHERENT, vote=_BY_SCORE, finish=(restore_detail, level_at_rim, KeepColours(4)))
+WIDE = Recipe(
+    views=2,
+    match=_COHERENT,
+    rematches=1,
+    vote=_BY_SCORE,
+    finish=(restore_detail, level_at_rim, KeepColours(8)),
+)
 
 RecipeRule = Callable[[int], Recipe]  # depth of a window's holes in pixels -> how it is filled
 

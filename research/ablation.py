@@ -39,7 +39,7 @@ from inpaint.cells import CELL, PATCH
 from inpaint.evaluation.protocol import evaluate, pair_samples
 from inpaint.finish import KeepColours, Step, Unfinished, level_at_rim, restore_detail, whole_cells
 from inpaint.holes import read_hole
-from inpaint.matching import Copies, MatchCoherently
+from inpaint.matching import Copies, MatchCoherently, WeighByScore, mean_of_copies
 from inpaint.networks import VGG19
 from inpaint.photo import read
 from inpaint.recipe import WIDE, Recipe, default_recipe
@@ -189,17 +189,6 @@ def spread_over_keys(query: Tensor, key: Tensor, scene: Scene, coarser: Copies |
     return cohere(torch.where(gives_way & scene.queries, rarer.index, match.index), query, key, scene)
 
 
-def trusting(match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
-    """Copies weighed by exp(score / 0.1)."""
-    weight = torch.exp((match.score - 1) / 0.1).clamp(min=1e-6)  # -inf where there is none
-    copies = F.unfold(key, PATCH).unflatten(1, (key.shape[1], PATCH**2))
-    places = match.index.clamp(min=0).flatten(1)[:, None, None].expand(-1, *copies.shape[1:3], -1)
-    weights = (weight * (match.index >= 0)).flatten(1)[:, None, None].expand(-1, 1, PATCH**2, -1)
-    total = F.fold((copies.gather(3, places) * weights).flatten(1, 2), size, PATCH)
-    count = F.fold(weights.flatten(1, 2), size, PATCH)
-    return torch.where(count > 0, total / count.clamp(min=1e-9), torch.zeros(()) if base is None else base)
-
-
 def centred(features: Tensor, unknown: Tensor) -> Tensor:
     """Without each channel's mean over the known cells: the score becomes a correlation in the statistical sense."""
     return features - known_mean(features, unknown)
@@ -326,7 +315,7 @@ VARIANTS = {
         f"coherence-{weight:g}": Variant(
             f"coherence {weight:g} in both recipes", changed(match=MatchCoherently(weight))
         )
-        for weight in (0, 0.1, 0.2, 0.4, 0.6)
+        for weight in (0, 0.05, 0.1, 0.2, 0.4)
     },
     "match-second-best": Variant("coherence with the four best keys as candidates", changed(match=with_second_best)),
     "match-coarser": Variant(
@@ -338,7 +327,13 @@ VARIANTS = {
     "match-spread": Variant(
         "keys taken by more than four queries given up where others fit", changed(match=spread_over_keys)
     ),
-    "vote-trusting": Variant("copies weighed by their scores (`vote`)", changed(vote=trusting)),
+    "vote-mean": Variant("the plain mean of copies", changed(vote=mean_of_copies)),
+    **{
+        f"vote-{temperature:g}": Variant(
+            f"copies weighed by exp(score / {temperature:g})", changed(vote=WeighByScore(temperature))
+        )
+        for temperature in (0.06, 0.1, 0.2, 0.4)
+    },
     **{f"rematches-{times}": Variant(f"`rematches={times}`", changed(rematches=times)) for times in (0, 1, 2)},
     "match-centred": Variant("match without each channel's mean", compared_by(centred)),
     "match-deviation": Variant("match with channels of deviation 1", compared_by(unit_deviation)),

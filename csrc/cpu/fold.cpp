@@ -217,11 +217,10 @@ std::vector<Sum> find_shares(const FoldCall& call, const std::vector<Sum>& cover
 }
 
 // Planes of the gradient with respect to key. With weights `shares` is given, without them it is empty.
-template <bool kIsWeighted, class Element, class Sum = Accumulate<Element>>
+template <int P, bool kIsWeighted, class Element, class Sum = Accumulate<Element>>
 void fold_backward_planes(const FoldCall& call, const std::vector<Sum>& covers, const std::vector<Sum>& shares,
                           int64_t begin, int64_t end) {
   const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
-  const int64_t patch_cells = call.patch_size * call.patch_size;
   std::vector<Sum> total(key_plane), from_cell(plane);
   for (int64_t channel = begin; channel < end; channel++) {
     const int64_t sample = channel / call.channels;
@@ -235,15 +234,15 @@ void fold_backward_planes(const FoldCall& call, const std::vector<Sum>& covers, 
     for (int64_t row = 0; row < call.rows; row++) {
       for (int64_t column = 0; column < call.columns; column++) {
         const int64_t query = row * call.columns + column, key = queries.index[query];
-        if (key < 0 || (kIsWeighted && queries.weights[query] == 0)) continue;
-        const int64_t to = key / call.key_columns * call.key_width + key % call.key_columns;
-        const int64_t from = row * call.width + column;
-        const Sum* share = kIsWeighted ? &shares[(sample * call.rows * call.columns + query) * patch_cells] : nullptr;
-        for (int64_t dy = 0; dy < call.patch_size; dy++) {
-          for (int64_t dx = 0; dx < call.patch_size; dx++) {
-            const Sum number = from_cell[from + dy * call.width + dx];
-            total[to + dy * call.key_width + dx] += kIsWeighted ? *share++ * number : number;
-          }
+        if (key < 0) continue;
+        if (kIsWeighted && queries.weights[query] == 0) continue;
+        Sum* to = &total[key / call.key_columns * call.key_width + key % call.key_columns];
+        const Sum* from = &from_cell[row * call.width + column];
+        const Sum* share = kIsWeighted ? &shares[(sample * call.rows * call.columns + query) * P * P] : nullptr;
+        for (int dy = 0; dy < P; dy++) {
+          for (int dx = 0; dx < P; dx++) to[dx] += kIsWeighted ? share[dy * P + dx] * from[dx] : from[dx];
+          to += call.key_width;
+          from += call.width;
         }
       }
     }
@@ -362,8 +361,10 @@ void fold_backward_cpu(const FoldCall& call) {
       constexpr bool kIsWeighted = decltype(is_weighted)::value;
       const std::vector<Sum> covers = find_covers<kIsWeighted, Sum>(call);
       const std::vector<Sum> shares = kIsWeighted ? find_shares(call, covers) : std::vector<Sum>();
-      torch::stable::parallel_for(0, call.batch * call.channels, grain, [&](int64_t begin, int64_t end) {
-        fold_backward_planes<kIsWeighted, Element>(call, covers, shares, begin, end);
+      with_patch_size(call.patch_size, [&](auto patch_size) {
+        torch::stable::parallel_for(0, call.batch * call.channels, grain, [&](int64_t begin, int64_t end) {
+          fold_backward_planes<decltype(patch_size)::value, kIsWeighted, Element>(call, covers, shares, begin, end);
+        });
       });
     });
   });

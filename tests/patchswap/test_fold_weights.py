@@ -150,7 +150,8 @@ def test_strides_and_many_channels(device):
     torch.testing.assert_close(planes.double(), expected, rtol=1e-5, atol=1e-5)
     grad, transposed = torch.randn_like(base), torch.randn(2, 70, 90, 40, device=device).mT
     found = ops.fold_weights_backward(grad.to(memory_format=torch.channels_last), index, transposed, planes, strided, 3)
-    assert torch.equal(found, ops.fold_weights_backward(grad, index, transposed.contiguous(), planes, weights, 3))
+    again = ops.fold_weights_backward(grad, index, transposed.contiguous(), planes, weights, 3)
+    torch.testing.assert_close(found, again, rtol=1e-4, atol=1e-3)  # plain torch sums in the order of the strides
 
 
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
