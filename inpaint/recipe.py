@@ -29,7 +29,7 @@ class Recipe:
     finish: tuple[Step, ...] = ()
 
 
-_COHERENT, _BY_SCORE = MatchCoherently(0.1), WeighByScore(0.2)
+_COHERENT, _BY_SCORE = MatchCoherently(0.05), WeighByScore(0.2)
 TINY = Recipe(swap=False)
 NARROW = Recipe(match=_COHERENT, vote=_BY_SCORE, finish=(restore_detail, level_at_rim, KeepColours(4)))
 WIDE = Recipe(
