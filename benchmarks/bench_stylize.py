@@ -10,10 +10,10 @@ optimisation's is that of its match (the median of three) and, for each of its s
 what disturbs the machine for a moment counts on neither side. The objective is that of the optimisation, in float32;
 ours does not minimise it.
 
---quality measures instead what `tone` does, on four photographs in four styles: the distance of the results' relu1_1,
-relu2_1 and relu3_1 Gram matrices to the style's (relative, mean of the layers; Gatys et al. 2016), the correlation of
-their brightness with the content's, and the distance of their colours to the style's (sliced Wasserstein, in percent
-of the full range).
+--quality measures instead what `coherence` and `tone` do, on four photographs in four styles: the distance of the
+results' relu1_1, relu2_1 and relu3_1 Gram matrices to the style's (relative, mean of the layers; Gatys et al. 2016),
+the correlation of their brightness with the content's, and the distance of their colours to the style's (sliced
+Wasserstein, in percent of the full range).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from torch import Tensor
 import inpaint
 import patchswap
 from inpaint.photo import read
-from inpaint.style_transfer import DEFAULT_TONE, find_features, luminance, match_bands
+from inpaint.style_transfer import DEFAULT_COHERENCE, DEFAULT_TONE, Comparison, find_features, luminance
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CONTENTS = ("astronaut.jpg", "chelsea.png", "china.jpg", "coffee.png")
@@ -52,7 +52,7 @@ ROUNDS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--quality", action="store_true", help="measure what tone does instead of times")
+    parser.add_argument("--quality", action="store_true", help="measure what coherence and tone do instead of times")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the optimisation")
     parser.add_argument("--job", nargs=2, metavar=("FORM", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -184,23 +184,27 @@ def swapped(content: Tensor, style: Tensor, inpainter: inpaint.Inpainter) -> Ten
     """The features that inpaint.stylize decodes: (1, 256, H/4, W/4)."""
     pictures = content.unsqueeze(0), style.unsqueeze(0)
     features, copied = (find_features(picture, inpainter) for picture in pictures)
-    index = torch.cat(list(match_bands((pictures[0], features), (pictures[1], copied), DEFAULT_TONE)), dim=1)
+    comparison = Comparison((pictures[0], features), (pictures[1], copied), DEFAULT_TONE)
+    index = torch.cat(list(comparison.match()), dim=1)
+    index = torch.cat(list(comparison.cohere(index, DEFAULT_COHERENCE)), dim=1)
     return patchswap.fold(index, copied, output_size=(features.shape[2], features.shape[3]))
 
 
 def measure_quality() -> None:
     inpainter = inpaint.load(device="cpu")
-    print(f"{'tone':>6} {'Gram':>8} {'brightness':>11} {'colours':>8}")
-    for tone in (0.0, 0.15, 0.35, 0.5, 1.0):
+    print(f"{'coherence':>10} {'tone':>6} {'Gram':>8} {'brightness':>11} {'colours':>8}")
+    settings = [(coherence, DEFAULT_TONE) for coherence in (0.0, 0.05, 0.1, 0.2, 0.4)]
+    settings += [(DEFAULT_COHERENCE, tone) for tone in (0.0, 0.15, 0.5, 1.0)]
+    for coherence, tone in settings:
         rows = []
         for content_name in CONTENTS:
             content = read(EXAMPLES / "photos" / content_name).colours()
             for style_name in STYLES:
                 style = read(EXAMPLES / "styles" / style_name).colours()
-                painted = inpaint.stylize(content, style, tone=tone, inpainter=inpainter)
+                painted = inpaint.stylize(content, style, tone=tone, coherence=coherence, inpainter=inpainter)
                 rows.append(compare(painted, content, style, inpainter))
         gram, brightness, colours = torch.tensor(rows).mean(0).tolist()
-        print(f"{tone:6.2f} {gram:8.3f} {brightness:11.3f} {100 * colours:7.2f} %", flush=True)
+        print(f"{coherence:10.2f} {tone:6.2f} {gram:8.3f} {brightness:11.3f} {100 * colours:7.2f} %", flush=True)
 
 
 @torch.inference_mode()

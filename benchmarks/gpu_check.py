@@ -74,7 +74,7 @@ def plan(budget: float, results: Path) -> list[Part]:
     for tool in ("memcheck", "racecheck"):
         # racecheck follows every access to shared memory and takes long.
         command = [sanitizer or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        parts.append(Part(tool, [*command, python, "benchmarks/sanitize.py"], 0.08 * budget))
+        parts.append(Part(tool, [*command, python, "benchmarks/development/sanitize.py"], 0.08 * budget))
         if sanitizer is None:
             parts[-1].status = "skipped: compute-sanitizer is not installed"
     parts.append(Part("other tests", [*pytest, "-m", "not gpu"], 0.27 * budget))

@@ -20,7 +20,7 @@ import patchswap
 def describe(device: str, command: str) -> dict[str, Any]:
     """Machine, versions, date and command. Says nothing that names a person or a folder."""
     packages = {}
-    for name in ("torch", "numpy", "faiss-cpu", "triton", "pykeops"):
+    for name in ("torch", "numpy", "faiss-cpu"):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -70,8 +70,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         return {"skipped": f"does not fit: needs about {needed / 2**30:.1f} GiB, {available / 2**30:.1f} are free"}
     settings = fitting[0] if len(fitting) == 1 else fastest(rival, case, fitting, device)
 
-    # Code is loaded, and compiled where the rival does that, before memory is counted.
-    if cuda or rival.compile_seconds:
+    # Code is loaded before memory is counted.
+    if cuda:
         rival.prepare(case, **settings)()
     else:
         rival.prepare(tiny_case(case), **settings)()

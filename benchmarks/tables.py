@@ -4,7 +4,7 @@
     python benchmarks/tables.py --check   # exit status 1 and the names of the tables that are out of date
 
 The documents are README.md and all of docs/. A document holds `<!-- table: NAME -->`, the table, `<!-- end -->`. NAME
-is one of TABLES (but for kernel-resources, which is kernel_resources.py's).
+is one of TABLES. Below each table stands when, on what hardware and with which code it was measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,18 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 WEIGHTS = ROOT / "inpaint" / "pretrained" / "SHA256SUMS"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(<!-- end -->)", re.DOTALL)
-FORMS = {
-    "ours": "`patchswap.swap`",
-    "matrix_form": "unfold + matrix product",
-    "convolution_form": "convolution form (style-swap)",
-}
+# Forms of matching that a table shows: the fastest rival that fits the pattern, at each size.
+MATCH_FORMS = (
+    "ours",
+    "ours-fast",
+    "ours-swap",
+    "gemm-direct-bf16",
+    "product-*-bf16",
+    "style-swap-bf16",
+    "product-*-fp32",
+    "style-swap-fp32",
+    "faiss-flat",
+)
 ABLATION_MEASURES = {"hole_l1": ("hole L1 %", ".2f"), "ssim": ("SSIM", ".4f"), "lpips": ("LPIPS", ".4f")}
 STAGES = ("infer", "vgg", "match", "translate", "blend", "enlarge")  # of the pipeline
 
@@ -37,187 +44,97 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *rows])
 
 
-def match_times(results: list[dict[str, Any]], kind: str) -> str:
-    """Rivals by sizes: median, and how many times that of ours it is."""
-    rows = [row for row in results if row["features"] == kind]
-    sizes = list(dict.fromkeys(row["size"] for row in rows))
-    names = {row["rival"]: row["label"] for row in rows}
-    found = {(row["rival"], row["size"]): row for row in rows if "median_ms" in row}
+def match_forms(results: list[dict[str, Any]]) -> str:
+    """Forms by sizes, on features of photographs: median, and how many times that of ours it is.
 
-    def place(name: str) -> tuple[float, ...]:
-        return tuple(
-            found[name, size]["median_ms"] if (name, size) in found else 1e12 for size in sizes[1:] + sizes[:1]
-        )
-
-    measured = sorted({name for name, _ in found}, key=place)
-    body = [[names[name], *(time_and_ratio(found.get((name, size))) for size in sizes)] for name in measured]
-    return table(["median (times ours)", *sizes], body)
-
-
-def match_details(results: list[dict[str, Any]], size: str) -> str:
-    """One size: speed, share of the peak, memory and choices."""
-    header = [
-        "photographs, " + size,
-        "TFLOP/s, direct",
-        "executed",
-        "of the GEMM peak",
-        "GB/s",
-        "memory",
-        "same choice",
-    ]
-    rows = [row for row in results if row["size"] == size and row["features"] == "photo" and "median_ms" in row]
-    body = []
-    for row in sorted(rows, key=lambda row: row["median_ms"]):
-        peak, same = row["percent_of_gemm_peak"], row.get("same_picks")
-        body.append(
-            [
-                row["label"],
-                number(row["direct_tflops"]),
-                number(row["executed_tflops"]),
-                "" if peak is None else f"{peak:.0f} %",
-                number(row["gigabytes_per_second"]),
-                f"{row['peak_memory_mib']:,.0f} MiB",
-                "" if same is None else f"{100 * same:.4g} %",
-            ]
-        )
-    return table(header, body)
-
-
-def match_pairs(results: list[dict[str, Any]]) -> str:
-    """Ours at every size: does the time follow the number of pairs, and of hole cells?"""
-    rows = [row for row in results if row["rival"] == "ours" and "median_ms" in row]
-    header = ["size, features", "hole cells", "queries", "keys", "time", "per pair", "per hole cell and key"]
-    body = []
-    for row in rows:
-        counts = [f"{row[name]:,}" for name in ("hole_cells", "queries", "keys")]
-        per_cell = 1e6 * row["median_ms"] / row["hole_cells"] / row["keys"]
-        pace = [f"{number(row['picoseconds_per_pair'] / 1e3)} ns", f"{number(per_cell)} ns"]
-        body.append([f"{row['size']}, {row['features']}", *counts, f"{number(row['median_ms'])} ms", *pace])
-    return table(header, body)
-
-
-def convolutions(results: list[dict[str, Any]]) -> str:
-    """Layers: milliseconds of ours and of torch, and how far either is off."""
-    body = [
-        [
-            row["layer"],
-            f"{row['channels']} to {row['outputs']}, {row['side']}x{row['side']}",
-            f"**{number(row['ours_ms'])} ms**",
-            f"{number(row['torch_ms'])} ms ({row['times_ours']:.3g} x)",
-            f"{row['ours_error']:.1e}",
-            f"{row['torch_error']:.1e}",
-        ]
-        for row in results
-    ]
-    return table(["layer", "channels, size", "ours", "torch", "error of ours", "of torch"], body)
-
-
-def holes(results: list[dict[str, Any]]) -> str:
-    """Thin strokes beside a square of as many cells: the time of each, and how many times the square's pace it is."""
-    found = {(row["share_percent"], row["shape"]): row for row in results}
-    body = []
-    for share in dict.fromkeys(row["share_percent"] for row in results):
-        thin, square = found[share, "thin"], found[share, "square"]
-        paces = [
-            f"{thin['median_ms'] / thin[unit] / (square['median_ms'] / square[unit]):.2f}"
-            for unit in ("hole_cells", "queries", "query_cells")
-        ]
-        counts = [f"{thin[unit]:,} / {square[unit]:,}" for unit in ("hole_cells", "queries", "query_cells")]
-        times = [f"{number(row['median_ms'])} ms" for row in (thin, square)]
-        body.append([f"{share:g} %", *counts, *times, *paces])
-    header = ["share of the cells", "hole cells, thin / square", "queries", "cells under them", "thin", "square"]
-    return table([*header, "thin / square, per hole cell", "per query", "per cell under a query"], body)
-
-
-def match_summary(results: list[dict[str, Any]]) -> str:
-    """Ours and the fastest exact form of each other idea."""
-    families = ("ours", "gemm-direct", "product", "faiss", "style-swap")
+    Memory is beyond the inputs. A choice is the same where it is the exact arg-max.
+    """
     sizes = ["512/224", "1024/512"]
     rows = [row for row in results if row["features"] == "photo" and "median_ms" in row]
-    rows = [row for row in rows if not row["rival"].endswith(("bf16", "fast"))]
     body = []
-    for family in families:
-        members = [row for row in rows if row["rival"] == family or (family != "ours" and family in row["rival"])]
-        best = [fastest(members, size) for size in sizes]
-        if any(best):
-            label = next(row["label"] for row in best if row)
-            body.append([f"**`{label}`**" if family == "ours" else label, *map(time_and_ratio, best)])
-    return table(["image / hole", *sizes], body)
+    for pattern in MATCH_FORMS:
+        found = [fastest(rows, pattern, size) for size in sizes]
+        label = next((row["label"].replace(" in blocks", "") for row in found if row), "")
+        if label:
+            body.append([label, *map(time_and_ratio, found), *memory_and_choices(found[0])])
+    return table(["form", *sizes, f"memory, {sizes[0]}", "same choice"], body)
 
 
-def fastest(rows: list[dict[str, Any]], size: str) -> dict[str, Any] | None:
-    return min((row for row in rows if row["size"] == size), key=lambda row: row["median_ms"], default=None)
+def fastest(rows: list[dict[str, Any]], pattern: str, size: str) -> dict[str, Any] | None:
+    """The row of the fastest rival of this pattern at this size."""
+    members = (row for row in rows if row["size"] == size and fnmatchcase(row["rival"], pattern))
+    return min(members, key=lambda row: row["median_ms"], default=None)
 
 
-def swap_times(results: list[dict[str, Any]]) -> str:
-    sizes = list(dict.fromkeys(row["size"] for row in results))
-    times = {(row["form"], row["size"]): row["median_ms"] for row in results}
-    body = []
-    for size in sizes:
-        ours = times["ours", size]
-        others = [
-            f"{number(times[form, size])} ms ({times[form, size] / ours:.1f} x)" for form in FORMS if form != "ours"
-        ]
-        body.append([size, f"**{number(ours)} ms**", *others])
-    return table(["image / hole", *FORMS.values()], body)
+def time_and_ratio(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    time = f"{number(row['median_ms'])} ms"
+    return f"**{time}**" if row["rival"] == "ours" else time + ratio(row)
 
 
-def swap_summary(results: list[dict[str, Any]]) -> str:
-    times = {row["form"]: row["median_ms"] for row in results if row["size"] == "512/224"}
-    other = min((form for form in times if form != "ours"), key=lambda form: times[form])
-    rows = [[f"{FORMS[other]} (the fastest other form measured)", f"{number(times[other])} ms"]]
-    rows.append([FORMS["ours"], f"**{number(times['ours'])} ms**"])
-    return table(["patch-swap, 128x128x256 features, 56x56 hole", "time"], rows)
+def memory_and_choices(row: dict[str, Any] | None) -> list[str]:
+    if row is None:
+        return ["", ""]
+    same = row.get("same_picks")
+    return [f"{row['peak_memory_mib']:,.0f} MiB", "" if same is None else f"{100 * same:.4g} %"]
+
+
+def speed_summary(
+    pipeline: list[dict[str, Any]], photograph: list[dict[str, Any]], matching: list[dict[str, Any]]
+) -> str:
+    """What a call takes, and the fastest run of the method that it is compared with."""
+    size = "512/224"
+    filled = {row["form"]: row for row in pipeline if row["size"] == size and "median_ms" in row}
+    neural = min((row for form, row in filled.items() if form.startswith("neural")), key=lambda row: row["median_ms"])
+    whole, hole = filled["ours"], next(row for row in photograph if row["hole"] == "200x200")
+    rows = [row for row in matching if row["features"] == "photo" and "median_ms" in row]
+    match, convolution = (fastest(rows, name, size) for name in ("ours", "style-swap-fp32"))
+    assert match and convolution
+
+    def seconds(row: dict[str, Any]) -> str:
+        return f"{number(row['median_ms'] / 1e3)} s"
+
+    body = [
+        ["fill 224x224 in 512x512", f"**{seconds(whole)}**", f"neural inpainting: {seconds(neural)}{ratio(neural)}"],
+        ["fill 200x200 in 10 megapixels", f"**{seconds(hole)}**", ""],
+        [f"match, {size}", time_and_ratio(match), f"convolution: {time_and_ratio(convolution)}"],
+    ]
+    return table(["", "time", "compared with"], body)
 
 
 def pipeline_times(results: list[dict[str, Any]]) -> str:
-    """Ways to fill a picture by sizes: seconds, and how many times those of ours it is."""
+    """Ways to fill a picture by sizes: seconds, and how many times those of ours it is; of the same name the fastest.
+
+    Neural inpainting matches patches in two ways, which paint alike.
+    """
     sizes = list(dict.fromkeys(row["size"] for row in results))
-    names = {row["form"]: row["label"] for row in results}
-    found = {(row["form"], row["size"]): row for row in results if "median_ms" in row}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in results:
+        if "median_ms" in row and row["form"] != "ours-float32":
+            of_label = found.setdefault(row["label"].partition(", matching")[0], {})
+            known = of_label.get(row["size"])
+            of_label[row["size"]] = row if known is None or row["median_ms"] < known["median_ms"] else known
 
-    def cell(form: str, size: str) -> str:
-        if (form, size) not in found:
+    def cell(row: dict[str, Any] | None) -> str:
+        if row is None:
             return "-"
-        row = found[form, size]
         time = f"{number(row['median_ms'] / 1e3)} s"
-        return f"**{time}**" if form == "ours" else time + ratio(row)
+        return f"**{time}**" if row["form"] == "ours" else time + ratio(row)
 
-    return table(
-        ["median (times ours)", *sizes], [[names[form], *(cell(form, size) for size in sizes)] for form in names]
-    )
+    return table(["", *sizes], [[label, *(cell(rows.get(size)) for size in sizes)] for label, rows in found.items()])
 
 
 def pipeline_stages(results: list[dict[str, Any]]) -> str:
-    """Ours at every size: stages over all scales, what no stage covers, and memory."""
+    """The default at every size: stages over all scales, what no stage covers, and memory."""
     body = []
     for row in results:
-        if row["group"] == "ours" and "median_ms" in row:
+        if row["form"] == "ours" and "median_ms" in row:
             stages = list(stage_sums(row).values())
             times = [f"{time:,.0f}" for time in (*stages, max(0.0, row["median_ms"] - sum(stages)))]
             memory = f"{row['peak_memory_mib'] / 1024:.2f} GiB"
-            whole = [f"**{row['median_ms']:,.0f}**", f"{row['p95_ms']:,.0f}"]
-            how = f"{row['multiplies_in']}, by torch" if row["form"] == "ours-direct" else row["multiplies_in"]
-            body.append([f"{row['size']}, {how}", str(len(row["scale_ms"])), *times, *whole, memory])
-    return table(["milliseconds", "scales", *STAGES, "other", "all", "p95", "peak memory"], body)
-
-
-def pipeline_summary(results: list[dict[str, Any]]) -> str:
-    """Ours, and the fastest way to run each form of neural inpainting."""
-    sizes = [size for size in ("256/112", "512/224") if any(row["size"] == size for row in results)]
-    rows = [row for row in results if "median_ms" in row]
-    body = []
-    for title, prefix in (
-        ("neural inpainting, paper's form", "neural-paper"),
-        ("after its authors' later program", "neural-fast"),
-    ):
-        best = [fastest([row for row in rows if row["form"].startswith(prefix)], size) for size in sizes]
-        if any(best):
-            cells = [f"{number(row['median_ms'] / 1e3)} s{ratio(row)}" if row else "-" for row in best]
-            body.append([title, *cells])
-    ours = [fastest([row for row in rows if row["form"] == "ours"], size) for size in sizes]
-    body.append(["**ours**", *(f"**{number(row['median_ms'] / 1e3)} s**" if row else "-" for row in ours)])
-    return table(["image / hole", *sizes], body)
+            body.append([row["size"], str(len(row["scale_ms"])), *times, f"**{row['median_ms']:,.0f}**", memory])
+    return table(["milliseconds", "scales", *STAGES, "other", "all", "peak memory"], body)
 
 
 def photograph_costs(results: list[dict[str, Any]]) -> str:
@@ -282,8 +199,8 @@ def default_weights() -> str:
     return next(digest for digest, name in sums if name == "default.safetensors")
 
 
-def quality(results: list[dict[str, Any]], timed: bool) -> str:
-    """Methods by kinds of holes: hole L1 %, SSIM, LPIPS; then, if ``timed``, the seconds of a photograph."""
+def quality(results: list[dict[str, Any]]) -> str:
+    """Methods by kinds of holes: hole L1 %, SSIM, LPIPS."""
     kinds = list(dict.fromkeys(row["kind"] for row in results))
     found = {(row["method"], row["kind"]): row for row in results}
 
@@ -293,45 +210,36 @@ def quality(results: list[dict[str, Any]], timed: bool) -> str:
     body = []
     for method in dict.fromkeys(row["method"] for row in results):
         body.append([method, *(cell(found[method, kind]) for kind in kinds)])
-    if timed:
-        first = results[0]["method"]
-        body.append([f"{first}, median seconds", *(f"{found[first, kind]['seconds_median']:.2f}" for kind in kinds)])
     return table(["hole L1 % / SSIM / LPIPS", *kinds], body)
 
 
 def ablation(results: list[dict[str, Any]]) -> str:
-    """Variants and kinds of holes: their means, what they differ by from the default's, and seconds where timed."""
+    """Variants and kinds of holes: the default's means, what others differ by from it, and seconds where timed."""
     timed = any("seconds" in row for row in results)
     rows = []
     for row in results:
-        means = " / ".join(
-            "-" if row[key] is None else dotted(row[key], form) for key, (_, form) in ABLATION_MEASURES.items()
-        )
+        measured = [measure(row, key, form) for key, (_, form) in ABLATION_MEASURES.items()]
         seconds = [f"{row['seconds']:.2f}" if "seconds" in row else ""] if timed else []
-        rows.append([row["change"], row["kind"], means, *differences(row), *seconds])
-    less = [f"{heading.removeprefix('hole ')} less the default's" for heading, _ in ABLATION_MEASURES.values()]
-    return table(["change", "holes", "hole L1 % / SSIM / LPIPS", *less, *["seconds"][: int(timed)]], rows)
+        rows.append([row["change"], row["kind"], *measured, *seconds])
+    headings = [heading for heading, _ in ABLATION_MEASURES.values()]
+    return table(["change", "holes", *headings, *["seconds"][: int(timed)]], rows)
 
 
-def differences(row: dict[str, Any]) -> list[str]:
-    """Mean and standard error of the paired difference in each measure; empty for the default itself."""
-    found = row.get("difference") or {}
-    return [
-        f"{dotted(found[key]['mean'], '+' + form)} ± {dotted(found[key]['error'], form)}" if found.get(key) else ""
-        for key, (_, form) in ABLATION_MEASURES.items()
-    ]
+def measure(row: dict[str, Any], key: str, form: str) -> str:
+    """Of the default its mean, of another variant the mean paired difference with its standard error."""
+    if "difference" not in row:
+        return "-" if row[key] is None else dotted(row[key], form)
+    found = row["difference"][key]
+    return f"{dotted(found['mean'], '+' + form)} ± {dotted(found['error'], form)}" if found else ""
 
 
 def match_quality(results: list[dict[str, Any]]) -> str:
-    """Scales and sources of keys: how near the chosen keys are to the truth's best, and their score."""
-    near = [name for name in results[0] if name.startswith("within_")]
-    headings = {"same": "same key %", **{name: f"within {name.removeprefix('within_')} cells %" for name in near}}
-    headings |= {"score": "NCC", "reach": "reach"}
-    rows = []
+    """Scales and sources of keys: how often the truth's best key is chosen, and the score of the chosen keys."""
+    body = []
     for row in results:
-        numbers = [f"{row[name]:.3f}" if name in ("score", "reach") else f"{row[name]:.1f}" for name in headings]
-        rows.append([row["kind"], str(row["short_side"]), row["source"], *numbers, f"{row['best_score']:.3f}"])
-    return table(["holes", "scale", "keys chosen from", *headings.values(), "the best key's NCC"], rows)
+        scores = (f"{row[name]:.3f}" for name in ("score", "reach", "best_score"))
+        body.append([row["kind"], str(row["short_side"]), row["source"], f"{row['same']:.1f}", *scores])
+    return table(["holes", "scale", "keys chosen from", "same key %", "NCC", "reach", "the best key's NCC"], body)
 
 
 def training(results: list[dict[str, Any]]) -> str:
@@ -350,76 +258,58 @@ def training(results: list[dict[str, Any]]) -> str:
     return table(["stage", "crops an update", "images/s", "memory", *parts], body)
 
 
-def training_choices(results: list[dict[str, Any]]) -> str:
-    """Choices of training: what was measured, and the paired differences in LPIPS with their standard errors."""
-    names = {"averaged": "averaged", "generator": "last"}
-
-    def difference(row: dict[str, Any], base: str) -> str:
-        found = row.get(base)
-        return f"{found['lpips']['mean']:+.4f} ± {found['lpips']['error']:.4f}" if found else ""
-
-    body = []
-    for row in results:
-        means = [f"{row['hole_l1']:.2f}", f"{row['ssim']:.4f}", f"{row['lpips']:.4f}"]
-        body.append(
-            [row["change"], names[row["weights"]], *means, *(difference(row, base) for base in ("start", "hinge"))]
-        )
-    header = ["choice", "weights", "hole L1 %", "SSIM", "LPIPS", "LPIPS less the start's", "less hinge's"]
-    return table(header, body)
-
-
-def judge_learning(results: list[dict[str, Any]]) -> str:
-    """The discriminator's mean loss in each part of its first steps."""
-    first, *later = results[0]["steps"]
-    header = ["the discriminator sees", "spectral norms", "rate"]
-    header += [f"loss to step {first}", *(f"to {step}" for step in later)]
-    body = [
-        [row["sees"], "yes" if row["spectral_norm"] else "no", f"{row['rate']:g}", *map("{:.2f}".format, row["loss"])]
-        for row in results
-    ]
-    return table(header, body)
-
-
-# name: (file of results, what makes the table of its "results")
-TABLES: dict[str, tuple[str, Callable[[list[dict[str, Any]]], str]]] = {
-    "swap-cpu": ("swap-cpu.json", swap_times),
-    "training-cpu": ("training-cpu.json", training),
-    "training-cuda": ("training-cuda.json", training),
-    "training-choices-cpu": ("training-choices-cpu.json", training_choices),
-    "training-choices-2-cpu": ("training-choices-2-cpu.json", training_choices),
-    "judge-learning-cpu": ("judge-learning-cpu.json", judge_learning),
-    "table1-256-cpu": ("table1-256-cpu.json", table1),
-    "quality-512-cpu": ("quality-512-cpu.json", partial(quality, timed=True)),
-    "quality-512-cpu-summary": ("quality-512-cpu.json", partial(quality, timed=False)),
-    "ablation-512-cpu": ("ablation-512-cpu.json", ablation),
-    "match-quality-512-cpu": ("match-quality-512-cpu.json", match_quality),
-    "swap-cpu-summary": ("swap-cpu.json", swap_summary),
-    "holes-cpu": ("holes-cpu.json", holes),
-    "convolve-cpu": ("convolve-cpu.json", convolutions),
-    "photograph-cpu": ("photograph-cpu.json", photograph_costs),
+# name: (files of results, what makes the table of what they hold under "results")
+TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
+    "speed-summary": (("pipeline-cpu.json", "photograph-cpu.json", "match-cpu.json"), speed_summary),
+    "match-cpu": (("match-cpu.json",), match_forms),
+    "match-cuda": (("match-cuda.json",), match_forms),
+    "pipeline-cpu": (("pipeline-cpu.json",), pipeline_times),
+    "pipeline-cuda-stages": (("pipeline-cuda.json",), pipeline_stages),
+    "photograph-cpu": (("photograph-cpu.json",), photograph_costs),
+    "training-cpu": (("training-cpu.json",), training),
+    "training-cuda": (("training-cuda.json",), training),
+    "table1-256-cpu": (("table1-256-cpu.json",), table1),
+    "quality-512-cpu": (("quality-512-cpu.json",), quality),
+    "ablation-512-cpu": (("ablation-512-cpu.json",), ablation),
 }
-for _device in ("cpu", "cuda"):
-    _file = f"match-{_device}.json"
-    TABLES |= {
-        f"pipeline-{_device}": (f"pipeline-{_device}.json", pipeline_times),
-        f"pipeline-{_device}-stages": (f"pipeline-{_device}.json", pipeline_stages),
-        f"pipeline-{_device}-summary": (f"pipeline-{_device}.json", pipeline_summary),
-        f"match-{_device}-photo": (_file, partial(match_times, kind="photo")),
-        f"match-{_device}-random": (_file, partial(match_times, kind="random")),
-        f"match-{_device}-512": (_file, partial(match_details, size="512/224")),
-        f"match-{_device}-1024": (_file, partial(match_details, size="1024/512")),
-        f"match-{_device}-pairs": (_file, match_pairs),
-        f"match-{_device}-summary": (_file, match_summary),
-    }
 
 
 def render(name: str, results: Path = RESULTS) -> str:
-    """The table of this name, or a line that says that it has not been measured."""
-    file, make = TABLES[name]
-    if not (results / file).exists():
-        return f"Not measured yet: `make {'gpu-check' if 'cuda' in file else 'bench'}` does it.\n"
-    text = make(json.loads((results / file).read_text())["results"])
-    return text if text.count("\n") > 2 else "Not measured: it did not fit into the time budget.\n"
+    """The table of this name with its caption, or a line that says that it has not been measured."""
+    files, make = TABLES[name]
+    if not all((results / file).exists() for file in files):
+        return f"Not measured yet: `make {'gpu-check' if 'cuda' in files[0] else 'bench'}` does it.\n"
+    contents = [json.loads((results / file).read_text()) for file in files]
+    text = make(*(content["results"] for content in contents))
+    if text.count("\n") <= 2:
+        return "Not measured: it did not fit into the time budget.\n"
+    return f"{text}\n*{caption(contents)}*\n"
+
+
+def caption(contents: list[dict[str, Any]]) -> str:
+    """When, on what, and with which code and weights the results were measured."""
+    parts = [sorted({content.get("date") or content["machine"]["date"] for content in contents})[-1][:10]]
+    parts += dict.fromkeys(hardware(content["machine"]) for content in contents)
+    commits = dict.fromkeys(
+        content["machine"]["commit"].split()[0] for content in contents if content["machine"].get("commit")
+    )
+    if commits:
+        parts.append(f"commit {', '.join(commits)}")
+    known = (each.get("weights_sha256") for content in contents for each in (content, *content["results"]))
+    used = [
+        digest for digest in dict.fromkeys([*known, *(content.get("method_sha256") for content in contents)]) if digest
+    ]
+    parts += [f"weights {digest[:8]}" + ("" if digest == default_weights() else ", not the default") for digest in used]
+    return f"Measured {'; '.join(parts)}."
+
+
+def hardware(machine: dict[str, Any]) -> str:
+    """The GPU, or the CPU with its instructions and threads."""
+    if machine.get("gpu"):
+        return str(machine["gpu"]["name"])
+    threads = machine.get("threads") or machine["torch_threads"]
+    instructions = machine.get("instruction_set", "").split(" ")[0]
+    return ", ".join(filter(None, [machine.get("cpu", "CPU"), instructions, f"{threads} thread{'s' * (threads > 1)}"]))
 
 
 def replace_blocks(text: str, content_of: Callable[[str], str | None]) -> tuple[str, list[str]]:
@@ -456,12 +346,6 @@ def number(value: float | None) -> str:
 def dotted(value: float, form: str) -> str:
     """0.123 as .123, -0.123 as -.123."""
     return f"{value:{form}}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{form}}"
-
-
-def time_and_ratio(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    return f"{number(row['median_ms'])} ms{'' if row['rival'] == 'ours' else ratio(row)}"
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 An isolated build sees none of the packages of the environment it builds for; a plain `torch` among the build
 requirements would download gigabytes that are already there. The library takes nothing from torch but headers and the
 stable ABI, so any torch >= 2.10 serves, whichever Python it belongs to: one that can be found is used where it lies.
-Only where there is none, torch joins the build requirements.
+Only where there is none, torch joins the build requirements. PATCHSWAP_NO_LIBRARY=1 builds no library, and needs none.
 """
 
 from __future__ import annotations
@@ -75,13 +75,18 @@ def installed_torch() -> str | None:
     return None
 
 
+def builds_library() -> bool:
+    """As in setup.py."""
+    return os.environ.get("PATCHSWAP_NO_LIBRARY", "0") in ("", "0")
+
+
 def torch_requirement() -> list[str]:
-    return [] if installed_torch() else [REQUIREMENT]
+    return [] if not builds_library() or installed_torch() else [REQUIREMENT]
 
 
 def prepare_build() -> None:
     """Name the torch to setup.py, and drop the modules of earlier builds: setuptools would pack deleted ones again."""
-    if torch := installed_torch():
+    if builds_library() and (torch := installed_torch()):
         os.environ["PATCHSWAP_TORCH"] = torch
     for folder in Path("build").glob("lib*"):
         shutil.rmtree(folder)

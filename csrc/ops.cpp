@@ -8,11 +8,14 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 namespace patchswap {
@@ -130,11 +133,31 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
 }
 
-constexpr const char* kMethods[] = {"auto", "dense", "pruned", "direct", "mma", "wgmma"};
+// Whether two maps are one: the same numbers in the same layout.
+bool is_same_map(const Tensor& map, const Tensor& other) {
+  if (map.const_data_ptr() != other.const_data_ptr()) return false;
+  for (int64_t i = 0; i < map.dim(); i++) {
+    if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
+  }
+  return true;
+}
 
-std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
-                                         std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
-                                         std::string precision, std::string method) {
+// The methods of one device, as in "dense" or "pruned".
+std::string methods_of(bool Method::* is_there) {
+  std::string text;
+  int64_t left = std::count_if(std::begin(kMethods), std::end(kMethods), [&](auto& one) { return one.*is_there; }) - 1;
+  for (const Method& method : kMethods) {
+    if (!(method.*is_there) || &method == kMethods) continue;  // the first, "auto", is everywhere
+    left--;
+    text += "\"" + std::string(method.name) + (left > 1 ? "\", " : left == 1 ? "\" or " : "\"");
+  }
+  return text;
+}
+
+// The arguments of match, checked. Results are still missing.
+MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional<Tensor>& query_mask,
+                     const std::optional<Tensor>& key_mask, int64_t patch_size, int64_t topk,
+                     const std::string& precision, const std::string& method) {
   check_features("match", "query", query);
   check_features("match", "key", key);
   check_like("match", "query", query, "key", key);
@@ -143,57 +166,73 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   require(topk >= 1 && topk <= kMaxTopk, "match: topk must be from 1 to ", kMaxTopk, "; got ", topk);
   require(precision == "exact" || precision == "fast", "match: precision must be \"exact\" or \"fast\"; got \"",
           precision, "\"");
-  require(
-      std::find(std::begin(kMethods), std::end(kMethods), method) != std::end(kMethods),
-      "match: method must be \"auto\", \"dense\" or \"pruned\" (CPU), \"direct\", \"mma\" or \"wgmma\" (CUDA); got \"",
-      method, "\"");
+  const Method* known =
+      std::find_if(std::begin(kMethods), std::end(kMethods), [&](auto& one) { return one.name == method; });
+  require(known != std::end(kMethods), "match: method must be \"auto\", ", methods_of(&Method::is_on_cpu), " (CPU), ",
+          methods_of(&Method::is_on_cuda), " (CUDA); got \"", method, "\"");
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   if (query_mask) check_patch_mask("match", "query_mask", *query_mask, "query", query, query_grid, patch_size);
   if (key_mask) check_patch_mask("match", "key_mask", *key_mask, "key", key, key_grid, patch_size);
+  require(query.is_cuda() ? known->is_on_cuda : known->is_on_cpu, "match: method \"", method, "\" is not there on ",
+          device_text(query), "; use \"auto\"");
+  return {.query = query,
+          .key = key,
+          .query_mask = contiguous(query_mask),
+          .key_mask = contiguous(key_mask),
+          .batch = query.size(0),
+          .channels = query.size(1),
+          .query_height = query.size(2),
+          .query_width = query.size(3),
+          .key_height = key.size(2),
+          .key_width = key.size(3),
+          .query_rows = query_grid.rows,
+          .query_columns = query_grid.columns,
+          .key_rows = key_grid.rows,
+          .key_columns = key_grid.columns,
+          .patch_size = patch_size,
+          .topk = topk,
+          .fast = precision == "fast",
+          .method = method};
+}
 
-  const int64_t shape[] = {query.size(0), topk, query_grid.rows, query_grid.columns};
+std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                         std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
+                                         std::string precision, std::string method) {
+  MatchCall call = match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method);
+  const int64_t shape[] = {call.batch, topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
   const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
-  Tensor score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
-  const int64_t tally_shape[] = {2};
-  Tensor tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
-  const MatchCall call{.query = query.is_cpu() ? query : torch::stable::contiguous(query),
-                       .key = query.is_cpu() ? key : torch::stable::contiguous(key),
-                       .query_mask = contiguous(query_mask),
-                       .key_mask = contiguous(key_mask),
-                       .batch = query.size(0),
-                       .channels = query.size(1),
-                       .query_height = query.size(2),
-                       .query_width = query.size(3),
-                       .key_height = key.size(2),
-                       .key_width = key.size(3),
-                       .query_rows = query_grid.rows,
-                       .query_columns = query_grid.columns,
-                       .key_rows = key_grid.rows,
-                       .key_columns = key_grid.columns,
-                       .patch_size = patch_size,
-                       .topk = topk,
-                       .fast = precision == "fast",
-                       .method = method,
-                       .index = index,
-                       .score = score,
-                       .tally = tally};
-  const bool for_cpu = method == "auto" || method == "dense" || method == "pruned";
-  const bool for_cuda = method == "auto" || !for_cpu;
-  require(query.is_cuda() ? for_cuda : for_cpu, "match: method \"", method, "\" is not there on ", device_text(query),
-          "; use \"auto\"");
+  call.index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
+  call.score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
+  call.tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
+    call.query = torch::stable::contiguous(query);
+    call.key = is_same_map(query, key) ? call.query : torch::stable::contiguous(key);  // one map: packed once
     match_cuda(call);
-    return {index, score, tally};
+    return {call.index, call.score, call.tally};
   }
 #endif
-  torch::stable::fill_(tally, 0);
-  torch::stable::fill_(index, -1);
-  torch::stable::fill_(score, -std::numeric_limits<double>::infinity());
+  torch::stable::fill_(call.tally, 0);
+  torch::stable::fill_(call.index, -1);
+  torch::stable::fill_(call.score, -std::numeric_limits<double>::infinity());
   match_cpu(call);
-  return {index, score, tally};
+  return {call.index, call.score, call.tally};
+}
+
+std::string explain(Tensor query, Tensor key, std::optional<Tensor> query_mask, std::optional<Tensor> key_mask,
+                    int64_t patch_size, int64_t topk, std::string precision, std::string method) {
+  const MatchCall call = match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method);
+  std::string lines;
+  const auto add = [&](const KernelChoice& choice) { lines += choice.kernel + "\t" + choice.reason + "\n"; };
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    add(choose_cuda(call));
+    return lines;
+  }
+#endif
+  for (const KernelChoice& choice : choose_cpu(call)) add(choice);
+  return lines;
 }
 
 std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::optional<Tensor> query_mask,
@@ -255,7 +294,21 @@ bool is_channels_last(const Tensor& features) {
          features.stride(0) == height * width * channels;
 }
 
-Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size) {
+void check_weights(const char* op, const Tensor& weights, const Tensor& index, const char* features_name,
+                   const Tensor& features) {
+  const bool is_double = features.scalar_type() == ScalarType::Double;
+  require(weights.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float), op, ": weights must be ",
+          is_double ? "float64" : "float32", " where ", features_name, " is ", dtype_text(features), "; got ",
+          dtype_text(weights));
+  require(weights.dim() == 3 && weights.size(0) == index.size(0) && weights.size(1) == index.size(1) &&
+              weights.size(2) == index.size(2),
+          op, ": weights must have the shape of index ", shape_text(index), ", one for each query; got ",
+          shape_text(weights));
+  check_device(op, "weights", weights, features_name, features);
+}
+
+Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size,
+            std::optional<Tensor> weights) {
   check_features("fold", "key", key);
   check_patch_size("fold", patch_size);
   require(height >= 0 && width >= 0, "fold: output_size must not be negative; got (", height, ", ", width, ")");
@@ -270,10 +323,15 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
             "fold: base must have shape (", key.size(0), ", ", key.size(1), ", ", height, ", ", width,
             "), the batch and channels of key and output_size; got ", shape_text(*base));
   }
+  if (weights) check_weights("fold", *weights, index, "key", key);
   const int64_t shape[] = {key.size(0), key.size(1), height, width};
+  // A base of another layout is brought into the result's at once; a copy of it would have to be copied again.
+  const bool is_laid = base && !base->is_contiguous();
   const FoldCall call{.index = torch::stable::contiguous(index),
-                      .source = key.is_cpu() && is_channels_last(key) ? key : torch::stable::contiguous(key),
-                      .base = contiguous(base),
+                      .source = is_channels_last(key) ? key : torch::stable::contiguous(key),
+                      .base = is_laid ? std::nullopt : base,
+                      .weights = contiguous(weights),
+                      .is_laid = is_laid,
                       .batch = key.size(0),
                       .channels = key.size(1),
                       .height = height,
@@ -285,7 +343,7 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
                       .key_rows = key_grid.rows,
                       .key_columns = key_grid.columns,
                       .patch_size = patch_size,
-                      .result = torch::stable::new_empty(key, {shape, 4})};
+                      .result = is_laid ? torch::stable::contiguous(*base) : torch::stable::new_empty(key, {shape, 4})};
 #ifdef PATCHSWAP_CUDA
   if (key.is_cuda()) {
     fold_cuda(call);
@@ -296,7 +354,8 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
   return call.result;
 }
 
-Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size) {
+Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size,
+                     std::optional<Tensor> weights) {
   check_features("fold_backward", "grad_output", grad_output);
   check_patch_size("fold_backward", patch_size);
   require(key_height >= 0 && key_width >= 0, "fold_backward: the size of key must not be negative; got (", key_height,
@@ -305,10 +364,13 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
   const Grid grid = patch_grid(height, width, patch_size);
   const Grid key_grid = patch_grid(key_height, key_width, patch_size);
   check_index("fold_backward", index, "grad_output", grad_output, height, width, grid, patch_size);
+  if (weights) check_weights("fold_backward", *weights, index, "grad_output", grad_output);
   const int64_t shape[] = {grad_output.size(0), grad_output.size(1), key_height, key_width};
   const FoldCall call{.index = torch::stable::contiguous(index),
                       .source = torch::stable::contiguous(grad_output),
                       .base = std::nullopt,
+                      .weights = contiguous(weights),
+                      .is_laid = false,
                       .batch = grad_output.size(0),
                       .channels = grad_output.size(1),
                       .height = height,
@@ -329,6 +391,56 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
 #endif
   fold_backward_cpu(call);
   return call.result;
+}
+
+Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights,
+                             int64_t patch_size) {
+  const char* const op = "fold_weights_backward";
+  check_features(op, "grad_output", grad_output);
+  check_patch_size(op, patch_size);
+  const int64_t batch = grad_output.size(0), channels = grad_output.size(1);
+  const int64_t height = grad_output.size(2), width = grad_output.size(3);
+  const Grid grid = patch_grid(height, width, patch_size);
+  check_index(op, index, "grad_output", grad_output, height, width, grid, patch_size);
+  check_features(op, "key", key);
+  check_like(op, "key", key, "grad_output", grad_output);
+  require(key.size(0) == batch && key.size(1) == channels, op,
+          ": key and grad_output must agree in batch and channels; got ", shape_text(key), " and ",
+          shape_text(grad_output));
+  check_features(op, "output", output);
+  check_like(op, "output", output, "grad_output", grad_output);
+  require(output.size(0) == batch && output.size(1) == channels && output.size(2) == height && output.size(3) == width,
+          op, ": output must have the shape of grad_output ", shape_text(grad_output), "; got ", shape_text(output));
+  check_weights(op, weights, index, "grad_output", grad_output);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  const int64_t shape[] = {batch, grid.rows, grid.columns};
+  const FoldWeightsCall work{.call = {.index = torch::stable::contiguous(index),
+                                      .source = torch::stable::contiguous(grad_output),
+                                      .base = std::nullopt,
+                                      .weights = torch::stable::contiguous(weights),
+                                      .is_laid = false,
+                                      .batch = batch,
+                                      .channels = channels,
+                                      .height = height,
+                                      .width = width,
+                                      .key_height = key.size(2),
+                                      .key_width = key.size(3),
+                                      .rows = grid.rows,
+                                      .columns = grid.columns,
+                                      .key_rows = key_grid.rows,
+                                      .key_columns = key_grid.columns,
+                                      .patch_size = patch_size,
+                                      .result = torch::stable::new_empty(weights, {shape, 3})},
+                             .key = torch::stable::contiguous(key),
+                             .output = torch::stable::contiguous(output)};
+#ifdef PATCHSWAP_CUDA
+  if (grad_output.is_cuda()) {
+    fold_weights_backward_cuda(work);
+    return work.call.result;
+  }
+#endif
+  fold_weights_backward_cpu(work);
+  return work.call.result;
 }
 
 void check_float(const char* op, const char* name, const Tensor& tensor) {
@@ -404,6 +516,16 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
 }
 
 }  // namespace
+
+void log_choice(const MatchCall& call, const KernelChoice& choice) {
+  static const char* const variable = std::getenv("PATCHSWAP_LOG");
+  static const bool is_wanted = variable && *variable && std::string_view(variable) != "0";
+  if (!is_wanted) return;
+  const std::string line =
+      "patchswap.match: " + choice.kernel + " on " + device_text(call.query) + ": " + choice.reason + "\n";
+  std::fputs(line.c_str(), stderr);
+}
+
 }  // namespace patchswap
 
 STABLE_TORCH_LIBRARY(patchswap, library) {
@@ -412,15 +534,22 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
       "method=\"auto\") -> (Tensor index, Tensor score, Tensor tally)");
   library.def(
+      "explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
+      "key_mask, int patch_size, int topk, str precision=\"exact\", str "
+      "method=\"auto\") -> str");
+  library.def(
       "cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, "
       "Tensor? key_mask, float weight, int sweeps, int patch_size) -> "
       "(Tensor index, Tensor score)");
   library.def(
-      "fold(Tensor index, Tensor key, Tensor? base, int height, int "
-      "width, int patch_size) -> Tensor");
+      "fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt "
+      "width, int patch_size, Tensor? weights=None) -> Tensor");
   library.def(
-      "fold_backward(Tensor grad_output, Tensor index, int key_height, "
-      "int key_width, int patch_size) -> Tensor");
+      "fold_backward(Tensor grad_output, Tensor index, SymInt key_height, "
+      "SymInt key_width, int patch_size, Tensor? weights=None) -> Tensor");
+  library.def(
+      "fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, "
+      "Tensor output, Tensor weights, int patch_size) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
@@ -429,9 +558,11 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
   library.impl("convolve", TORCH_BOX(&patchswap::convolve));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
@@ -439,9 +570,11 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
 #ifdef PATCHSWAP_CUDA
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
+  library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 #endif
@@ -451,10 +584,11 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
 
 PATCHSWAP_EXPORT const char* patchswap_cpu_kernel() { return patchswap::cpu_kernel_name(); }
 
+// The compute capabilities that the CUDA kernels were compiled for, joined by commas, as setup.py names them.
+PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return PATCHSWAP_CUDA_ARCHITECTURES; }
+
 #ifdef PATCHSWAP_CUDA
 PATCHSWAP_EXPORT const char* patchswap_cuda_toolkit() { return patchswap::cuda_toolkit(); }
-PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return patchswap::cuda_architectures(); }
 #else
 PATCHSWAP_EXPORT const char* patchswap_cuda_toolkit() { return ""; }
-PATCHSWAP_EXPORT const char* patchswap_cuda_architectures() { return ""; }
 #endif

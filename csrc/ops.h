@@ -12,9 +12,8 @@
 //   - query, key: float32, bfloat16, float16 (accumulated in float32) or float64 (in float64), same dtype and device.
 //   - query_mask: bool (B, H-p+1, W-p+1), True = take part; key_mask the same on the key's grid; absent = all.
 //   - precision: "exact", or "fast": a kernel may rank keys in half precision only.
-//   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA. An
-//   error
-//     where that kernel does not exist for the given device, dtype, patch_size or topk.
+//   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA.
+//     An error where that kernel does not exist for the given device, dtype, patch_size or topk.
 //   - index: int64 (B, topk, H-p+1, W-p+1), best first; score: the same shape, float32 or float64.
 //   - Ties: of equal <q, k> / |k| the lowest key index comes first. Equal patches have equal scores, bit for bit.
 //   - Zero norm: a patch whose squared norm is below the smallest normal number has score 0 with every other. It stays
@@ -24,8 +23,14 @@
 //     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen.
 //
 //   - tally: int64 (2,): key patches scored in full precision after a coarse score had let them through, and queries
-//   for
-//     which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored coarsely.
+//     for which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored
+//     coarsely. Not deterministic: how many keys a bound rules out depends on which thread or block comes first.
+//
+// explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
+//         str precision="exact", str method="auto") -> str
+//
+//   Which kernel match runs for these arguments, and why, without running it: a line "kernel<tab>reason" for each
+//   sample on the CPU, where the masks count, and one for the batch on CUDA.
 //
 // cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, int sweeps,
 //        int patch_size) -> (Tensor index, Tensor score)
@@ -53,19 +58,34 @@
 //     never taken for it, and a query with such a correlation keeps its key and has score NaN. Nothing is checked.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// fold(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor
+// fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, Tensor? weights=None)
+//     -> Tensor
 //
 //   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, 1 to p * p of
-//   them; a cell that none covers takes base, or 0.
+//   them; a cell that none covers takes base, or 0. With weights it is their weighted mean
+//       out = sum of w_i k_i / W,    W = sum of w_i,
+//   over the queries i whose patches cover the cell, where k_i is what patch i has there. It is summed as (w_i / W)
+//   k_i.
 //
 //   - index: int64 (B, height-p+1, width-p+1) into the key's patch grid, -1 = no patch. Beyond the last key patch: an
 //     error on the CPU, taken as -1 by the CUDA kernel.
 //   - key, base: dtypes as query above, the same for both; the result has their dtype.
+//   - weights: (B, height-p+1, width-p+1), float32, or float64 for float64 keys; from 0 to 1e37, so that the p * p of a
+//     cell have a finite sum. A patch of weight 0 counts as no patch. Other values: an error on the CPU, taken as 0 by
+//     the CUDA kernel.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// fold_backward(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor
+// fold_backward(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size,
+//     Tensor? weights=None) -> Tensor
 //
 //   Gradient of fold with respect to key: (B, C, key_height, key_width) in grad_output's dtype.
+//
+// fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, int patch_size)
+//     -> Tensor
+//
+//   Gradient of fold with respect to weights: of query i the sum of <grad, k_i - out> / W over the cells that its patch
+//   covers, with k_i and W as above and out from output, the result of fold. 0 for a query without a patch. Cells whose
+//   W is 0, at which fold has a step, are left out. (B, height-p+1, width-p+1) in weights' dtype. Without a gradient.
 //
 // convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, bool replicate,
 //     float slope) -> Tensor
@@ -98,8 +118,8 @@
 //   - It has no gradient; patchswap.ops.fill_smoothly takes the reference where one is asked for, and other dtypes.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// All are deterministic: sums have a fixed order, nothing is added atomically, and the number of threads does not
-// matter. None stores anything of the size queries x keys.
+// All results but tally are deterministic: sums have a fixed order, no feature is added atomically, and the number of
+// threads does not matter. None stores anything of the size queries x keys.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -107,6 +127,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace patchswap {
 
@@ -114,6 +135,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
 constexpr int64_t kMaxDilation = 1024;
+constexpr double kMaxWeight = 1e37;  // of fold: 25 of them, those of a cell, have a finite sum in float32
 
 // A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
 // and columns count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold
@@ -128,7 +150,24 @@ struct MatchCall {
   bool fast;           // precision is "fast"
   std::string method;  // one of kMethods
   Tensor index, score, tally;
+
+  int64_t queries() const { return batch * query_rows * query_columns; }
 };
+
+// Every value of `method`, and where it may be given: the one list of them in C++, as METHODS is in contract.py.
+struct Method {
+  const char* name;
+  bool is_on_cpu, is_on_cuda;
+};
+constexpr Method kMethods[] = {{"auto", true, true},    {"dense", true, false}, {"pruned", true, false},
+                               {"direct", false, true}, {"mma", false, true},   {"wgmma", false, true}};
+
+// The kernel that a call of match runs, by its name among kMethods, and why it is this one.
+struct KernelChoice {
+  std::string kernel, reason;
+};
+// Writes a choice to stderr where the environment variable PATCHSWAP_LOG is set.
+void log_choice(const MatchCall& call, const KernelChoice& choice);
 
 // A checked call of cohere. Index and masks are contiguous, query and key may have any strides; rows and columns count
 // patches. index and score arrive holding nothing.
@@ -143,18 +182,28 @@ struct CohereCall {
   Tensor index, score;
 };
 
-// A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold on the CPU, which may be
-// channels last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches.
+// A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold, which may be channels
+// last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches. Where
+// is_laid, the cells of the result that no patch covers hold their values already; else they take base, or 0.
 //   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
 //   fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width).
+// weights are in the dtype of sums, float32 or float64.
 struct FoldCall {
   Tensor index, source;
-  std::optional<Tensor> base;
+  std::optional<Tensor> base, weights;
+  bool is_laid;
   int64_t batch, channels;
   int64_t height, width, key_height, key_width;
   int64_t rows, columns, key_rows, key_columns;
   int64_t patch_size;
   Tensor result;
+};
+
+// A checked call of fold_weights_backward. Tensors are contiguous. Of `call` the source is grad_output, and the result
+// (B, rows, columns).
+struct FoldWeightsCall {
+  FoldCall call;
+  Tensor key, output;  // of fold: (B, C, key_height, key_width) and (B, C, height, width)
 };
 
 // A checked call of convolve. Cells lie channels last, [B][H][W][C] with any strides but that of the channels, which is
@@ -177,10 +226,17 @@ struct FillCall {
   Tensor result;
 };
 
+// The one place on each device where a kernel of match is chosen; match_cpu and match_cuda run what it says. For the
+// CPU one choice for each sample, for CUDA one for the batch. Both throw where the method cannot be had for such a
+// call.
+std::vector<KernelChoice> choose_cpu(const MatchCall& call);
+KernelChoice choose_cuda(const MatchCall& call);
+
 void match_cpu(const MatchCall& call);
 void cohere_cpu(const CohereCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
+void fold_weights_backward_cpu(const FoldWeightsCall& work);
 void convolve_cpu(const ConvolveCall& call);
 void fill_smoothly_cpu(const FillCall& call);
 
@@ -192,11 +248,11 @@ void match_cuda(const MatchCall& call);
 void cohere_cuda(const CohereCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
+void fold_weights_backward_cuda(const FoldWeightsCall& work);
 void fill_smoothly_cuda(const FillCall& call);
 
-// What the CUDA kernels were compiled with: toolkit version, and compute capabilities times 100 joined by commas.
+// Version of the CUDA toolkit that compiled the kernels.
 const char* cuda_toolkit();
-const char* cuda_architectures();
 #endif
 
 }  // namespace patchswap

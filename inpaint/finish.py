@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import patchswap
 from inpaint.cells import CELL, PATCH
+from inpaint.matching import Copies
 from inpaint.pyramid import low_frequencies
-from inpaint.scene import Scene
 from patchswap.ops import fill_smoothly
 
 
@@ -24,13 +23,11 @@ from patchswap.ops import fill_smoothly
 class Unfinished:
     """What finishing steps work with.
 
-    scene: the scale. part: (B, 3, h, w), the photograph, and in the hole the result of the coarser scale. index:
-    (B, h'-2, w'-2) int64, the key patch of every query, -1 elsewhere.
+    part: (B, 3, h, w), the photograph, and in the hole the result of the coarser scale. copies: what every query took.
     """
 
-    scene: Scene
     part: Tensor
-    index: Tensor
+    copies: Copies
 
 
 Step = Callable[[Tensor, Unfinished], Tensor]
@@ -42,12 +39,11 @@ def restore_detail(painted: Tensor, work: Unfinished) -> Tensor:
     Photograph minus decoded picture is the decoder's error, known outside the hole. The match that copied the features
     copies the 12x12 pixels of error that belong to a patch.
     """
-    scene = work.scene
+    scene = work.copies.scene
     if not scene.is_matched:
         return painted
-    rows, columns = scene.near_patches
     errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
-    copied = patchswap.fold(work.index[:, rows, columns], errors, output_size=scene.near.size)
+    copied = work.copies.fold(errors)
     restored = painted.clone(memory_format=torch.contiguous_format)
     place = restored[..., scene.near_pixels.rows, scene.near_pixels.columns]
     place += F.pixel_shuffle(copied, CELL)[..., : place.shape[2], : place.shape[3]]
@@ -60,7 +56,7 @@ def level_at_rim(painted: Tensor, work: Unfinished) -> Tensor:
     Patches that straddle the rim were copied onto known cells too. There the residual, photograph minus picture, says
     how well the copies fit their new place; the hole behind is taken to be off by the same.
     """
-    scene = work.scene
+    scene = work.copies.scene
     if not scene.is_matched:
         return painted
     reach = PATCH - 1

@@ -188,10 +188,10 @@ def _patch(window: Window, scene: Scene, colours: Tensor) -> Patch:
 
 
 def _kept(filling: Filling, number: int, window: Window) -> list[KeptWindow]:
-    scales = [
-        KeptScale(level, *(each[number].cpu().clone() for each in (step.part, step.decoded, step.result, step.index)))
-        for level, step in zip(window.levels, filling.scales, strict=True)
-    ]
+    scales = []
+    for level, step in zip(window.levels, filling.scales, strict=True):
+        tensors = (step.part, step.decoded, step.result, step.copies.match.index)
+        scales.append(KeptScale(level, *(each[number].cpu().clone() for each in tensors)))
     return [KeptWindow(window, filling.coarse[number].cpu().clone(), scales)]
 
 

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-import patchswap
 from inpaint import weights
 from inpaint.finish import Unfinished
 from inpaint.grain import enlarge_with_grain
+from inpaint.matching import Copies
 from inpaint.pyramid import enlarge, halve
 from inpaint.recipe import Recipe
 from inpaint.scene import Scene, cut
 from inpaint.stages import Stages
 from inpaint.symmetry import complete_symmetrically
+from patchswap import Match
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,14 @@ class ScaleResult:
     """What came of one scale, of windows of equal shape.
 
     scene: the scale. part: (B, 3, h, w) in [0, 1], the photograph, and in the hole the result of the coarser scale.
-    decoded: Feature2Image's picture of the swapped features. result: after finishing. index: (B, h'-2, w'-2) int64, the
-    key patch of every query as a row-major position, -1 elsewhere.
+    decoded: Feature2Image's picture of the swapped features. result: after finishing. copies: what every query took.
     """
 
     scene: Scene
     part: Tensor
     decoded: Tensor
     result: Tensor
-    index: Tensor
+    copies: Copies
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,24 @@ class Pipeline:
                 pictures.append(picture)
             current = coarse = self._infer(scenes[0].cut(pictures[-1]), scenes[0], recipe, stages)
             scales: list[ScaleResult] = []
-            coarser = scenes[0]
+            copies: Copies | None = None
             for scene in scenes:
                 photograph = scene.cut(pictures[scene.halvings])
-                if scene is not coarser:
-                    current = _carried_over(current, coarser, scene)
+                if copies:
+                    current = _carried_over(current, copies.scene, scene)
                 part = torch.where(scene.unknown, current, photograph)
-                step = self._refine(part, scene, recipe, stages) if recipe.swap else _unswapped(part, scene)
-                current, coarser = step.result, scene
+                if recipe.swap:
+                    step = self._refine(part, scene, copies, recipe, stages)
+                else:
+                    step = _unswapped(part, scene, recipe)
+                current, copies = step.result, step.copies
                 scales = [*scales, step] if keep else [step]
             place = scene.near_pixels
             colours = current[..., place.rows, place.columns]
             if scene.halvings:
                 fine = scene.cut(crops, 1 << scene.halvings)
                 with stages.measure("enlarge", (fine.shape[2], fine.shape[3])):
-                    colours = enlarge_with_grain(current, step.index, scene, fine)
+                    colours = enlarge_with_grain(current, step.copies.match.index, scene, fine)
         return Filling(colours, coarse, scales if keep else [])
 
     def _infer(self, part: Tensor, scene: Scene, recipe: Recipe, stages: Stages) -> Tensor:
@@ -122,48 +125,42 @@ class Pipeline:
         with stages.measure("infer", scene.size), self.multiplying():
             return complete_symmetrically(network, part, unknown, recipe.views)
 
-    def _refine(self, part: Tensor, scene: Scene, recipe: Recipe, stages: Stages) -> ScaleResult:
+    def _refine(
+        self, part: Tensor, scene: Scene, coarser: Copies | None, recipe: Recipe, stages: Stages
+    ) -> ScaleResult:
         """One scale: features, swap, translation and finishing of parts whose holes hold the coarser result."""
         with stages.measure("vgg", scene.size), self.multiplying():
             features = self.networks.vgg.relu3_1(part).float()
         with stages.measure("match", scene.size):
             swapped = features
             for _ in range(1 + recipe.rematches if scene.halvings else 1):
-                index = _match(swapped, features, scene, recipe)
-                swapped = _swap(features, index, scene)
+                match = recipe.match(swapped, features, scene, coarser)
+                copies = Copies(scene, match, recipe.vote)
+                swapped = _swap(features, copies)
         with stages.measure("translate", scene.size), self.multiplying():
             decoded = self.networks.feature2image(swapped)[..., : scene.size[0], : scene.size[1]]
         with stages.measure("blend", scene.size):
-            painted, work = decoded, Unfinished(scene, part, index)
+            painted, work = decoded, Unfinished(part, copies)
             for step in recipe.finish:
                 painted = step(painted, work)
             result = torch.where(scene.own, painted.clamp(0, 1), part)
-        return ScaleResult(scene, part, decoded, result, index)
+        return ScaleResult(scene, part, decoded, result, copies)
 
 
-def _unswapped(part: Tensor, scene: Scene) -> ScaleResult:
-    return ScaleResult(scene, part, part, part, torch.full_like(scene.queries, -1, dtype=torch.int64))
+def _unswapped(part: Tensor, scene: Scene, recipe: Recipe) -> ScaleResult:
+    index = torch.full_like(scene.queries, -1, dtype=torch.int64)
+    nothing = Match(index, torch.full_like(scene.queries, -torch.inf, dtype=torch.float32))
+    return ScaleResult(scene, part, part, part, Copies(scene, nothing, recipe.vote))
 
 
-def _match(query: Tensor, key: Tensor, scene: Scene, recipe: Recipe) -> Tensor:
-    """The key patch of every query patch: (B, h'-2, w'-2) int64, -1 elsewhere."""
-    if recipe.compared:
-        query, key = (recipe.compared(features, scene.unknown_cells) for features in (query, key))
-    queries, keys = scene.queries, scene.keys
-    match = patchswap.match(query, key, query_mask=queries, key_mask=keys)
-    if recipe.coherence:
-        match = patchswap.cohere(match, query, key, weight=recipe.coherence, query_mask=queries, key_mask=keys)
-    return match.index
-
-
-def _swap(features: Tensor, index: Tensor, scene: Scene) -> Tensor:
-    """Features whose cells to be filled are copied by the match; only what is near the hole is folded."""
+def _swap(features: Tensor, copies: Copies) -> Tensor:
+    """Features whose cells to be filled are made of the copies."""
+    scene = copies.scene
     if not scene.is_matched:
         return features
-    rows, columns = scene.near_patches
     place = (..., scene.near.rows, scene.near.columns)
-    copied = patchswap.fold(index[:, rows, columns], features, output_size=scene.near.size, base=features[place])
     swapped = features.clone()  # keeps the layout, channels last, as the decoder wants it
+    copied = copies.fold(features, features[place])
     swapped[place] = torch.where(scene.own_cells[place], copied, features[place])
     return swapped
 

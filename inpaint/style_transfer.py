@@ -24,11 +24,13 @@ from inpaint.photo import LUMINANCE, Patch, Photo, as_given, read, to_pil
 from inpaint.pyramid import enlarge, resize
 
 DEFAULT_TONE = 0.35
+DEFAULT_COHERENCE = 0.2
 LARGEST_STYLE = 1024  # pixels of a style picture's long side at scale 1
 _LARGEST_AREA = 16e6  # pixels of a style picture at any scale: each 4x4 of them are a key
 _SMALL = 128  # pixels of a content's long side below which the style picture shrinks no further
 _SMALLEST = 9  # pixels a side that give the three cells of a patch
 _BAND = 1 << 16  # cells that are matched at once
+_SWEEPS = 6  # of patchswap.cohere
 _TILE = 160  # cells a side that are decoded at once, about, without the margin
 _COLOUR_WINDOW = 17  # pixels a side over which colours are the copied ones, not those the decoder gave
 _TONE_WINDOW = 5  # cells a side over which brightness is averaged
@@ -54,6 +56,7 @@ def stylize(
     scale: float = 1.0,
     keep_colours: bool = False,
     tone: float = DEFAULT_TONE,
+    coherence: float = DEFAULT_COHERENCE,
     largest_style: int = LARGEST_STYLE,
     inpainter: Inpainter | None = None,
     on_progress: Progress | None = None,
@@ -70,6 +73,9 @@ def stylize(
         keep_colours: only brightness comes from the transfer, hue and saturation (YCbCr chroma) stay the content's.
         tone: how much brightness counts in matching, against relu3_1 features, which hardly know how bright a smooth
             surface is; 0 not at all.
+        coherence: how much similarity, in units of the normalised cross-correlation, a patch may give up to continue
+            what all eight neighbours copy (``patchswap.cohere``). Larger values copy larger pieces of the style and
+            lose small features of the content; at 0 every patch is matched by itself.
         largest_style: pixels.
         inpainter: networks that are loaded already, from ``inpaint.load``. Left out, ``inpaint.load()`` is called.
         on_progress: called with (steps done, steps in all).
@@ -78,7 +84,7 @@ def stylize(
         InpaintError: an argument outside its range, pictures of another form, or a style picture too small for a 3x3
             patch of features (9 pixels a side at the size it is taken) or larger than 16 megapixels at that size.
     """
-    check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
+    check(strength=strength, scale=scale, tone=tone, coherence=coherence, largest_style=largest_style)
     texture = flattened(read(style)) if isinstance(style, Image.Image) else style
     _check_picture("style", texture, dimensions=(3,))
     if isinstance(content, Image.Image):
@@ -94,7 +100,7 @@ def stylize(
 
     inpainter = inpainter or load()
     texture = (enlarge if taken[0] > texture.shape[1] else resize)(texture.float().unsqueeze(0), taken)
-    results = _transfer(pictures.float(), texture, inpainter, strength, tone, on_progress)
+    results = _transfer(pictures.float(), texture, inpainter, strength, tone, coherence, on_progress)
     if keep_colours:
         results = (pictures + luminance(results) - luminance(pictures.float())).clamp(0, 1)
     if isinstance(content, Image.Image):
@@ -125,7 +131,7 @@ def style_size(
     return height, width
 
 
-def check(*, strength: float, scale: float, tone: float, largest_style: int) -> None:
+def check(*, strength: float, scale: float, tone: float, coherence: float, largest_style: int) -> None:
     """Raises InpaintError where a setting of ``stylize`` is outside its range."""
     if not 0 <= strength <= 1:
         raise InpaintError(f"strength: expected a number from 0 to 1, got {strength}; 0 is the content, 1 all style")
@@ -133,6 +139,11 @@ def check(*, strength: float, scale: float, tone: float, largest_style: int) -> 
         raise InpaintError(f"scale: expected a number above 0, got {scale}; 1 takes the style picture as it is")
     if not 0 <= tone < float("inf"):
         raise InpaintError(f"tone: expected a number from 0 on, got {tone}; 0 ignores brightness, 0.35 is usual")
+    if not 0 <= coherence < float("inf"):
+        raise InpaintError(
+            f"coherence: expected a number from 0 on, got {coherence}; 0 matches every patch by itself, "
+            f"{DEFAULT_COHERENCE} is usual"
+        )
     if largest_style < _SMALLEST:
         raise InpaintError(f"largest_style: expected at least {_SMALLEST} pixels, got {largest_style}; 1024 is usual")
 
@@ -171,35 +182,63 @@ def find_features(picture: Tensor, inpainter: Inpainter) -> Tensor:
         return inpainter.networks.vgg.relu3_1(picture).float()
 
 
-def match_bands(content: tuple[Tensor, Tensor], style: tuple[Tensor, Tensor], tone: float) -> Iterator[Tensor]:
-    """The style patch of every content patch.
+class Comparison:
+    """What the patches of a content and of a style are compared by.
 
     For the comparison, but not for what is copied, the content's features are brought to the style's mean and standard
     deviation in every channel (as in AdaIN, Huang & Belongie 2017), so that smooth surfaces need not go to smooth ones;
     and brightness is one more channel on both sides.
 
-    Args:
-        content: picture (1, 3, H, W) and its features.
-        style: the same.
-        tone: as for ``stylize``.
-
-    Yields:
-        (1, rows, w-2) int64, bands of the index that ``patchswap.fold`` takes, from top to bottom.
+    The index is computed in bands of rows, (1, rows, w-2) int64 each, from top to bottom; together they are what
+    ``patchswap.fold`` takes. Bands bound the memory and change nothing in the result.
     """
-    (picture, features), (texture, copied) = content, style
-    mean, deviation = _statistics(features)
-    style_mean, style_deviation = _statistics(copied)
-    weight = tone * copied.square().sum(1).mean().sqrt()
-    key = torch.cat((copied, weight * _brightness(texture)), dim=1)
-    brightness = weight * _brightness(picture)
-    for rows in _bands(features.shape[2], features.shape[3]):
-        aligned = (features[:, :, rows] - mean) * (style_deviation / deviation) + style_mean
-        yield patchswap.match(torch.cat((aligned, brightness[:, :, rows]), dim=1), key).index
+
+    def __init__(self, content: tuple[Tensor, Tensor], style: tuple[Tensor, Tensor], tone: float) -> None:
+        """content: picture (1, 3, H, W) in [0, 1] and its features; style: the same; tone: as for ``stylize``."""
+        (picture, self._features), (texture, copied) = content, style
+        self._mean, deviation = _statistics(self._features)
+        self._style_mean, style_deviation = _statistics(copied)
+        self._gain = style_deviation / deviation
+        weight = tone * copied.square().sum(1).mean().sqrt()
+        self._brightness = weight * _brightness(picture)
+        self.key = torch.cat((copied, weight * _brightness(texture)), dim=1)
+
+    def query(self, rows: slice) -> Tensor:
+        """The content's features to be compared with ``key``, in these rows of cells."""
+        aligned = (self._features[:, :, rows] - self._mean) * self._gain + self._style_mean
+        return torch.cat((aligned, self._brightness[:, :, rows]), dim=1)
+
+    def match(self) -> Iterator[Tensor]:
+        """The most similar style patch of every content patch, in bands."""
+        for rows in self._bands():
+            yield patchswap.match(self.query(rows), self.key).index
+
+    def cohere(self, index: Tensor, weight: float) -> Iterator[Tensor]:
+        """The match chosen anew so that neighbours copy from neighbouring places (``patchswap.cohere``), in bands.
+
+        In each sweep a patch hears of its neighbours only. So the rows of a band need as many rows around them as there
+        are sweeps to become what they become in the whole index.
+        """
+        for rows in self._bands():
+            start, stop = rows.start, rows.stop - PATCH + 1
+            first, last = max(0, start - _SWEEPS), min(index.shape[1], stop + _SWEEPS)
+            query = self.query(slice(first, last + PATCH - 1))
+            chosen = patchswap.cohere(index[:, first:last], query, self.key, weight=weight, sweeps=_SWEEPS).index
+            yield chosen[:, start - first : stop - first]
+
+    def _bands(self) -> Iterator[slice]:
+        return _bands(self._features.shape[2], self._features.shape[3])
 
 
 @torch.inference_mode()
 def _transfer(
-    contents: Tensor, style: Tensor, inpainter: Inpainter, strength: float, tone: float, on_progress: Progress | None
+    contents: Tensor,
+    style: Tensor,
+    inpainter: Inpainter,
+    strength: float,
+    tone: float,
+    coherence: float,
+    on_progress: Progress | None,
 ) -> Tensor:
     """(B, 3, H, W) and (1, 3, H', W') in [0, 1] -> (B, 3, H, W) in [0, 1], where the contents were."""
     height, width = contents.shape[2:]
@@ -208,22 +247,31 @@ def _transfer(
     keys = _study(texture, inpainter)
     rows, columns = (-(-side // CELL) for side in pictures.shape[2:])
     tiles = list(_tiles((rows, columns), inpainter.networks.feature2image))
-    total = len(contents) * (len(list(_bands(rows, columns))) + len(tiles))
+    bands = len(list(_bands(rows, columns)))
+    total = len(contents) * (bands * (2 if coherence else 1) + len(tiles))
     steps = iter(range(1, total + 1))
 
     def done() -> None:
         if on_progress:
             on_progress(next(steps), total)
 
+    def whole(parts: Iterator[Tensor]) -> Tensor:
+        found = []
+        for part in parts:
+            found.append(part)
+            done()
+        return torch.cat(found, dim=1)
+
+    def find_index(picture: Tensor, features: Tensor) -> Tensor:
+        comparison = Comparison((picture, features), (texture, keys.features), tone)
+        index = whole(comparison.match())
+        return whole(comparison.cohere(index, coherence)) if coherence else index
+
     results = torch.empty_like(contents)
     for content, result in zip(pictures.split(1), results, strict=True):
         picture = content.to(inpainter.device)
         features = find_features(picture, inpainter)
-        found = []
-        for part_of_index in match_bands((picture, features), (texture, keys.features), tone):
-            found.append(part_of_index)
-            done()
-        index = torch.cat(found, dim=1)
+        index = find_index(picture, features)
         painted = torch.empty_like(picture)
         for tile in tiles:
             tile.paste(_paint(tile, index, keys, picture, features, inpainter, strength), painted)

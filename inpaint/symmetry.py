@@ -19,7 +19,7 @@ def complete_symmetrically(network: Completer, image: Tensor, hole: Tensor, view
     The first view is the picture itself, the second its mirror image, the next two these upside down, and the last four
     all of these turned by 90 degrees. What a network paints has a pattern of its own (bumps, stripes), which stays
     where it is when the picture is turned, and which matching would take for texture. The mean weakens it, and softens
-    the picture; docs/quality.md has the measurement. Small pictures of one shape pass through the network in one batch.
+    the picture (docs/evaluation.md). Small pictures of one shape pass through the network in one batch.
 
     Args:
         network: (B, 3, H, W) in [0, 1] and bool (B, H, W), True = hole -> completed (B, 3, H, W).

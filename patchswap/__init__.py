@@ -6,9 +6,10 @@ import warnings
 
 from patchswap import ops
 from patchswap.build import build_info
+from patchswap.explanation import Explanation, explain
 from patchswap.swap import Match, cohere, fold, match, swap
 
-__all__ = ["Match", "build_info", "cohere", "fold", "match", "swap"]
+__all__ = ["Explanation", "Match", "build_info", "cohere", "explain", "fold", "match", "swap"]
 
 if ops.extension_error is not None and ops.extension_error.cause != "not wanted":
     warnings.warn(

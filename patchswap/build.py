@@ -24,14 +24,15 @@ def build_info() -> dict[str, object]:
       "generic"), or "reference"
     * cuda_kernel: True when the extension holds CUDA kernels
     * cuda_toolkit: version of the CUDA toolkit that built them, else None
-    * cuda_architectures: compute capabilities they were built for, such as ["8.0", "9.0"]
+    * cuda_architectures: compute capabilities they were built for, such as ["8.0", "9.0a", "12.0+PTX"]; only with 9.0a
+      the library holds the kernel for Hopper
     """
     try:
         version = metadata.version("patchswap")
     except metadata.PackageNotFoundError:
         version = "unknown"
     extension, error = ops.extension, ops.extension_error
-    numbers = [] if extension is None else [int(number) for number in extension.cuda_architectures.split(",") if number]
+    architectures = [] if extension is None else [name for name in extension.cuda_architectures.split(",") if name]
     return {
         "version": version,
         "torch": torch.__version__,
@@ -39,7 +40,7 @@ def build_info() -> dict[str, object]:
         "extension_cause": None if error is None else error.cause,
         "extension_error": None if error is None else str(error),
         "cpu_kernel": "reference" if extension is None else extension.cpu_kernel,
-        "cuda_kernel": bool(numbers),
+        "cuda_kernel": bool(architectures),
         "cuda_toolkit": None if extension is None else extension.cuda_toolkit or None,
-        "cuda_architectures": [f"{number // 100}.{number // 10 % 10}" for number in numbers],
+        "cuda_architectures": architectures,
     }

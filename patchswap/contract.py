@@ -13,8 +13,10 @@ from torch import Tensor
 PATCH_SIZES = (1, 3, 5)
 MAX_TOPK = 8
 MAX_DILATION = 1024
+MAX_WEIGHT = 1e37  # of fold: the weights of the 25 patches that may cover a cell have a finite sum in float32
 PRECISIONS = ("exact", "fast")
-METHODS = ("auto", "dense", "pruned", "direct", "mma", "wgmma")
+# Every method of match but "auto", and where it is there: the one list of them in Python, as kMethods is in csrc/ops.h.
+METHODS = {"CPU": ("dense", "pruned"), "CUDA": ("direct", "mma", "wgmma")}
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -65,18 +67,27 @@ def check_device(operator: str, name: str, tensor: Tensor, other_name: str, othe
         )
 
 
+def check_whole(operator: str, name: str, value: int) -> None:
+    """Raise where a number that counts something is a float."""
+    if isinstance(value, float):
+        raise TypeError(f"patchswap.{operator}: {name} must be a whole number; got {value}")
+
+
 def check_patch_size(operator: str, patch_size: int) -> None:
     """Raise unless the patch size is one that kernels exist for."""
+    check_whole(operator, "patch_size", patch_size)
     if patch_size not in PATCH_SIZES:
         raise ValueError(f"patchswap.{operator}: patch_size must be 1, 3 or 5; got {patch_size}")
 
 
-def check_same_batch_and_channels(operator: str, query: Tensor, key: Tensor, names: tuple[str, str]) -> None:
+def check_same_batch_and_channels(
+    operator: str, query: Tensor, key: Tensor, names: tuple[str, str], hint: str = ""
+) -> None:
     """Raise unless both maps have the same B and C; their heights and widths may differ."""
     if query.shape[0] != key.shape[0] or query.shape[1] != key.shape[1]:
         raise ValueError(
             f"patchswap.{operator}: {names[0]} and {names[1]} must agree in batch and channels; "
-            f"got {_shape(query)} and {_shape(key)}"
+            f"got {_shape(query)} and {_shape(key)}{hint}"
         )
 
 
@@ -111,15 +122,14 @@ def check_match(
     check_like("match", "query", query, "key", key)
     check_same_batch_and_channels("match", query, key, ("query", "key"))
     check_patch_size("match", patch_size)
+    check_whole("match", "topk", topk)
     if not 1 <= topk <= MAX_TOPK:
         raise ValueError(f"patchswap.match: topk must be from 1 to {MAX_TOPK}; got {topk}")
     if precision not in PRECISIONS:
         raise ValueError(f'patchswap.match: precision must be "exact" or "fast"; got "{precision}"')
-    if method not in METHODS:
-        raise ValueError(
-            'patchswap.match: method must be "auto", "dense" or "pruned" (CPU), "direct", "mma" or "wgmma" (CUDA); '
-            f'got "{method}"'
-        )
+    if method != "auto" and not any(method in names for names in METHODS.values()):
+        listed = ", ".join(f"{_names(names)} ({device})" for device, names in METHODS.items())
+        raise ValueError(f'patchswap.match: method must be "auto", {listed}; got "{method}"')
     if query_mask is not None:
         check_patch_mask("match", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:
@@ -169,11 +179,20 @@ def check_coherence(operator: str, name: str, weight: float, sweeps: int) -> Non
     """Raise unless the weight of agreement and the number of sweeps are possible."""
     if not 0 <= weight < math.inf:
         raise ValueError(f"patchswap.{operator}: {name} must be a finite number, 0 or more; got {weight:g}")
+    check_whole(operator, "sweeps", sweeps)
     if sweeps < 0:
         raise ValueError(f"patchswap.{operator}: sweeps must not be negative; got {sweeps}")
 
 
-def check_fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> None:
+def check_fold(
+    index: Tensor,
+    key: Tensor,
+    base: Tensor | None,
+    height: int,
+    width: int,
+    patch_size: int,
+    weights: Tensor | None,
+) -> None:
     """Raise ValueError or TypeError where the arguments of `fold` break its contract."""
     check_features("fold", "key", key)
     check_patch_size("fold", patch_size)
@@ -188,9 +207,13 @@ def check_fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, wid
                 f"patchswap.fold: base must have shape ({key.shape[0]}, {key.shape[1]}, {height}, {width}), "
                 f"the batch and channels of key and output_size; got {_shape(base)}"
             )
+    if weights is not None:
+        _check_weights("fold", weights, index, "key", key)
 
 
-def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> None:
+def check_fold_backward(
+    grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int, weights: Tensor | None
+) -> None:
     """Raise ValueError or TypeError where the arguments of `fold_backward` break its contract."""
     check_features("fold_backward", "grad_output", grad_output)
     check_patch_size("fold_backward", patch_size)
@@ -199,6 +222,29 @@ def check_fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key
             f"patchswap.fold_backward: the size of key must not be negative; got ({key_height}, {key_width})"
         )
     _check_index("fold_backward", index, grad_output, grad_output.shape[2], grad_output.shape[3], patch_size)
+    if weights is not None:
+        _check_weights("fold_backward", weights, index, "grad_output", grad_output)
+
+
+def check_fold_weights_backward(
+    grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
+) -> None:
+    """Raise ValueError or TypeError where the arguments of `fold_weights_backward` break its contract."""
+    operator = "fold_weights_backward"
+    check_features(operator, "grad_output", grad_output)
+    check_patch_size(operator, patch_size)
+    _check_index(operator, index, grad_output, grad_output.shape[2], grad_output.shape[3], patch_size)
+    check_features(operator, "key", key)
+    check_like(operator, "key", key, "grad_output", grad_output)
+    check_same_batch_and_channels(operator, key, grad_output, ("key", "grad_output"))
+    check_features(operator, "output", output)
+    check_like(operator, "output", output, "grad_output", grad_output)
+    if tuple(output.shape) != tuple(grad_output.shape):
+        raise ValueError(
+            f"patchswap.{operator}: output must have the shape of grad_output {_shape(grad_output)}; "
+            f"got {_shape(output)}"
+        )
+    _check_weights(operator, weights, index, "grad_output", grad_output)
 
 
 def check_convolve(
@@ -264,6 +310,27 @@ def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width:
             "of a match with topk > 1 pass one rank, as in index[:, 0]"
         )
     check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
+
+
+def _check_weights(operator: str, weights: Tensor, index: Tensor, features_name: str, features: Tensor) -> None:
+    """Of an index that has been checked."""
+    dtype = accumulation_dtype(features.dtype)
+    if weights.dtype != dtype:
+        raise TypeError(
+            f"patchswap.{operator}: weights must be {str(dtype).removeprefix('torch.')} where {features_name} is "
+            f"{_dtype(features)}; got {_dtype(weights)}"
+        )
+    if tuple(weights.shape) != tuple(index.shape):
+        raise ValueError(
+            f"patchswap.{operator}: weights must have the shape of index {_shape(index)}, one for each query; "
+            f"got {_shape(weights)}"
+        )
+    check_device(operator, "weights", weights, features_name, features)
+
+
+def _names(names: tuple[str, ...]) -> str:
+    quoted = [f'"{name}"' for name in names]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]])
 
 
 def _shape(tensor: Tensor) -> str:

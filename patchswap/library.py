@@ -12,6 +12,7 @@ import torch
 
 FILE = "_C.abi3.so"
 VARIABLE = "PATCHSWAP_NO_LIBRARY"
+LOG = "PATCHSWAP_LOG"  # read by csrc/ops.cpp and reference.py
 
 Cause = Literal["hidden", "not built", "does not load", "not wanted"]
 
@@ -28,7 +29,8 @@ class LibraryError(Exception):
     """The compiled library is not loaded. The message says what was expected, what was found and what to do.
 
     cause: "hidden": a source folder comes before the installed package on sys.path; "not built": there is no library
-    anywhere; "does not load": the system's loader refuses the file; "not wanted": PATCHSWAP_NO_LIBRARY is set.
+    anywhere; "does not load": the system's loader refuses the file; "not wanted": PATCHSWAP_NO_LIBRARY is set, or was
+    when the package was installed.
     """
 
     def __init__(self, cause: Cause, message: str) -> None:
@@ -36,13 +38,18 @@ class LibraryError(Exception):
         self.cause = cause
 
 
+def is_set(variable: str) -> bool:
+    """Whether an environment variable switches something on."""
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
 def load() -> Extension:
     """Load the library, which registers the operators.
 
     Raises:
-        LibraryError: it is missing, does not fit this torch, or PATCHSWAP_NO_LIBRARY is set.
+        LibraryError: it is missing, does not fit this torch, or is not wanted.
     """
-    if os.environ.get(VARIABLE, "0") != "0":
+    if is_set(VARIABLE):
         raise LibraryError("not wanted", f"{VARIABLE} is set, plain torch code serves every device")
     path = Path(__file__).with_name(FILE)
     if not path.exists():
@@ -65,6 +72,12 @@ def load() -> Extension:
 
 
 def _missing(path: Path) -> LibraryError:
+    if _installed_without(path):
+        return LibraryError(
+            "not wanted",
+            f"installed with {VARIABLE}=1, plain torch code serves every device; for the compiled library: "
+            "`pip install --force-reinstall --no-deps .` in the sources",
+        )
     expected = f"expected the compiled library {FILE} in {path.parent}, found none"
     if (installed := _installed_elsewhere(path)) is None:
         return LibraryError("not built", f"{expected}; build it: `pip install .` in the sources")
@@ -73,6 +86,15 @@ def _missing(path: Path) -> LibraryError:
         f"{expected}: this folder hides the package that is installed in {installed}; run Python from another folder "
         f"or with PYTHONSAFEPATH=1 (Python 3.11 or newer), and keep {path.parent.parent} out of PYTHONPATH",
     )
+
+
+def _installed_without(path: Path) -> bool:
+    """Whether the package in this folder was installed from a wheel of plain Python."""
+    for distribution in metadata.distributions(name="patchswap"):
+        folder = Path(str(distribution.locate_file(path.parent.name)))
+        if folder.is_dir() and folder.samefile(path.parent):
+            return "Root-Is-Purelib: true" in (distribution.read_text("WHEEL") or "")
+    return False
 
 
 def _installed_elsewhere(path: Path) -> Path | None:

@@ -3,16 +3,26 @@
 The compiled library (library.py) defines the operators and their CPU and CUDA kernels. Without it they are defined
 here, with the same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
 
-* Gradients: `fold` is linear in key and base and has gradients of every order. `match` and `cohere` have none: an index
-  is a choice and a score is reported for inspection, so all outputs are marked non-differentiable. `convolve` is for
-  inference, and says so where a gradient is asked of it. So does the operator `fill_smoothly`; the function of that
-  name takes the reference there.
+* Gradients: `fold` is linear in key and base and has gradients of every order in these. Its gradient with respect to
+  weights is an operator, `fold_weights_backward`, which has none itself and says so where one is asked of it. `match`
+  and `cohere` have none: an index is a choice and a score is reported for inspection, so all outputs are marked
+  non-differentiable. `convolve` is for inference, and says so where a gradient is asked of it. So does the operator
+  `fill_smoothly`; the function of that name takes the reference there.
 * Autocast: `match` and `cohere` run in float32, so that what they choose does not depend on autocast's dtype; `fold`
-  keeps key's dtype.
+  keeps key's dtype. The function `patchswap.fold` brings weights of half precision to float32 there.
+* vmap: the mapped dimension joins the batch, in one call. `convolve` with a weight or bias of its own for each is
+  called for one after the other. torch.func.grad and jacrev fail: torch.library gives operators no gradient there.
+* torch.export and torch.compile(dynamic=True) leave B, H and W open, above the patch size.
+* Threads: calls from several threads share nothing. After a call, a child made by fork must not call, unless the parent
+  calls with torch.set_num_threads(1): OpenMP's threads do not survive a fork. This holds for torch's own operators too.
+  Start processes with "spawn", as torch.utils.data.DataLoader does with multiprocessing_context="spawn".
+* Sizes: CPU kernels count in 64 bits. CUDA kernels take fewer than 2^30 cells in one channel of one sample.
+* torch.set_flush_denormal holds for the calling thread alone. Patches with a norm below 1e-15 may then score 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,15 +33,23 @@ from patchswap import contract, library, reference
 SCHEMAS = {
     "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
     'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
+    "explain": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
+    'str precision="exact", str method="auto") -> str',
     "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
     "int sweeps, int patch_size) -> (Tensor index, Tensor score)",
-    "fold": "(Tensor index, Tensor key, Tensor? base, int height, int width, int patch_size) -> Tensor",
-    "fold_backward": "(Tensor grad_output, Tensor index, int key_height, int key_width, int patch_size) -> Tensor",
+    "fold": "(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, "
+    "Tensor? weights=None) -> Tensor",
+    "fold_backward": "(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size, "
+    "Tensor? weights=None) -> Tensor",
+    "fold_weights_backward": "(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, "
+    "int patch_size) -> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
     "bool replicate, float slope) -> Tensor",
     "fill_smoothly": "(Tensor image, Tensor hole) -> Tensor",
 }
 
+
+AUTOCAST_DEVICES = ("cpu", "cuda")
 
 extension: library.Extension | None = None
 extension_error: library.LibraryError | None = None
@@ -60,9 +78,24 @@ def match(
     """torch.ops.patchswap.match: index int64 and score, both (B, topk, H-p+1, W-p+1), and tally int64 (2,).
 
     tally says how the choice was made: key patches scored in full precision after a coarse score had let them through,
-    and queries for which the coarse scores could not decide, which were searched in full.
+    and queries for which the coarse scores could not decide, which were searched in full. It is the one result that is
+    not deterministic, for tests and benchmarks.
     """
     return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> str:
+    """torch.ops.patchswap.explain: what match runs for these arguments, as lines that patchswap.explain reads."""
+    return torch.ops.patchswap.explain(query, key, query_mask, key_mask, patch_size, topk, precision, method)
 
 
 def cohere(
@@ -79,14 +112,36 @@ def cohere(
     return torch.ops.patchswap.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
 
 
-def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
+def fold(
+    index: Tensor,
+    key: Tensor,
+    base: Tensor | None,
+    height: int,
+    width: int,
+    patch_size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
     """torch.ops.patchswap.fold: (B, C, height, width) in the dtype of key."""
-    return torch.ops.patchswap.fold(index, key, base, height, width, patch_size)
+    return torch.ops.patchswap.fold(index, key, base, height, width, patch_size, weights)
 
 
-def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
+def fold_backward(
+    grad_output: Tensor,
+    index: Tensor,
+    key_height: int,
+    key_width: int,
+    patch_size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
     """torch.ops.patchswap.fold_backward: (B, C, key_height, key_width) in the dtype of grad_output."""
-    return torch.ops.patchswap.fold_backward(grad_output, index, key_height, key_width, patch_size)
+    return torch.ops.patchswap.fold_backward(grad_output, index, key_height, key_width, patch_size, weights)
+
+
+def fold_weights_backward(
+    grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
+) -> Tensor:
+    """torch.ops.patchswap.fold_weights_backward: (B, H-p+1, W-p+1) in the dtype of weights."""
+    return torch.ops.patchswap.fold_weights_backward(grad_output, index, key, output, weights, patch_size)
 
 
 def convolve(
@@ -175,15 +230,38 @@ def _cohere_fake(
 
 
 @torch.library.register_fake("patchswap::fold")
-def _fold_fake(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
-    contract.check_fold(index, key, base, height, width, patch_size)
+def _fold_fake(
+    index: Tensor,
+    key: Tensor,
+    base: Tensor | None,
+    height: int,
+    width: int,
+    patch_size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
+    contract.check_fold(index, key, base, height, width, patch_size, weights)
     return key.new_empty(key.shape[0], key.shape[1], height, width)
 
 
 @torch.library.register_fake("patchswap::fold_backward")
-def _fold_backward_fake(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
-    contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size)
+def _fold_backward_fake(
+    grad_output: Tensor,
+    index: Tensor,
+    key_height: int,
+    key_width: int,
+    patch_size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
+    contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size, weights)
     return grad_output.new_empty(grad_output.shape[0], grad_output.shape[1], key_height, key_width)
+
+
+@torch.library.register_fake("patchswap::fold_weights_backward")
+def _fold_weights_backward_fake(
+    grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
+) -> Tensor:
+    contract.check_fold_weights_backward(grad_output, index, key, output, weights, patch_size)
+    return weights.new_empty(weights.shape)
 
 
 @torch.library.register_fake("patchswap::convolve")
@@ -217,35 +295,46 @@ def _choice_gradient(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
 
 
 def _fold_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    index, key, base, height, width, patch_size = inputs
-    ctx.save_for_backward(index)
+    index, key, base, height, width, patch_size, weights = inputs
+    needed = weights is not None and ctx.needs_input_grad[6]  # which ends before arguments that are left out
+    copies = (key, output) if needed else (None, None)
+    ctx.save_for_backward(index, weights, *copies)
     ctx.key_size = key.shape[2:]
     ctx.size = height, width
     ctx.patch_size = patch_size
 
 
 def _fold_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (index,) = ctx.saved_tensors
-    grad_key = grad_base = None
+    index, weights, key, output = ctx.saved_tensors
+    grad_key = grad_base = grad_weights = None
     if ctx.needs_input_grad[1]:
-        grad_key = fold_backward(grad, index, ctx.key_size[0], ctx.key_size[1], ctx.patch_size)
+        grad_key = fold_backward(grad, index, ctx.key_size[0], ctx.key_size[1], ctx.patch_size, weights)
     if ctx.needs_input_grad[2]:
-        covered = reference.cover_count(index, ctx.size[0], ctx.size[1], ctx.patch_size)[:, None] > 0
+        matched = index if weights is None else reference.counted(index, weights)
+        covered = reference.cover_count(matched, ctx.size[0], ctx.size[1], ctx.patch_size)[:, None] > 0
         grad_base = grad.masked_fill(covered, 0)
-    return None, grad_key, grad_base, None, None, None
+    if output is not None:
+        grad_weights = fold_weights_backward(grad, index, key, output, weights, ctx.patch_size)
+    return None, grad_key, grad_base, None, None, None, grad_weights
 
 
 def _fold_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_output, index, key_height, key_width, patch_size = inputs
-    ctx.save_for_backward(index)
+    grad_output, index, key_height, key_width, patch_size, weights = inputs
+    needed = weights is not None and ctx.needs_input_grad[5]
+    ctx.save_for_backward(index, weights, grad_output if needed else None)
     ctx.size = grad_output.shape[2:]
     ctx.patch_size = patch_size
 
 
 def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    # fold_backward is the transpose of fold (without base), so its own gradient is fold again.
-    (index,) = ctx.saved_tensors
-    return fold(index, grad, None, ctx.size[0], ctx.size[1], ctx.patch_size), None, None, None, None
+    # fold_backward is the transpose of fold (without base), <fold_backward(g), k> = <g, fold(k)>. So its own gradient
+    # is fold again, and with respect to weights that of fold where it gets g.
+    index, weights, grad_output = ctx.saved_tensors
+    folded = fold(index, grad, None, ctx.size[0], ctx.size[1], ctx.patch_size, weights)
+    grad_weights = None
+    if grad_output is not None:
+        grad_weights = fold_weights_backward(grad_output, index, grad, folded, weights, ctx.patch_size)
+    return folded, None, None, None, None, grad_weights
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -254,6 +343,13 @@ def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _convolve_gradient(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError("patchswap.convolve: has no gradient; to train, call torch.nn.functional.conv2d instead")
+
+
+def _fold_weights_backward_gradient(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError(
+        "patchswap.fold: the gradient with respect to weights has no gradient itself; take weights.detach() where "
+        "gradients of higher order are needed"
+    )
 
 
 def _fill_smoothly_gradient(ctx: Any, grad: Tensor) -> None:
@@ -268,6 +364,57 @@ for _name in ("match", "cohere"):
     torch.library.register_autograd(f"patchswap::{_name}", _choice_gradient, setup_context=_choice_setup)
 torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
 torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)
-for _device in ("cpu", "cuda"):
+torch.library.register_autograd(
+    "patchswap::fold_weights_backward", _fold_weights_backward_gradient, setup_context=_keep_nothing
+)
+for _device in AUTOCAST_DEVICES:
     torch.library.register_autocast("patchswap::match", _device, torch.float32)
     torch.library.register_autocast("patchswap::cohere", _device, torch.float32)
+
+
+def _stacked(tensor: Tensor | None, dimension: int | None, count: int) -> Tensor | None:
+    """The mapped dimension joined with the batch, which is first; what is not mapped is repeated, without a copy."""
+    if tensor is None:
+        return None
+    mapped = tensor.expand(count, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
+    return mapped.reshape(count * mapped.shape[1], *mapped.shape[2:])
+
+
+def _vmap_rule(name: str) -> Callable[..., Any]:
+    """Of an operator whose tensors all have a batch: one call, whose results are taken apart again."""
+
+    def rule(info: Any, dimensions: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        operator, count = getattr(torch.ops.patchswap, name), info.batch_size
+
+        def apart(result: Tensor) -> Tensor:
+            return result.unflatten(0, (count, result.shape[0] // count))
+
+        pairs = zip(arguments, dimensions, strict=True)
+        results = operator(*[_stacked(value, at, count) if isinstance(value, Tensor) else value for value, at in pairs])
+        if isinstance(results, Tensor):
+            return apart(results), 0
+        tally = results[2:]  # of match; it counts for all together
+        return (*map(apart, results[:2]), *tally), (0, 0, *[None for _ in tally])
+
+    return rule
+
+
+def _convolve_vmap(info: Any, dimensions: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+    features, weight, bias, skip, *others = arguments
+    if dimensions[1] is None and dimensions[2] is None:
+        maps = [
+            _stacked(tensor, at, info.batch_size) for tensor, at in ((features, dimensions[0]), (skip, dimensions[3]))
+        ]
+        result = torch.ops.patchswap.convolve(maps[0], weight, bias, maps[1], *others)
+        return result.unflatten(0, (info.batch_size, result.shape[0] // info.batch_size)), 0
+    pairs = list(zip(arguments, dimensions, strict=True))
+    results = [
+        torch.ops.patchswap.convolve(*[value if at is None else value.select(at, i) for value, at in pairs])
+        for i in range(info.batch_size)
+    ]
+    return torch.stack(results), 0
+
+
+for _name in ("match", "cohere", "fold", "fold_backward", "fold_weights_backward", "fill_smoothly"):
+    torch.library.register_vmap(f"patchswap::{_name}", _vmap_rule(_name))
+torch.library.register_vmap("patchswap::convolve", _convolve_vmap)

@@ -8,17 +8,19 @@ by the unfolded keys plus `SCORES_PER_CHUNK` scores.
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchswap import contract
+from patchswap import contract, library
 
 SCORES_PER_CHUNK = 1 << 22
 SMOOTHINGS = 2  # of each level of fill_smoothly
 SMALLEST_WEIGHT = 1e-8  # by which it divides
+REASON = "plain torch code, as no compiled kernel is loaded for this device; build_info() tells more"
 
 
 def match(
@@ -38,6 +40,8 @@ def match(
     Returns index int64 and score, both (B, topk, H-p+1, W-p+1), and tally, two zeros.
     """
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    if library.is_set(library.LOG):
+        print(f"patchswap.match: reference on {query.device}: {REASON}", file=sys.stderr)
     accumulate = contract.accumulation_dtype(query.dtype)
     query, key = query.to(accumulate), key.to(accumulate)
     _require_finite("query", query, patch_size)
@@ -67,6 +71,21 @@ def match(
                 ranking.scatter_(1, best, -torch.inf)
     tally = torch.zeros(2, dtype=torch.int64, device=query.device)
     return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
+
+
+def explain(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str = "exact",
+    method: str = "auto",
+) -> str:
+    """What `match` runs, and why: see csrc/ops.h."""
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    return f"reference\t{REASON}\n"
 
 
 def cohere(
@@ -126,45 +145,100 @@ def cohere(
     return chosen, score
 
 
-def fold(index: Tensor, key: Tensor, base: Tensor | None, height: int, width: int, patch_size: int) -> Tensor:
+def fold(
+    index: Tensor,
+    key: Tensor,
+    base: Tensor | None,
+    height: int,
+    width: int,
+    patch_size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Paint the matched key patches; every cell is the mean of those that cover it; see csrc/ops.h for the contract.
 
     Returns (B, C, height, width) in the dtype of key.
     """
-    contract.check_fold(index, key, base, height, width, patch_size)
+    contract.check_fold(index, key, base, height, width, patch_size, weights)
     accumulate = contract.accumulation_dtype(key.dtype)
     batch, channels, key_height, key_width = key.shape
     rows, columns = contract.patch_grid(height, width, patch_size)
     matched, source = _source_cells("fold", index, key_height, key_width, patch_size)
+    if weights is not None:
+        _require_weights("fold", weights)
+        index = counted(index, weights)
+        matched = index >= 0
+        cover = _cover_weight(matched, weights, height, width, patch_size)
     total = torch.zeros(batch, channels, height, width, dtype=accumulate, device=key.device)
     cells = key.to(accumulate).flatten(2)
     for y, x in _offsets(matched, patch_size):
         taken = (source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
         values = cells.gather(2, taken).view(batch, channels, rows, columns)
+        if weights is not None:
+            values = (weights / cover[:, y : y + rows, x : x + columns])[:, None] * values
         total[:, :, y : y + rows, x : x + columns] += torch.where(matched[:, None], values, 0)
     count = cover_count(index, height, width, patch_size)[:, None]
     filling = torch.zeros_like(total) if base is None else base.to(accumulate)
-    return torch.where(count > 0, total / count.clamp(min=1), filling).to(key.dtype)
+    mean = total / count.clamp(min=1) if weights is None else total
+    return torch.where(count > 0, mean, filling).to(key.dtype)
 
 
-def fold_backward(grad_output: Tensor, index: Tensor, key_height: int, key_width: int, patch_size: int) -> Tensor:
+def fold_backward(
+    grad_output: Tensor,
+    index: Tensor,
+    key_height: int,
+    key_width: int,
+    patch_size: int,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Gradient of `fold` with respect to key.
 
     Returns (B, C, key_height, key_width) in the dtype of grad_output.
     """
-    contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size)
+    contract.check_fold_backward(grad_output, index, key_height, key_width, patch_size, weights)
     accumulate = contract.accumulation_dtype(grad_output.dtype)
     batch, channels, height, width = grad_output.shape
     rows, columns = contract.patch_grid(height, width, patch_size)
     matched, source = _source_cells("fold_backward", index, key_height, key_width, patch_size)
-    count = cover_count(index, height, width, patch_size)[:, None]
-    share = grad_output.to(accumulate) / count.clamp(min=1)
+    if weights is None:
+        share = grad_output.to(accumulate) / cover_count(index, height, width, patch_size)[:, None].clamp(min=1)
+    else:
+        _require_weights("fold_backward", weights)
+        matched = counted(index, weights) >= 0
+        cover = _cover_weight(matched, weights, height, width, patch_size)
+        share = grad_output.to(accumulate)
     grad_key = torch.zeros(batch, channels, key_height * key_width, dtype=accumulate, device=grad_output.device)
     for y, x in _offsets(matched, patch_size):
         taken = (source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
-        values = torch.where(matched[:, None], share[:, :, y : y + rows, x : x + columns], 0)
-        grad_key.scatter_add_(2, taken, values.flatten(2))
+        values = share[:, :, y : y + rows, x : x + columns]
+        if weights is not None:
+            values = (weights / cover[:, y : y + rows, x : x + columns])[:, None] * values
+        grad_key.scatter_add_(2, taken, torch.where(matched[:, None], values, 0).flatten(2))
     return grad_key.view(batch, channels, key_height, key_width).to(grad_output.dtype)
+
+
+def fold_weights_backward(
+    grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
+) -> Tensor:
+    """Gradient of `fold` with respect to weights; see csrc/ops.h for the contract.
+
+    Returns (B, H-p+1, W-p+1) in the dtype of weights.
+    """
+    contract.check_fold_weights_backward(grad_output, index, key, output, weights, patch_size)
+    batch, channels, height, width = grad_output.shape
+    rows, columns = contract.patch_grid(height, width, patch_size)
+    matched, source = _source_cells("fold_weights_backward", index, key.shape[2], key.shape[3], patch_size)
+    _require_weights("fold_weights_backward", weights)
+    cover = _cover_weight(counted(index, weights) >= 0, weights, height, width, patch_size)
+    grad_output, key, output = (features.to(weights.dtype) for features in (grad_output, key, output))
+    cells = key.flatten(2)
+    grad_weights = torch.zeros_like(weights)
+    for y, x in _offsets(matched, patch_size):
+        place = (..., slice(y, y + rows), slice(x, x + columns))
+        taken = (source + y * key.shape[3] + x).flatten(1)[:, None].expand(-1, channels, -1)
+        copies = cells.gather(2, taken).view(batch, channels, rows, columns)
+        products = (grad_output[place] * (copies - output[place])).sum(1)
+        grad_weights += torch.where(matched & (cover[place] > 0), products / cover[place], 0)
+    return grad_weights
 
 
 def convolve(
@@ -239,6 +313,20 @@ def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tens
     return matched.unfold(1, patch_size, 1).unfold(2, patch_size, 1).sum(dim=(3, 4))
 
 
+def counted(index: Tensor, weights: Tensor) -> Tensor:
+    """The index with -1 where a patch does not count: weights of 0, and those that a CUDA kernel takes as 0."""
+    return index.masked_fill(~((weights > 0) & (weights <= contract.MAX_WEIGHT)), -1)
+
+
+def _cover_weight(matched: Tensor, weights: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """What the weights of the patches over each cell add up to: (B, height, width) in the dtype of weights."""
+    rows, columns = weights.shape[1:]
+    cover = weights.new_zeros(weights.shape[0], height, width)
+    for y, x in _offsets(matched, patch_size):
+        cover[:, y : y + rows, x : x + columns] += torch.where(matched, weights, 0)
+    return cover
+
+
 def _offsets(matched: Tensor, patch_size: int) -> list[tuple[int, int]]:
     """The (y, x) cells of a patch; none where nothing is matched, as there may be no key cell to look at."""
     return list(product(range(patch_size), range(patch_size))) if matched.any() else []
@@ -292,6 +380,15 @@ def _require_keys(operator: str, index: Tensor, keys: int) -> None:
         raise ValueError(
             f"patchswap.{operator}: index must be from -1 to {keys - 1}, the last key patch; "
             f"got {int(index.amin())} to {int(index.amax())}"
+        )
+
+
+def _require_weights(operator: str, weights: Tensor) -> None:
+    wrong = ~((weights >= 0) & (weights <= contract.MAX_WEIGHT))
+    if wrong.any():
+        raise ValueError(
+            f"patchswap.{operator}: weights must be numbers from 0 to {contract.MAX_WEIGHT:g}; "
+            f"got {float(weights[wrong][0]):g}"
         )
 
 

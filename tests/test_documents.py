@@ -1,4 +1,6 @@
-"""What the documents tell the reader to type exists: commands parse, Python runs, files are there.
+"""What the documents tell the reader to type exists: commands parse, Python runs, files and headings are there.
+
+They are short, too: words are counted as `wc -w` does, and no sentence is long.
 
 Commands are fenced blocks and spans in backticks. Each is parsed by the program that it calls (click, argparse,
 torchrun), which is not run. Files are checked where their first folder is one of the tree's; any other name, such as
@@ -43,17 +45,29 @@ else:
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+README = ROOT / "README.md"
+PAGES = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("guide", "method", "kernels", "training", "evaluation", "performance", "install")
+]
+PROSE = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(ROOT.glob("docs/*.md"))]
 DOCUMENTS = [
-    ROOT / "README.md",
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "CHANGELOG.md",
     *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmarks/*.md")),
     *sorted(ROOT.glob("examples/*.md")),
+    *sorted(ROOT.glob("research/*.md")),
 ]
-FOLDERS = ("benchmarks", "build_backend", "csrc", "docs", "examples", "inpaint", "patchswap", "tests")
-FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
+FOLDERS = ("benchmarks", "build_backend", "csrc", "docs", "examples", "inpaint", "patchswap", "research", "tests")
+FENCE = re.compile(r"^```(?P<language>[^\n`]*)\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
-LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 OWN_FILE = re.compile(rf"(?<![\w./~*-])(?:{'|'.join(FOLDERS)})/[\w./*-]*(?<!\.)")
+SCRIPT = re.compile(r"(benchmarks|examples|research)/[\w/]+\.py")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 
@@ -111,9 +125,18 @@ def problems(text: str, folder: Path = ROOT) -> list[str]:
         if not (any(ROOT.glob(name[0])) if "*" in name[0] else (ROOT / name[0]).exists()):
             found.append(f"line {line_of(text, name.start())}: no file {name[0]}")
     for link in LINK.finditer(text):
-        if not (folder / link[1]).exists():
+        path = folder / link[1]
+        if not path.exists():
             found.append(f"line {line_of(text, link.start())}: no file {link[1]}")
+        elif link[2] and link[2] not in anchors(path.read_text() if link[1] else text):
+            found.append(f"line {line_of(text, link.start())}: no heading #{link[2]}")
     return found
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which links find the headings of a page."""
+    prose = FENCE.sub("", text)
+    return {re.sub(r"[^\w -]", "", heading[1].lower()).replace(" ", "-") for heading in HEADING.finditer(prose)}
 
 
 def shell_problems(code: Code) -> Iterator[str]:
@@ -143,7 +166,7 @@ def is_command(span: str) -> bool:
     words = span.split()
     while words and ASSIGNMENT.fullmatch(words[0]):
         words = words[1:]
-    return len(words) > 1 and (words[0] in PROGRAMS or bool(re.fullmatch(r"(benchmarks|examples)/\w+\.py", words[0])))
+    return len(words) > 1 and (words[0] in PROGRAMS or bool(SCRIPT.fullmatch(words[0])))
 
 
 # What each program says of its arguments: a problem, or None. Outside a block the name of a command may stand alone.
@@ -287,11 +310,6 @@ def pytest_problem(words: list[str], fenced: bool) -> str | None:
     return f"no file {', '.join(missing)}" if missing else None
 
 
-def export_problem(words: list[str], fenced: bool) -> str | None:
-    wrong = [word for word in words if not ASSIGNMENT.fullmatch(word)]
-    return f"expected NAME=VALUE, got {', '.join(wrong)}" if wrong or not words else None
-
-
 PROGRAMS: dict[str, Callable[[list[str], bool], str | None]] = {
     "inpaint": inpaint_problem,
     "python": python_problem,
@@ -299,7 +317,6 @@ PROGRAMS: dict[str, Callable[[list[str], bool], str | None]] = {
     "make": make_problem,
     "pip": pip_problem,
     "pytest": pytest_problem,
-    "export": export_problem,
 }
 
 
@@ -405,9 +422,9 @@ WRONG = {
     "```\ninpaint evaluate PHOTOGRAPHS MASKS --out report \\\n    --kind center\n```": "No such option",
     "`python benchmarks/bench_nothing.py`": "no file benchmarks/bench_nothing.py",
     "`benchmarks/tables.py --verify`": "unrecognized arguments: --verify",
-    "`python benchmarks/bench_convolve.py --output x.json`": "unrecognized arguments",
-    "```\npython benchmarks/sanitize.py --quick\n```": "takes no arguments",
-    "```\npython benchmarks/ablation.py PHOTOGRAPHS MASKS --out rows --variants default,rim-offset\n```": "rim-offset",
+    "`python benchmarks/development/bench_convolve.py --output x.json`": "unrecognized arguments",
+    "```\npython benchmarks/development/sanitize.py --quick\n```": "takes no arguments",
+    "```\npython research/ablation.py PHOTOGRAPHS MASKS --out rows --variants default,rim-offset\n```": "rim-offset",
     "```\npython benchmarks/bench_match.py --methods nothing\n```": "--methods: expected names",
     "```\npython -c 'import patchswap; patchswap.build_data()'\n```": "has no attribute 'build_data'",
     "```\ntorchrun --gpus 4 -m inpaint train feature2image --data x --out y\n```": "unrecognized arguments",
@@ -418,12 +435,13 @@ WRONG = {
     '`pip install "patchswap[train]"`': "on no package index",
     "`pip download --no-deps\nnst-vgg19==0.1.5`": "broken over two lines",
     "`pytest tests/test_nothing.py`": "no file tests/test_nothing.py",
-    "```\nexport INPAINT_VGG19\n```": "expected NAME=VALUE",
     "```\ninpaint info '\n```": "No closing quotation",
     "```\ncargo build\n```": "no rule for the program cargo",
     "`inpaint/networks/vgg20.py` and `csrc/*.f90`": "no file inpaint/networks/vgg20.py",
     "How it is done: docs/manual.md.": "no file docs/manual.md",
     "See [there](docs/nowhere.md#part).": "no file docs/nowhere.md",
+    "# Part\n\nSee [here](#parts).": "no heading #parts",
+    "See [there](docs/guide.md#the-masks).": "no heading #the-masks",
     "```python\nimport inpaint\ninpaint.fill(image, mask)\n```": "has no attribute 'fill'",
     "```python\nfill = inpaint.load()\n```": "inpaint is used and not imported",
     "```python\nfrom inpaint.weight import load\n```": "No module named 'inpaint.weight'",
@@ -449,7 +467,7 @@ def all_commands() -> Iterator[list[str]]:
 @NEEDS_RESULTS
 def test_no_command_of_the_documents_takes_any_option() -> None:
     checked = [words for words in all_commands() if words[1] != "-c"]
-    assert len(checked) > 20
+    assert len(checked) > 15
     for words in checked:
         assert not problems(f"```\n{shlex.join(words)}\n```"), words
         assert problems(f"```\n{shlex.join(words)} --no-such-option\n```"), words
@@ -477,9 +495,82 @@ def test_readme_python_runs() -> None:
     filled = np.asarray(results["filled"])
     assert filled.shape == pixels.shape and np.array_equal(filled[white == 0], pixels[white == 0])
     assert not np.array_equal(filled, pixels)
-    assert isinstance(results["array"], np.ndarray) and np.array_equal(results["array"], filled)
     assert results["swapped"].shape == content.shape
     assert torch.equal(results["index"], patchswap.match(content, style).index)
     swapped = patchswap.swap(features, hole=hole)
     torch.testing.assert_close(results["result"], swapped, rtol=1e-5, atol=1e-5)
     assert not torch.equal(swapped[:, :, hole[0]], features[:, :, hole[0]])
+
+
+# Length and language
+
+MOST_WORDS_IN_README = 500
+MOST_WORDS_IN_PAGES = 9_000  # all seven together
+MOST_WORDS_IN_A_SENTENCE = 35
+IDIOMS = (
+    "the default before",
+    "as ever",
+    "on end",
+    "for want of",
+    "nothing sure",
+    "was not looked",
+    "were not looked",
+    "by the processor",
+    "less the default's",
+    "what it was worth",
+    "is worth",
+    "no longer",
+    "not any more",
+    "everybody",
+    "whoever",
+    "given up",
+    "way round",
+    "for sure",
+    "whole numbers",
+    "so says",
+    "a script that was not kept",
+)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Sentences of the prose: without code blocks, tables, headings and comments; a piece in backticks is one word."""
+    text = re.sub(r"<!--.*?-->", "", FENCE.sub("\n\n", text), flags=re.DOTALL)
+    lines = ("" if re.match(r" {4}|[|#!]|```", line) else line for line in text.splitlines())
+    paragraphs = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", "\n".join(lines))
+    for paragraph in paragraphs:
+        words = re.sub(r"\]\([^)]*\)", "]", SPAN.sub("code", paragraph))
+        yield from (sentence for sentence in re.split(r"(?<=[.!?:])\s+", words.strip()) if sentence)
+
+
+def too_long(text: str) -> list[str]:
+    words = ((sentence, re.findall(r"\S*\w\S*", sentence)) for sentence in sentences(text))
+    return [" ".join(sentence.split()) for sentence, found in words if len(found) > MOST_WORDS_IN_A_SENTENCE]
+
+
+def idioms(text: str) -> list[str]:
+    prose = " ".join(FENCE.sub("", text).lower().split())
+    return [idiom for idiom in IDIOMS if re.search(rf"\b{re.escape(idiom)}\b", prose)]
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().split()) <= MOST_WORDS_IN_README
+
+
+def test_the_seven_pages_are_short() -> None:
+    words = {page.name: len(page.read_text().split()) for page in PAGES}
+    assert sum(words.values()) <= MOST_WORDS_IN_PAGES, words
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
+def test_sentences_are_short_and_plain(path: Path) -> None:
+    text = path.read_text()
+    assert too_long(text) == []
+    assert idioms(text) == []
+
+
+def test_what_is_long_or_an_idiom_is_found() -> None:
+    long = " ".join(["word"] * (MOST_WORDS_IN_A_SENTENCE + 1))
+    assert too_long(f"Short. {long}. Short.") == [f"{long}."]
+    assert too_long(f"- {long}") == [f"- {long}"]
+    assert too_long(f"| {long} |\n\n```\n{long}\n```\n\n    {long}\n\n# {long}\n\n`{long}`") == []
+    assert idioms("It is slow, as\never, and `no longer` used.") == ["as ever", "no longer"]

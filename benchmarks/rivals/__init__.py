@@ -6,12 +6,10 @@ import torch
 
 from rivals.flat_index import FlatIndex
 from rivals.gemm import Gemm
-from rivals.keops_match import KeopsMatch
-from rivals.matrix_product import BlockedMatrixProduct, CompiledMatrixProduct, WholeMatrixProduct
+from rivals.matrix_product import BlockedMatrixProduct, WholeMatrixProduct
 from rivals.patchswap_match import PatchswapMatch, PatchswapSwap
 from rivals.rival import Rival
 from rivals.style_swap import StyleSwap
-from rivals.triton_match import TritonMatch
 
 _BOTH = (torch.float32, torch.bfloat16)
 _OURS: list[Rival] = [
@@ -28,10 +26,7 @@ _OTHERS: list[Rival] = [
     *(StyleSwap(dtype) for dtype in _BOTH),
     *(WholeMatrixProduct(dtype) for dtype in _BOTH),
     *(BlockedMatrixProduct(dtype) for dtype in _BOTH),
-    *(CompiledMatrixProduct(dtype) for dtype in _BOTH),
     FlatIndex(),
-    TritonMatch(),
-    KeopsMatch(),
     *(Gemm(shape, dtype) for shape in ("direct", "cells") for dtype in _BOTH),
 ]
 RIVALS: dict[str, Rival] = {rival.name: rival for rival in [*_OURS, *_OTHERS]}

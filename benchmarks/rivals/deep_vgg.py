@@ -45,6 +45,17 @@ _POSITIONS = dict(
 )
 
 
+def find_deep_vgg(path: Path | str | None = None) -> Path:
+    """The file that ``load_deep_vgg`` reads. Raises InpaintError where there is none."""
+    named = path or os.environ.get(VARIABLE)
+    if not named and not FETCHED.is_file():
+        raise InpaintError(f"expected VGG-19 weights up to {LAST}, none are named and none fetched; {_ADVICE}")
+    file = Path(named or FETCHED)
+    if not file.is_file():
+        raise InpaintError(f"expected VGG-19 weights up to {LAST}, found no file {file}; {_ADVICE}")
+    return file
+
+
 def load_deep_vgg(path: Path | str | None = None) -> VGG19:
     """VGG-19 up to relu4_2 from ``path``, else the file that INPAINT_VGG19 names, else the one that make has fetched.
 
@@ -55,12 +66,7 @@ def load_deep_vgg(path: Path | str | None = None) -> VGG19:
     Raises:
         InpaintError: no file, or one without these layers.
     """
-    named = path or os.environ.get(VARIABLE)
-    if not named and not FETCHED.is_file():
-        raise InpaintError(f"expected VGG-19 weights up to {LAST}, none are named and none fetched; {_ADVICE}")
-    file = Path(named or FETCHED)
-    if not file.is_file():
-        raise InpaintError(f"expected VGG-19 weights up to {LAST}, found no file {file}; {_ADVICE}")
+    file = find_deep_vgg(path)
     if file.name.endswith(".tar.gz"):
         vgg = VGG19(LAST)
         vgg.load_state_dict(_from_archive(file))

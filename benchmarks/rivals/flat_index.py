@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from cases import Case
 from torch import Tensor
 
-from rivals.rival import Rival, inverse_norms, missing_module, patch_view
+from rivals.rival import Rival, inverse_norms, patch_view
 
 
 class FlatIndex(Rival):
@@ -19,8 +20,8 @@ class FlatIndex(Rival):
     label = "FAISS flat inner product, fp32"
 
     def unavailable(self, device: str) -> str | None:
-        if missing := missing_module("faiss"):
-            return f"{missing}: pip install faiss-cpu" if device == "cpu" else f"{missing} (faiss-gpu)"
+        if not importlib.util.find_spec("faiss"):
+            return "faiss is not installed" + (": pip install faiss-cpu" if device == "cpu" else " (faiss-gpu)")
         import faiss
 
         return None if device == "cpu" or hasattr(faiss, "StandardGpuResources") else "faiss is built without CUDA"

@@ -1,8 +1,7 @@
-"""unfold, matrix product, arg-max: whole, in blocks, and in blocks under torch.compile."""
+"""unfold, matrix product, arg-max: whole and in blocks."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from cases import PATCH_SIZE, Case
 from torch import Tensor
 
-from rivals.rival import Rival, inverse_norms, missing_module, patch_view
+from rivals.rival import Rival, inverse_norms, patch_view
 
 
 class WholeMatrixProduct(Rival):
@@ -68,12 +67,7 @@ class BlockedMatrixProduct(Rival):
     def traffic(self, case: Case) -> float:
         return 2.0 * self.dtype.itemsize * (case.queries * case.keys + case.depth * (case.queries + case.keys))
 
-    def step(self, settings: dict[str, Any]) -> Callable[..., None]:
-        """What scores one block and brings best and chosen up to date: add_block or its like."""
-        return add_block
-
     def prepare(self, case: Case, **settings: Any) -> Callable[[], Tensor]:
-        step = self.step(settings)
         usable = case.key_mask[0].nonzero()
 
         def run() -> Tensor:
@@ -88,50 +82,15 @@ class BlockedMatrixProduct(Rival):
                 keys *= scale[rows, columns, None].to(self.dtype)
                 for first in range(0, case.queries, settings["query_block"]):
                     block = slice(first, first + settings["query_block"])
-                    step(queries[block], keys, best[block], chosen[block], start)
+                    add_block(queries[block], keys, best[block], chosen[block], start)
             return usable[chosen, 0] * case.key_mask.shape[2] + usable[chosen, 1]
 
         return run
 
 
-class CompiledMatrixProduct(BlockedMatrixProduct):
-    """The blocks under torch.compile, which writes the score and the reduction as it sees fit."""
-
-    compile_seconds = 40.0
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__(dtype)
-        self.name = f"product-compiled-{_short(dtype)}"
-        self.label = f"torch.compile of the blocks, {_short(dtype)}"
-
-    def unavailable(self, device: str) -> str | None:
-        if device == "cuda":
-            return missing_module("triton")
-        return None if shutil.which("g++") or shutil.which("clang++") else "torch.compile finds no C++ compiler"
-
-    def settings(self, device: str) -> list[dict[str, Any]]:
-        return [{**super().settings(device)[0], "mode": "default" if device == "cpu" else "max-autotune-no-cudagraphs"}]
-
-    def step(self, settings: dict[str, Any]) -> Callable[..., None]:
-        best_of_block = torch.compile(best_keys, dynamic=False, mode=settings["mode"])
-        return lambda *block: add_block(*block, best_of_block)
-
-
-def best_keys(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Highest score of queries (n, d) with keys (m, d), and whose it is: both (n,)."""
-    return (queries @ keys.T).max(1)
-
-
-def add_block(
-    queries: Tensor,
-    keys: Tensor,
-    best: Tensor,
-    chosen: Tensor,
-    start: int,
-    best_of_block: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = best_keys,
-) -> None:
+def add_block(queries: Tensor, keys: Tensor, best: Tensor, chosen: Tensor, start: int) -> None:
     """Bring best (n,) and chosen (n,) up to date, in place, for keys whose first has the number `start`."""
-    score, index = best_of_block(queries, keys)
+    score, index = (queries @ keys.T).max(1)
     better = score > best
     best.copy_(torch.where(better, score, best))
     chosen.copy_(torch.where(better, index + start, chosen))

@@ -65,7 +65,7 @@ class Form:
     search_every: int | None = None
 
 
-# The weights of neural_inpainting_weights.py with the lowest LPIPS on held-out photographs.
+# Of several weights those with the lowest LPIPS on photographs that training holds out.
 FORMS = {
     "paper": Form(("relu3_1", "relu4_1"), content=1.0, texture=1.0, smoothness=1.0, search_every=10),
     "fast": Form(("relu4_1",), content=0.03, texture=1.0, smoothness=1.0, content_layer="relu4_2", stride=2),
@@ -90,8 +90,7 @@ class NeuralInpainting:
 
     Args:
         vgg: VGG-19 up to relu4_2, with activations of mean 1 (``deep_vgg.load_deep_vgg``).
-        predict: the content at the coarsest scale: a Context Encoder (centre holes, pictures of 128x128), or an
-            Image2Feature.
+        predict: the content at the coarsest scale: an Image2Feature, or any Prediction.
         form: "paper" or "fast", or a Form.
         matcher: "patchswap", or "convolution" for the form of CNNMRF (Li & Wand 2016), on which the authors' program
             builds. Both take the key of the highest normalised cross-correlation for the nearest one, as it does.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,6 @@ class Rival(ABC):
         dtype: of its multiplications; its speed is compared with the GEMM peak of this dtype.
         exact: whether its choice must be the arg-max up to rounding in float32.
         devices: where it exists.
-        compile_seconds: about how long its first run on new shapes takes to compile something, 0 where nothing is.
     """
 
     name: str
@@ -31,7 +29,6 @@ class Rival(ABC):
     dtype = torch.float32
     exact = True
     devices: tuple[str, ...] = ("cpu", "cuda")
-    compile_seconds = 0.0
 
     def unavailable(self, device: str) -> str | None:
         """Why it cannot run here, or None."""
@@ -64,10 +61,6 @@ class Rival(ABC):
     def notes(self) -> dict[str, int]:
         """What the last run said of itself."""
         return {}
-
-
-def missing_module(name: str) -> str | None:
-    return None if importlib.util.find_spec(name) else f"{name} is not installed"
 
 
 def patch_view(features: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -2,6 +2,9 @@
 
 #include <sstream>
 #include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
 
 #include "../dtype.h"
 #include "../ops.h"
@@ -32,6 +35,23 @@ Map<Element> map_of(const char* name, const Tensor& features, const std::optiona
           .index_column_stride = 1};
 }
 
+// The search of one sample. The reason tells the sizes that decide.
+template <class Sum, class Element>
+KernelChoice choose(const MatchCall& call, const Map<Element>& query, const Map<Element>& key) {
+  if (call.method == "pruned" && std::is_same_v<Sum, double>) {
+    throw std::runtime_error("patchswap.match: method \"pruned\" needs float32, bfloat16 or float16; got float64");
+  }
+  if (call.method != "auto") return {call.method, "the method asked for"};
+  if (std::is_same_v<Sum, double>) return {"dense", "bounds are for features of up to 32 bits, these are float64"};
+  const std::string work = std::to_string(query.patches_taking_part()) + " queries x " +
+                           std::to_string(key.patches_taking_part()) + " keys x " + std::to_string(query.channels) +
+                           " channels, where bounds that rule out keys ";
+  if (!pruning_may_pay(query, key)) return {"dense", work + "are not expected to pay for themselves"};
+  return {"pruned", work +
+                        "may pay for themselves; where a sample or the search itself tells that they do not, the dense "
+                        "search takes over"};
+}
+
 template <class Sum, class Element>
 void match_sample(const MatchCall& call, const Map<Element>& query, const Map<Element>& key, int64_t sample) {
   check_finite<Sum>(query);
@@ -42,8 +62,10 @@ void match_sample(const MatchCall& call, const Map<Element>& query, const Map<El
                         .rank_stride = queries,
                         .score = call.score.mutable_data_ptr<Sum>() + sample * call.topk * queries,
                         .index = call.index.mutable_data_ptr<int64_t>() + sample * call.topk * queries};
+  const KernelChoice choice = choose<Sum>(call, query, key);
+  log_choice(call, choice);
   if constexpr (std::is_same_v<Sum, float>) {
-    if (call.method == "pruned" || (call.method == "auto" && pruning_may_pay(query, key))) {
+    if (choice.kernel == "pruned") {
       const auto [resolved, left] = search_pruned(query, key, found, call.method == "pruned");
       int64_t* tally = call.tally.mutable_data_ptr<int64_t>();
       tally[0] += resolved;
@@ -54,27 +76,35 @@ void match_sample(const MatchCall& call, const Map<Element>& query, const Map<El
   search_all<Sum>(query, key, found);
 }
 
-}  // namespace
-
-void match_cpu(const MatchCall& call) {
-  if (call.method != "auto" && call.method != "dense" && call.method != "pruned") {
-    throw std::runtime_error("patchswap.match: method must be \"auto\", \"dense\" or \"pruned\" on the CPU; got \"" +
-                             call.method + "\"");
-  }
-  if (call.method == "pruned" && call.query.scalar_type() == torch::headeronly::ScalarType::Double) {
-    throw std::runtime_error("patchswap.match: method \"pruned\" needs float32, bfloat16 or float16; got float64");
-  }
+// Calls work(query, key, sample) with the maps of each sample.
+template <class Work>
+void for_each_sample(const MatchCall& call, const Work& work) {
   with_element_type(call.query.scalar_type(), [&](auto element) {
     using Element = decltype(element);
-    using Sum = Accumulate<Element>;
     for (int64_t sample = 0; sample < call.batch; sample++) {
       const auto query = map_of<Element>("query", call.query, call.query_mask, sample, call.query_rows,
                                          call.query_columns, call.patch_size);
       const auto key =
           map_of<Element>("key", call.key, call.key_mask, sample, call.key_rows, call.key_columns, call.patch_size);
       const auto [arranged_query, arranged_key] = arrange(query, key);
-      match_sample<Sum>(call, arranged_query, arranged_key, sample);
+      work(arranged_query, arranged_key, sample);
     }
+  });
+}
+
+}  // namespace
+
+std::vector<KernelChoice> choose_cpu(const MatchCall& call) {
+  std::vector<KernelChoice> choices;
+  for_each_sample(call, [&]<class Element>(const Map<Element>& query, const Map<Element>& key, int64_t) {
+    choices.push_back(choose<Accumulate<Element>>(call, query, key));
+  });
+  return choices;
+}
+
+void match_cpu(const MatchCall& call) {
+  for_each_sample(call, [&]<class Element>(const Map<Element>& query, const Map<Element>& key, int64_t sample) {
+    match_sample<Accumulate<Element>>(call, query, key, sample);
   });
 }
 

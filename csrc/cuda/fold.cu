@@ -1,4 +1,4 @@
-// Host side of fold and its gradient on the GPU: workspace and launches.
+// Host side of fold and its gradients on the GPU: workspace and launches.
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
@@ -10,6 +10,8 @@
 
 namespace patchswap {
 namespace {
+
+static_assert(kLargestWeight == kMaxWeight);
 
 FoldShape shape_of(const FoldCall& call) {
   const auto narrow = [](int64_t size) { return static_cast<int>(size); };
@@ -34,7 +36,19 @@ FoldWork<Element> work_of(const FoldCall& call) {
           .tiles = fold_tiles(call.result.size(2) * call.result.size(3), call.channels),
           .source = call.source.const_data_ptr<Element>(),
           .base = call.base ? call.base->const_data_ptr<Element>() : nullptr,
-          .result = call.result.mutable_data_ptr<Element>()};
+          .result = call.result.mutable_data_ptr<Element>(),
+          .is_channels_last = call.source.stride(1) == 1,
+          .is_laid = call.is_laid};
+}
+
+// Calls function(weights) with an EqualWeights or a GivenWeights.
+template <class Weight, class Function>
+void with_weights(const FoldCall& call, Function function) {
+  if (call.weights) {
+    function(GivenWeights<Weight>{call.weights->const_data_ptr<Weight>()});
+  } else {
+    function(EqualWeights{});
+  }
 }
 
 Tensor new_array(const Tensor& like, int64_t count, torch::headeronly::ScalarType dtype) {
@@ -53,13 +67,15 @@ void fold_cuda(const FoldCall& call) {
     with_patch_size(call.patch_size, [&](auto patch_size) {
       constexpr int kPatchSize = decltype(patch_size)::value;
       const FoldWork<Element> work = work_of<Element>(call);
-      start(fold<kPatchSize, Accumulate<Element>, Element>, work.tiles.blocks(call.batch), work.tiles.threads, 0,
-            stream, work);
+      with_weights<Accumulate<Element>>(call, [&](auto weights) {
+        start(fold<kPatchSize, Accumulate<Element>, Element, decltype(weights)>, work.tiles.blocks(call.batch),
+              work.tiles.threads, 0, stream, work, weights);
+      });
     });
   });
 }
 
-// Workspace: 12 bytes for every key patch, 12 for every query, 4 for every cell of the output.
+// Workspace: 12 bytes for every key patch, 12 for every query, 4 for every cell of the output, 8 with float64 weights.
 void fold_backward_cuda(const FoldCall& call) {
   using torch::headeronly::ScalarType;
   if (call.result.numel() == 0) return;
@@ -69,28 +85,56 @@ void fold_backward_cuda(const FoldCall& call) {
   const int64_t keys = call.batch * call.key_rows * call.key_columns, queries = call.index.numel();
   const int64_t cells = call.batch * call.height * call.width;
   Tensor longs = new_array(call.index, 1 + keys, ScalarType::Long);
-  Tensor ints = new_array(call.index, keys + 3 * queries + cells, ScalarType::Int);
+  Tensor ints = new_array(call.index, keys + 3 * queries, ScalarType::Int);
+  Tensor covers = new_array(call.index, cells, call.weights ? call.weights->scalar_type() : ScalarType::Int);
   int32_t* const ints_data = ints.mutable_data_ptr<int32_t>();
   const Runs runs{.used = longs.mutable_data_ptr<int64_t>(),
                   .begin = longs.mutable_data_ptr<int64_t>() + 1,
                   .length = ints_data,
                   .arrival = ints_data + keys,
                   .arrived = ints_data + keys + queries,
-                  .ordered = ints_data + keys + 2 * queries,
-                  .cover_count = ints_data + keys + 3 * queries};
+                  .ordered = ints_data + keys + 2 * queries};
   check_cuda(cudaMemsetAsync(runs.used, 0, sizeof(int64_t), stream));
   check_cuda(cudaMemsetAsync(runs.length, 0, keys * sizeof(int32_t), stream));
-  with_patch_size(call.patch_size, [&](auto patch_size) {
-    constexpr int kPatchSize = decltype(patch_size)::value;
-    start(count_runs<kPatchSize>, run_blocks(cells), kRunThreads, 0, stream, shape, runs);
-    start(place_runs, run_blocks(keys), kRunThreads, kRunShared, stream, shape, runs);
-    start(list_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
-    start(order_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
-    with_element_type(call.source.scalar_type(), [&](auto element) {
-      using Element = decltype(element);
-      const FoldWork<Element> work = work_of<Element>(call);
-      start(fold_backward<kPatchSize, Accumulate<Element>, Element>, work.tiles.blocks(call.batch), work.tiles.threads,
-            0, stream, work, runs);
+  with_element_type(call.source.scalar_type(), [&](auto element) {
+    using Element = decltype(element);
+    using Sum = Accumulate<Element>;
+    with_patch_size(call.patch_size, [&](auto patch_size) {
+      constexpr int kPatchSize = decltype(patch_size)::value;
+      with_weights<Sum>(call, [&](auto weights) {
+        using Weights = decltype(weights);
+        auto* const cover = covers.mutable_data_ptr<typename Weights::Cover>();
+        start(count_runs<kPatchSize, Weights>, run_blocks(cells), kRunThreads, 0, stream, shape, runs, weights, cover);
+        start(place_runs, run_blocks(keys), kRunThreads, kRunShared, stream, shape, runs);
+        start(list_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
+        start(order_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
+        const FoldWork<Element> work = work_of<Element>(call);
+        start(fold_backward<kPatchSize, Sum, Element, Weights>, work.tiles.blocks(call.batch), work.tiles.threads, 0,
+              stream, work, runs, weights, static_cast<const typename Weights::Cover*>(cover));
+      });
+    });
+  });
+}
+
+void fold_weights_backward_cuda(const FoldWeightsCall& work) {
+  const FoldCall& call = work.call;
+  if (call.result.numel() == 0) return;
+  const torch::stable::accelerator::DeviceGuard guard(call.result.get_device_index());
+  const cudaStream_t stream = current_stream(call.result);
+  with_element_type(call.source.scalar_type(), [&](auto element) {
+    using Element = decltype(element);
+    using Sum = Accumulate<Element>;
+    const GivenWeights<Sum> weights{call.weights->const_data_ptr<Sum>()};
+    const FoldWeightsWork<Element, Sum> maps{.shape = shape_of(call),
+                                             .channels = call.channels,
+                                             .grad = call.source.const_data_ptr<Element>(),
+                                             .key = work.key.const_data_ptr<Element>(),
+                                             .output = work.output.const_data_ptr<Element>(),
+                                             .result = call.result.mutable_data_ptr<Sum>()};
+    with_patch_size(call.patch_size, [&](auto patch_size) {
+      constexpr int kPatchSize = decltype(patch_size)::value;
+      start(fold_weights_backward<kPatchSize, Sum, Element>, run_blocks(call.index.numel()), kRunThreads, 0, stream,
+            maps, weights);
     });
   });
 }

@@ -1,17 +1,23 @@
-// fold and its gradient on the GPU.
+// fold and its gradients on the GPU.
 //
-//   fold             one launch
-//   fold_backward    five: count_runs, place_runs, list_runs, order_runs, fold_backward
+//   fold                     one launch
+//   fold_backward            five: count_runs, place_runs, list_runs, order_runs, fold_backward
+//   fold_weights_backward    one
 //
-// Both are gathers, without atomics on features. A thread has one cell of the result and adds up what falls on it in a
-// fixed order; where that comes from is looked up for several channels at once. Cells that nothing falls on, most of
-// them where a hole is filled, are copied or zeroed 16 bytes at a time.
+// All are gathers, without atomics on features. A thread of the first two has one cell of the result and adds up what
+// falls on it in a fixed order; where that comes from is looked up for several channels at once. Cells that nothing
+// falls on, most of them where a hole is filled, are copied or zeroed 16 bytes at a time. A thread of
+// fold_weights_backward has one query and all channels of the cells that its patch covers.
 //
-// Maps are channels first, so a lane reads single numbers from the cells that its patches chose, where memory hands out
-// sectors of 32 bytes. That is cheap if a sector, once in the first-level cache, serves many of these reads. Hence a
-// block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. The other form, two passes of which
-// the first copies the keys channels last, would read and write the whole map once more. One pass fetches less where
-// neighbouring patches come from neighbouring places, as those of photographs do, and more where they do not.
+// The first two are compiled for copies that count the same (EqualWeights) and as weights say (GivenWeights).
+//
+// The result is channels first. Keys may be channels last: then the channels that a lane reads lie side by side, and it
+// uses all of each sector of 32 bytes that memory hands out. Of keys that are channels first a lane reads single
+// numbers from the cells that its patches chose. That is cheap if a sector, once in the first-level cache, serves many
+// of these reads. Hence a block works on many cells (kTileCells) of few planes (kChannelsAtOnce) at a time. The other
+// form, two passes of which the first copies the keys channels last, would read and write the whole map once more. One
+// pass fetches less where neighbouring patches come from neighbouring places, as those of photographs do, and more
+// where they do not.
 //
 // The gradient of a key cell comes from the queries that chose a patch with that cell. They are kept as one run of
 // queries for each key patch: counted, listed in the order in which atomics let them arrive, and then ordered, by
@@ -20,6 +26,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "device.cuh"
 
@@ -37,6 +44,7 @@ constexpr int kRunThreads = 256;
 constexpr int kRunShared = kRunThreads * 4 + kRunThreads / kWarp * 8;  // bytes of shared memory of place_runs
 // Of either map, in one channel of one sample: cells, and all that is counted within a sample, are numbered in 32 bits.
 constexpr int64_t kMostCells = 1 << 30;
+constexpr double kLargestWeight = 1e37;  // so that those of a cell have a finite sum in float32
 
 // Sizes as in struct FoldCall.
 struct FoldShape {
@@ -54,7 +62,43 @@ struct FoldShape {
     const int64_t key = is_query ? index[sample * queries() + row * columns + column] : -1;
     return key >= 0 && key < keys() ? static_cast<int>(key) : -1;
   }
+  // The key cell in row dy and column dx of this key patch.
+  PATCHSWAP_DEVICE int key_cell(int key, int dy, int dx) const {
+    return (key / key_columns + dy) * key_width + key % key_columns + dx;
+  }
 };
+
+// How much the copy of a query counts in the cells it covers: the same as every other.
+struct EqualWeights {
+  using Cover = int;
+  // 0 where the query has no patch.
+  PATCHSWAP_DEVICE int of(const FoldShape& p, int64_t sample, int row, int column) const {
+    return p.key_of(sample, row, column) >= 0;
+  }
+};
+
+// As much as is given for each query. What is no weight counts as 0.
+template <class Weight>
+struct GivenWeights {
+  using Cover = Weight;
+  const Weight* weights;  // [B][rows][columns]
+
+  PATCHSWAP_DEVICE Weight of(const FoldShape& p, int64_t sample, int row, int column) const {
+    if (p.key_of(sample, row, column) < 0) return 0;
+    const Weight weight = weights[sample * p.queries() + row * p.columns + column];
+    return weight > 0 && weight <= static_cast<Weight>(kLargestWeight) ? weight : 0;
+  }
+};
+
+// What the patches over cell (y, x) count together; nothing (0) for cells below the last row of patches.
+template <int P, class Weights>
+PATCHSWAP_DEVICE typename Weights::Cover cover_of(const FoldShape& p, const Weights& weights, int64_t sample, int y,
+                                                  int x) {
+  typename Weights::Cover cover = 0;
+#pragma unroll
+  for (int tap = 0; tap < P * P; tap++) cover += weights.of(p, sample, y - tap / P, x - tap % P);
+  return cover;
+}
 
 // How a result (B, channels, cells) is shared among blocks: tiles of neighbouring cells by slabs of channels.
 struct FoldTiles {
@@ -98,17 +142,18 @@ struct FoldWork {
   const Element* source;
   const Element* base;
   Element* result;
+  // Of fold: the source is (B, key_height, key_width, C) instead; the cells that no patch covers are left as they are.
+  bool is_channels_last, is_laid;
 };
 
 // The queries that chose each key patch.
 struct Runs {
-  int64_t* used;         // [1] how much of the lists has been given to runs; starts at 0
-  int64_t* begin;        // [B][keys] where in the lists the run begins
-  int32_t* length;       // [B][keys] starts at 0
-  int32_t* arrival;      // [B][queries] place within its run at which a matched query arrived
-  int32_t* arrived;      // [B * queries] top-left cells of queries, run by run, in the order of arrival
-  int32_t* ordered;      // [B * queries] the same, each run ascending
-  int32_t* cover_count;  // [B][height][width] how many matched patches cover each cell
+  int64_t* used;     // [1] how much of the lists has been given to runs; starts at 0
+  int64_t* begin;    // [B][keys] where in the lists the run begins
+  int32_t* length;   // [B][keys] starts at 0
+  int32_t* arrival;  // [B][queries] place within its run at which a matched query arrived
+  int32_t* arrived;  // [B * queries] top-left cells of queries, run by run, in the order of arrival
+  int32_t* ordered;  // [B * queries] the same, each run ascending
 };
 
 // Values that lie `pitch` apart, N of them read before the first is written; zeros without a source.
@@ -162,24 +207,28 @@ PATCHSWAP_DEVICE void write_empty(const Element* base, Element* result, int64_t 
 }
 
 // Grid: tiles.blocks(B) blocks of tiles.threads threads.
-template <int P, class Sum, class Element>
+template <int P, class Sum, class Element, class Weights>
 PATCHSWAP_KERNEL(kFoldBound)
-fold(const FoldWork<Element> work) {
+fold(const FoldWork<Element> work, const Weights weights) {
+  constexpr bool kIsWeighted = !std::is_same_v<Weights, EqualWeights>;
   const FoldShape& p = work.shape;
   const FoldShare share(work.tiles);
   const int y = share.cell / p.width, x = share.cell % p.width;
-  int count = 0;  // 0 in threads without a cell, too: they are below the last row of patches
-#pragma unroll
-  for (int tap = 0; tap < P * P; tap++) count += p.key_of(share.sample, y - tap / P, x - tap % P) >= 0;
+  const auto cover = cover_of<P>(p, weights, share.sample, y, x);  // 0 in threads without a cell, too
 
   const int64_t plane = work.tiles.cells, key_plane = p.key_height * p.key_width;
   const Element* base = work.base == nullptr ? nullptr : work.base + share.first_plane * plane;
   Element* result = work.result + share.first_plane * plane;
-  write_empty(base, result, plane, share.cell, share.channels, share.cell < work.tiles.cells && count == 0);
-  if (count == 0) return;
+  if (!work.is_laid) {
+    write_empty(base, result, plane, share.cell, share.channels, share.cell < work.tiles.cells && cover == 0);
+  }
+  if (cover == 0) return;
 
   constexpr int kAtOnce = kChannelsAtOnce<P, Sum>;
-  const Element* source = work.source + share.first_plane * key_plane;
+  const int64_t channels = work.tiles.channels, first_channel = share.first_plane - share.sample * channels;
+  const int64_t channel_pitch = work.is_channels_last ? 1 : key_plane;
+  const int64_t cell_pitch = work.is_channels_last ? channels : 1;
+  const Element* source = work.source + share.sample * channels * key_plane + first_channel * channel_pitch;
   result += share.cell;
 #pragma unroll 1
   for (int left = share.channels; left > 0; left -= kAtOnce) {
@@ -187,40 +236,46 @@ fold(const FoldWork<Element> work) {
 #pragma unroll kTapsAtOnce < P>
     for (int tap = 0; tap < P * P; tap++) {
       const int key = p.key_of(share.sample, y - tap / P, x - tap % P);
-      const int cell = (key / p.key_columns + tap / P) * p.key_width + key % p.key_columns + tap % P;
-      const Element* number = source + cell;
+      const Element* number = source + p.key_cell(key, tap / P, tap % P) * cell_pitch;
+      if constexpr (kIsWeighted) {
+        const Sum part = weights.of(p, share.sample, y - tap / P, x - tap % P) / cover;
 #pragma unroll
-      for (int i = 0; i < kAtOnce; i++) {
-        sum[i] += key >= 0 && i < left ? static_cast<Sum>(*number) : Sum(0);
-        number += key_plane;
+        for (int i = 0; i < kAtOnce; i++) {
+          sum[i] += part > 0 && i < left ? part * static_cast<Sum>(*number) : Sum(0);
+          number += channel_pitch;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; i++) {
+          sum[i] += key >= 0 && i < left ? static_cast<Sum>(*number) : Sum(0);
+          number += channel_pitch;
+        }
       }
     }
-    source += kAtOnce * key_plane;
+    source += kAtOnce * channel_pitch;
 #pragma unroll
     for (int i = 0; i < kAtOnce; i++) {
-      if (i < left) *result = static_cast<Element>(sum[i] / static_cast<Sum>(count));
+      if (i < left) *result = static_cast<Element>(kIsWeighted ? sum[i] : sum[i] / static_cast<Sum>(cover));
       result += plane;
     }
   }
 }
 
-// ---- gradient
+// ---- gradient with respect to key
 
 PATCHSWAP_DEVICE int64_t run_thread() { return static_cast<int64_t>(block_index()) * kRunThreads + thread_index(); }
 inline int64_t run_blocks(int64_t threads) { return (threads + kRunThreads - 1) / kRunThreads; }
 
-// One thread per cell of (B, height, width): how many patches cover it, and the arrival of the query that begins there.
-template <int P>
+// One thread per cell of (B, height, width): what the patches over it count together, for fold_backward, and the
+// arrival of the query that begins there.
+template <int P, class Weights>
 PATCHSWAP_KERNEL(kRunThreads)
-count_runs(const FoldShape p, const Runs runs) {
+count_runs(const FoldShape p, const Runs runs, const Weights weights, typename Weights::Cover* covers) {
   const int64_t thread = run_thread();
   if (thread >= p.batch * p.cells()) return;
   const int64_t sample = thread / p.cells();
   const int cell = static_cast<int>(thread % p.cells()), y = cell / p.width, x = cell % p.width;
-  int count = 0;
-#pragma unroll
-  for (int tap = 0; tap < P * P; tap++) count += p.key_of(sample, y - tap / P, x - tap % P) >= 0;
-  runs.cover_count[thread] = count;
+  covers[thread] = cover_of<P>(p, weights, sample, y, x);
   const int key = p.key_of(sample, y, x);
   if (key < 0) return;
   runs.arrival[sample * p.queries() + y * p.columns + x] = atomic_add(runs.length + sample * p.keys() + key, 1);
@@ -281,10 +336,12 @@ order_runs(const FoldShape p, const Runs runs) {
   runs.ordered[begin + place] = member.cell;
 }
 
-// Grid: tiles.blocks(B) blocks of tiles.threads threads.
-template <int P, class Sum, class Element>
+// covers: [B][height][width], of count_runs. Grid: tiles.blocks(B) blocks of tiles.threads threads.
+template <int P, class Sum, class Element, class Weights>
 PATCHSWAP_KERNEL(kFoldBound)
-fold_backward(const FoldWork<Element> work, const Runs runs) {
+fold_backward(const FoldWork<Element> work, const Runs runs, const Weights weights,
+              const typename Weights::Cover* covers) {
+  constexpr bool kIsWeighted = !std::is_same_v<Weights, EqualWeights>;
   const FoldShape& p = work.shape;
   const FoldShare share(work.tiles);
   const int y = share.cell / p.key_width, x = share.cell % p.key_width;
@@ -308,7 +365,7 @@ fold_backward(const FoldWork<Element> work, const Runs runs) {
   if (!is_chosen) return;
 
   constexpr int kAtOnce = kChannelsAtOnce<P, Sum>;
-  const int32_t* cover_count = runs.cover_count + share.sample * plane;
+  covers += share.sample * plane;
   const Element* grad = work.source + share.first_plane * plane;
   result += share.cell;
 #pragma unroll 1
@@ -323,10 +380,20 @@ fold_backward(const FoldWork<Element> work, const Runs runs) {
 #pragma unroll 1
       for (int i = 0; i < length; i++) {
         const int cell = member[i] + tap / P * p.width + tap % P;
-        const Sum count = static_cast<Sum>(cover_count[cell]);
+        const Sum cover = static_cast<Sum>(covers[cell]);
+        if constexpr (kIsWeighted) {
+          const Sum weight = weights.of(p, share.sample, member[i] / p.width, member[i] % p.width);
+          if (weight == 0) continue;
+          const Sum part = weight / cover;
 #pragma unroll
-        for (int channel = 0; channel < kAtOnce; channel++) {
-          if (channel < left) sum[channel] += static_cast<Sum>(grad[channel * plane + cell]) / count;
+          for (int channel = 0; channel < kAtOnce; channel++) {
+            if (channel < left) sum[channel] += part * static_cast<Sum>(grad[channel * plane + cell]);
+          }
+        } else {
+#pragma unroll
+          for (int channel = 0; channel < kAtOnce; channel++) {
+            if (channel < left) sum[channel] += static_cast<Sum>(grad[channel * plane + cell]) / cover;
+          }
         }
       }
     }
@@ -337,6 +404,51 @@ fold_backward(const FoldWork<Element> work, const Runs runs) {
     grad += kAtOnce * plane;
     result += kAtOnce * key_plane;
   }
+}
+
+// ---- gradient with respect to weights
+
+// All maps are channels first.
+template <class Element, class Weight>
+struct FoldWeightsWork {
+  FoldShape shape;
+  int64_t channels;
+  const Element* grad;    // (B, C, height, width)
+  const Element* key;     // (B, C, key_height, key_width)
+  const Element* output;  // of fold, as grad
+  Weight* result;         // [B][rows][columns]
+};
+
+// One thread per (sample, query).
+template <int P, class Sum, class Element>
+PATCHSWAP_KERNEL(kRunThreads)
+fold_weights_backward(const FoldWeightsWork<Element, Sum> work, const GivenWeights<Sum> weights) {
+  const FoldShape& p = work.shape;
+  const int64_t query = run_thread();
+  if (query >= p.batch * p.queries()) return;
+  const int64_t sample = query / p.queries(), first_plane = sample * work.channels;
+  const int place = static_cast<int>(query % p.queries()), row = place / p.columns, column = place % p.columns;
+  const int key = p.key_of(sample, row, column);
+  const int64_t plane = p.cells(), key_plane = p.key_height * p.key_width;
+  Sum total = 0;
+#pragma unroll 1
+  for (int tap = 0; key >= 0 && tap < P * P; tap++) {
+    const int y = row + tap / P, x = column + tap % P;
+    const Sum cover = cover_of<P>(p, weights, sample, y, x);
+    if (cover == 0) continue;
+    const int64_t cell = first_plane * plane + y * p.width + x;
+    const Element* grad = work.grad + cell;
+    const Element* output = work.output + cell;
+    const Element* copied = work.key + first_plane * key_plane + p.key_cell(key, tap / P, tap % P);
+    Sum product = 0;
+#pragma unroll 4
+    for (int64_t channel = 0; channel < work.channels; channel++) {
+      const Sum difference = static_cast<Sum>(copied[channel * key_plane]) - static_cast<Sum>(output[channel * plane]);
+      product += static_cast<Sum>(grad[channel * plane]) * difference;
+    }
+    total += product / cover;
+  }
+  work.result[query] = total;
 }
 
 }  // namespace patchswap

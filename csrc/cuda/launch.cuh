@@ -1,5 +1,4 @@
-// Launching kernels on torch's current stream: a kernel as it is, or the work of one thread (a struct with
-// operator()(thread)) over any number of threads.
+// Launching kernels on torch's current stream.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,8 +12,6 @@
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 
 namespace patchswap {
-
-constexpr int64_t kThreadsPerBlock = 128;
 
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
@@ -38,16 +35,15 @@ void start(void (*kernel)(Arguments...), int64_t blocks, int threads, int shared
   check_cuda(cudaGetLastError());
 }
 
-template <class Work>
-__global__ void __launch_bounds__(kThreadsPerBlock, 1) run(Work work, int64_t threads) {
-  const int64_t thread = blockIdx.x * kThreadsPerBlock + threadIdx.x;
-  if (thread < threads) work(thread);
-}
+// The same for host code that does not know torch or streams.
+struct Launcher {
+  cudaStream_t stream;
 
-// work(i) for i in [0, threads).
-template <class Work>
-void launch(cudaStream_t stream, int64_t threads, Work work) {
-  start(run<Work>, (threads + kThreadsPerBlock - 1) / kThreadsPerBlock, kThreadsPerBlock, 0, stream, work, threads);
-}
+  template <class Argument>
+  void operator()(void (*kernel)(Argument), int64_t blocks, int threads, int shared_bytes,
+                  const Argument& argument) const {
+    start(kernel, blocks, threads, shared_bytes, stream, argument);
+  }
+};
 
 }  // namespace patchswap

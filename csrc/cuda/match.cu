@@ -2,7 +2,7 @@
 //
 // Two ways. The tensor-core search (problem.cuh) is three launches: prepare, a search, rescore. It takes 3x3 patches,
 // one key per query, and up to 32-bit features on compute capability 8.0 or later. Everything else takes the direct way
-// (match_direct.cuh): four launches of plain loops.
+// (match_direct.cuh): matrix products of tiles, in full precision.
 //
 // Nothing here waits for the device, and all memory is torch's, so a call can be captured in a CUDA graph.
 
@@ -30,54 +30,59 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
+// One allocation for all of a call's arrays, laid out in two passes over the same code: the first counts.
+class Workspace {
+ public:
+  template <class Number>
+  void take(Number*& array, int64_t count) {
+    if (memory_) array = reinterpret_cast<Number*>(memory_ + used_);
+    used_ += (count * static_cast<int64_t>(sizeof(Number)) + 255) / 256 * 256;
+  }
+  int64_t used() const { return used_; }
+  void place(Tensor& bytes) {
+    memory_ = static_cast<unsigned char*>(bytes.mutable_data_ptr());
+    used_ = 0;
+  }
+
+ private:
+  unsigned char* memory_ = nullptr;
+  int64_t used_ = 0;
+};
+
+// take(space) asks for every array; afterwards all lie in the tensor that this returns.
+template <class Take>
+Tensor allocate(const Tensor& like, const Take& take) {
+  Workspace space;
+  take(space);
+  const int64_t bytes[] = {space.used()};
+  Tensor memory = torch::stable::new_empty(like, {bytes, 1}, ScalarType::Byte);
+  space.place(memory);
+  take(space);
+  return memory;
+}
+
 // ---- the direct way
 
 static_assert(kMostRanks == kMaxTopk);
 
-// Enough threads to fill a large GPU, a fixed number so that every device does the same work.
-constexpr int64_t kWantedThreads = 1 << 18;
-constexpr int64_t kMostSlices = 64;
-
-template <class Element>
-MapView<Element> view(const Tensor& features, const std::optional<Tensor>& mask, int64_t rows, int64_t columns) {
-  return {.features = features.const_data_ptr<Element>(),
-          .mask = mask ? mask->const_data_ptr<bool>() : nullptr,
-          .channels = features.size(1),
-          .height = features.size(2),
-          .width = features.size(3),
-          .rows = rows,
-          .columns = columns};
-}
-
-// Workspace: 1 / norm of every patch, and slices x topk candidates (score and index) for each query.
 template <int P, class Element>
-void match_direct(const MatchCall& call, cudaStream_t stream) {
+void match_directly(const MatchCall& call, cudaStream_t stream) {
   using Sum = Accumulate<Element>;
-  const int64_t queries = call.query_rows * call.query_columns, keys = call.key_rows * call.key_columns;
-  const int64_t slices = std::clamp<int64_t>(kWantedThreads / (call.batch * queries), 1, kMostSlices);
-  const int64_t slice_shape[] = {call.batch, slices, call.topk, queries};
-  const int64_t query_shape[] = {call.batch, queries}, key_shape[] = {call.batch, keys};
-  Tensor query_norm = torch::stable::new_empty(call.score, {query_shape, 2});
-  Tensor key_norm = torch::stable::new_empty(call.score, {key_shape, 2});
-  Tensor slice_score = torch::stable::new_empty(call.score, {slice_shape, 4});
-  Tensor slice_index = torch::stable::new_empty(call.index, {slice_shape, 4});
-
-  const MatchParameters<Element, Sum> p{
-      .query = view<Element>(call.query, call.query_mask, call.query_rows, call.query_columns),
-      .key = view<Element>(call.key, call.key_mask, call.key_rows, call.key_columns),
-      .query_inverse_norm = query_norm.const_data_ptr<Sum>(),
-      .key_inverse_norm = key_norm.const_data_ptr<Sum>(),
-      .batch = call.batch,
-      .topk = call.topk,
-      .slices = slices,
-      .slice_score = slice_score.mutable_data_ptr<Sum>(),
-      .slice_index = slice_index.mutable_data_ptr<int64_t>(),
-      .score = call.score.mutable_data_ptr<Sum>(),
-      .index = call.index.mutable_data_ptr<int64_t>()};
-  launch(stream, call.batch * queries, InverseNorm<P, Element, Sum>{p.query, query_norm.mutable_data_ptr<Sum>()});
-  launch(stream, call.batch * keys, InverseNorm<P, Element, Sum>{p.key, key_norm.mutable_data_ptr<Sum>()});
-  launch(stream, call.batch * slices * queries, MatchSlice<P, Element, Sum>{p});
-  launch(stream, call.batch * queries, MergeSlices<Element, Sum>{p});
+  const auto map = [&](const Tensor& features, const std::optional<Tensor>& mask) {
+    return direct_map<P, Sum>(call.batch, call.channels, features.size(2), features.size(3),
+                              mask ? mask->const_data_ptr<bool>() : nullptr);
+  };
+  DirectWork<Element, Sum> work{};
+  work.query = call.query.const_data_ptr<Element>();
+  work.key = call.key.const_data_ptr<Element>();
+  work.pair.query = map(call.query, call.query_mask);
+  work.pair.key = map(call.key, call.key_mask);
+  work.pair.topk = static_cast<int>(call.topk);
+  work.pair.score = call.score.mutable_data_ptr<Sum>();
+  work.pair.index = call.index.mutable_data_ptr<int64_t>();
+  const auto take = [&](Workspace& space) { take_direct(space, work); };
+  const Tensor memory = allocate(call.index, take);
+  match_direct<P>(Launcher{stream}, work);
 }
 
 // ---- the tensor-core way
@@ -127,25 +132,6 @@ const Device& device_of(const Tensor& tensor) {
   }
   return device;
 }
-
-// One allocation for all of a call's arrays, laid out in two passes over the same code: the first counts.
-class Workspace {
- public:
-  template <class Number>
-  void take(Number*& array, int64_t count) {
-    if (memory_) array = reinterpret_cast<Number*>(memory_ + used_);
-    used_ += (count * static_cast<int64_t>(sizeof(Number)) + 255) / 256 * 256;
-  }
-  int64_t used() const { return used_; }
-  void place(Tensor& bytes) {
-    memory_ = static_cast<unsigned char*>(bytes.mutable_data_ptr());
-    used_ = 0;
-  }
-
- private:
-  unsigned char* memory_ = nullptr;
-  int64_t used_ = 0;
-};
 
 // Room for listed runs: so many for each query of the map, whether it is searched for or not, but no more bytes than
 // these where the shortest lists fit into them.
@@ -244,12 +230,7 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   if (use_wgmma) work.cost.key_stride = wgmma::kStretch;
 #endif
 
-  Workspace space;
-  take_all(space, work, call.fast);
-  const int64_t bytes[] = {space.used()};
-  Tensor memory = torch::stable::new_empty(call.index, {bytes, 1}, ScalarType::Byte);
-  space.place(memory);
-  take_all(space, work, call.fast);
+  const Tensor memory = allocate(call.index, [&](Workspace& space) { take_all(space, work, call.fast); });
 
   const auto byte = [](const void* address) { return static_cast<const unsigned char*>(address); };
   check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.first_key) - byte(p.worst_error), stream));
@@ -265,41 +246,57 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   start(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, p);
 }
 
-// Which way to go. Explicit wishes that cannot be met are errors.
-enum class Way { kDirect, kMma, kWgmma };
-
-Way choose_way(const MatchCall& call, const Device& device) {
-  const std::string& method = call.method;
-  const bool fits = call.patch_size == kPatch && call.topk == 1 && call.query.scalar_type() != ScalarType::Double &&
-                    call.channels > 0 && call.key_rows > 0 && fits_32_bits(call);
-  if (method == "direct") return Way::kDirect;
-  if (method == "auto") return !fits || !device.mma ? Way::kDirect : device.wgmma ? Way::kWgmma : Way::kMma;
-  STD_TORCH_CHECK(fits, "patchswap.match: method \"", method,
-                  "\" takes patch_size 3, topk 1, float32, bfloat16 or float16 features with at least one channel and "
-                  "one key patch, and fewer than 2^30 16-byte words of packed features; use \"auto\"");
-  STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,
-                  "\" is not there on this GPU or in this build; use \"auto\"");
-  return method == "mma" ? Way::kMma : Way::kWgmma;
+// What of a call the tensor-core search does not take; empty where it takes all.
+std::string obstacle(const MatchCall& call) {
+  if (call.patch_size != kPatch) return "patch_size is " + std::to_string(call.patch_size);
+  if (call.topk != 1) return "topk is " + std::to_string(call.topk);
+  if (call.query.scalar_type() == ScalarType::Double) return "the features are float64";
+  if (call.channels == 0) return "the maps have no channel";
+  if (call.key_rows == 0) return "there is no key patch";
+  if (!fits_32_bits(call)) return "the packed features are 2^30 16-byte words or more";
+  return "";
 }
 
 }  // namespace
 
+KernelChoice choose_cuda(const MatchCall& call) {
+  const std::string& method = call.method;
+  if (method == "direct") return {method, "the method asked for"};
+  const torch::stable::accelerator::DeviceGuard guard(call.query.get_device_index());
+  const Device& device = device_of(call.query);
+  const std::string reason = obstacle(call);
+  if (method == "auto") {
+    if (!reason.empty()) return {"direct", reason + ", which the tensor-core search does not take"};
+    if (device.wgmma) return {"wgmma", "a Hopper GPU, for which the library was built"};
+    if (device.mma) return {"mma", "tensor cores, but no Hopper GPU or a library built without architecture 9.0a"};
+    return {"direct", "no tensor cores that the search can use, or a library built without this GPU's architecture"};
+  }
+  STD_TORCH_CHECK(reason.empty(), "patchswap.match: method \"", method,
+                  "\" takes patch_size 3, topk 1, float32, bfloat16 or float16 features with at least one channel and "
+                  "one key patch, and fewer than 2^30 16-byte words of packed features; ",
+                  reason, "; use \"auto\"");
+  STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,
+                  "\" is not there on this GPU or in this build; use \"auto\"");
+  return {method, "the method asked for"};
+}
+
 void match_cuda(const MatchCall& call) {
   const torch::stable::accelerator::DeviceGuard guard(call.query.get_device_index());
   const cudaStream_t stream = current_stream(call.query);
-  const Way way = call.index.numel() == 0 ? Way::kDirect : choose_way(call, device_of(call.query));
-  if (way == Way::kDirect) {
+  const KernelChoice choice = call.queries() == 0 ? KernelChoice{"direct", "there is no query"} : choose_cuda(call);
+  log_choice(call, choice);
+  if (choice.kernel == "direct") {
     check_cuda(cudaMemsetAsync(call.tally.mutable_data_ptr(), 0, 2 * sizeof(int64_t), stream));
-    if (call.index.numel() == 0) return;
+    if (call.queries() == 0) return;
     with_element_type(call.query.scalar_type(), [&](auto element) {
       with_patch_size(call.patch_size, [&](auto patch_size) {
-        match_direct<decltype(patch_size)::value, decltype(element)>(call, stream);
+        match_directly<decltype(patch_size)::value, decltype(element)>(call, stream);
       });
     });
     return;
   }
   const auto search = [&](auto element) {
-    match_by_search<decltype(element)>(call, stream, device_of(call.query), way == Way::kWgmma);
+    match_by_search<decltype(element)>(call, stream, device_of(call.query), choice.kernel == "wgmma");
   };
   switch (call.query.scalar_type()) {
     case ScalarType::Half:
@@ -315,6 +312,5 @@ void match_cuda(const MatchCall& call) {
 #define PATCHSWAP_TEXT(...) PATCHSWAP_TEXT_OF(__VA_ARGS__)
 
 const char* cuda_toolkit() { return PATCHSWAP_TEXT(__CUDACC_VER_MAJOR__) "." PATCHSWAP_TEXT(__CUDACC_VER_MINOR__); }
-const char* cuda_architectures() { return PATCHSWAP_TEXT(__CUDA_ARCH_LIST__); }
 
 }  // namespace patchswap

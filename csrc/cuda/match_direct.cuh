@@ -1,242 +1,382 @@
-// match on the GPU, first form: exact, simple, and the same code on the host. Not measured on a GPU yet.
+// match on the GPU for what the tensor-core search does not take: exact, for every dtype, patch size and topk.
 //
-// Three kernels, each a loop over independent threads: operator() below is the work of one thread, and its number is
-// all that it knows of the grid.
-//   InverseNorm   one thread per patch: 1 / norm, or a code (see kExcluded)
-//   MatchSlice    one thread per (sample, slice of the keys, query): the best keys of that slice
-//   MergeSlices   one thread per (sample, query): the best of the slices, and their scores
-// Neighbouring threads hold neighbouring queries and read the same keys. A thread scores kKeysAtOnce neighbouring keys
-// at a time, so that each query value it loads is used for several of them. Slices exist to have enough threads where
-// queries are few; they change nothing in the result, as candidates are compared in a total order.
+// The product of two patches is the sum of the products of their p x p pairs of cells. So each pair of cells is
+// multiplied once, and not once for each of the p x p pairs of patches that hold it. Six kernels:
+//   square_cells     one thread per cell: its squared norm
+//   invert_norms     one thread per patch: 1 / norm, or a code (see kExcluded)
+//   number_cells     one block per tile: lists the cells that a patch which takes part covers
+//   cell_product     (cell_product.cuh) the matrix product of the listed cells of two tiles
+//   best_of_tile     one thread per (sample, slice of a tile's keys, query): the best keys of the slice so far
+//   best_of_slices   one thread per (sample, query): the best of the slices, and their scores
+// The first three run once for each map, the next two for each pair of a query tile and a key tile, the last for each
+// query tile. Threads in a row hold neighbouring queries, so they read neighbouring products.
 //
-// Torch-free: pointers and sizes only. Element is the type of the features, Sum that of scores (float or double).
+// The sums of a product run over the channels, then over the cells of a patch, always in this order. Equal patches
+// therefore have equal scores bit for bit, wherever they lie and however the maps are cut into tiles. Slices exist to
+// have enough threads; they change nothing in the result, as candidates are compared in a total order.
+//
+// Torch-free, and the host side of it as well: Launch starts a kernel, Space hands out memory. Element is the type of
+// the features, Sum that of scores (float or double).
 #pragma once
 
 #include <cstdint>
 #include <limits>
 
-#if defined(__CUDACC__)
-#define PATCHSWAP_HOST_DEVICE __host__ __device__ inline
-#else
-#define PATCHSWAP_HOST_DEVICE inline
-#endif
+#include "cell_product.cuh"
+#include "device.cuh"
+#include "tile_pair.cuh"
 
 namespace patchswap {
 
 constexpr int kMostRanks = 8;
-constexpr int kKeysAtOnce = 8;  // 8 sums, 8 + p - 1 key values and p query values stay well within 255 registers
-
-// One (B, C, height, width) map and the grid of its patches.
-template <class Element>
-struct MapView {
-  const Element* features;  // [B][C][height][width]
-  const bool* mask;         // [B][rows][columns], or null for all
-  int64_t channels, height, width, rows, columns;
-
-  PATCHSWAP_HOST_DEVICE int64_t patches() const { return rows * columns; }
-};
-
-template <class Element, class Sum>
-struct MatchParameters {
-  MapView<Element> query, key;
-  const Sum* query_inverse_norm;  // [B][queries]
-  const Sum* key_inverse_norm;    // [B][keys], kExcluded where the key must not be chosen
-  int64_t batch, topk, slices;
-  Sum* slice_score;      // [B][slices][topk][queries]
-  int64_t* slice_index;  // [B][slices][topk][queries]
-  Sum* score;            // [B][topk][queries]
-  int64_t* index;        // [B][topk][queries]
-};
+constexpr int kDirectThreads = 128;
+constexpr int kNumberThreads = 512;
+constexpr int kNumberShared = kNumberThreads / kWarp * 4;  // bytes of shared memory of number_cells
+// Enough threads to fill a large GPU, a fixed number so that every device does the same work.
+constexpr int64_t kWantedThreads = 1 << 17;
+constexpr int64_t kMostSlices = 64;  // one thread goes through all slices of a query
 
 // In place of an inverse norm, marks a patch that takes no part; a patch that is not finite has NaN there.
 constexpr int kExcluded = -1;
 
-template <class Sum>
-PATCHSWAP_HOST_DEVICE bool is_nan(Sum value) {
-  return value != value;
-}
-
-PATCHSWAP_HOST_DEVICE float inverse_square_root(float value) {
-#if defined(__CUDA_ARCH__)
-  return 1.0f / sqrtf(value);
-#else
-  return 1.0f / __builtin_sqrtf(value);
-#endif
-}
-PATCHSWAP_HOST_DEVICE double inverse_square_root(double value) {
-#if defined(__CUDA_ARCH__)
-  return 1.0 / sqrt(value);
-#else
-  return 1.0 / __builtin_sqrt(value);
-#endif
-}
-
 // The largest and the smallest normal number; numeric_limits' functions are not callable in device code.
 template <class Sum>
-struct Range;
-template <>
-struct Range<float> {
-  static constexpr float kLargest = std::numeric_limits<float>::max();
-  static constexpr float kSmallest = std::numeric_limits<float>::min();
-};
-template <>
-struct Range<double> {
-  static constexpr double kLargest = std::numeric_limits<double>::max();
-  static constexpr double kSmallest = std::numeric_limits<double>::min();
+struct Range {
+  static constexpr Sum kLargest = std::numeric_limits<Sum>::max();
+  static constexpr Sum kSmallest = std::numeric_limits<Sum>::min();
 };
 
 template <class Sum>
-PATCHSWAP_HOST_DEVICE Sum minus_infinity() {
+PATCHSWAP_DEVICE Sum minus_infinity() {
   return -static_cast<Sum>(__builtin_inff());
 }
 
 // A higher score goes first; of equal scores, the lower index.
 template <class Sum>
-PATCHSWAP_HOST_DEVICE bool goes_before(Sum score, int64_t index, Sum other_score, int64_t other_index) {
+PATCHSWAP_DEVICE bool goes_before(Sum score, int64_t index, Sum other_score, int64_t other_index) {
   return score > other_score || (score == other_score && index < other_index);
 }
 
-// The best candidates so far, best first; free ranks hold index -1 and score -inf.
-template <class Sum>
+// The best candidates so far, best first; free ranks hold index -1 and score -inf. Loops over ranks are unrolled, so
+// that all of it stays in registers.
+template <int Ranks, class Sum>
 struct Candidates {
-  Sum score[kMostRanks];
-  int64_t index[kMostRanks];
+  Sum score[Ranks];
+  int64_t index[Ranks];
 
-  PATCHSWAP_HOST_DEVICE Candidates() {
-    for (int rank = 0; rank < kMostRanks; rank++) {
+  PATCHSWAP_DEVICE Candidates() {
+#pragma unroll
+    for (int rank = 0; rank < Ranks; rank++) {
       score[rank] = minus_infinity<Sum>();
       index[rank] = -1;
     }
   }
 
-  PATCHSWAP_HOST_DEVICE void offer(int64_t topk, Sum new_score, int64_t new_index) {
-    if (!goes_before(new_score, new_index, score[topk - 1], index[topk - 1])) return;
-    int64_t rank = topk - 1;
-    for (; rank > 0 && goes_before(new_score, new_index, score[rank - 1], index[rank - 1]); rank--) {
-      score[rank] = score[rank - 1];
-      index[rank] = index[rank - 1];
-    }
-    score[rank] = new_score;
-    index[rank] = new_index;
-  }
-};
-
-// inverse_norm: [B][rows][columns]. One thread per entry.
-template <int P, class Element, class Sum>
-struct InverseNorm {
-  MapView<Element> map;
-  Sum* inverse_norm;
-
-  PATCHSWAP_HOST_DEVICE void operator()(int64_t thread) const {
-    const int64_t sample = thread / map.patches(), patch = thread % map.patches();
-    if (map.mask != nullptr && !map.mask[thread]) {
-      inverse_norm[thread] = kExcluded;
-      return;
-    }
-    const int64_t row = patch / map.columns, column = patch % map.columns;
-    const Element* features = map.features + sample * map.channels * map.height * map.width;
-    Sum square = 0;
-    for (int64_t channel = 0; channel < map.channels; channel++) {
-      const Element* cells = features + (channel * map.height + row) * map.width + column;
-      for (int dy = 0; dy < P; dy++) {
-        for (int dx = 0; dx < P; dx++) {
-          const Sum value = static_cast<Sum>(cells[dy * map.width + dx]);
-          square += value * value;
-        }
-      }
-    }
-    if (!(square <= Range<Sum>::kLargest)) {
-      inverse_norm[thread] = static_cast<Sum>(__builtin_nanf(""));
-    } else {
-      inverse_norm[thread] = square < Range<Sum>::kSmallest ? Sum(0) : inverse_square_root(square);
+  PATCHSWAP_DEVICE void offer(Sum new_score, int64_t new_index) {
+    if (!goes_before(new_score, new_index, score[Ranks - 1], index[Ranks - 1])) return;
+#pragma unroll
+    for (int rank = 0; rank < Ranks; rank++) {
+      if (!goes_before(new_score, new_index, score[rank], index[rank])) continue;
+      const Sum moved_score = score[rank];
+      const int64_t moved_index = index[rank];
+      score[rank] = new_score;
+      index[rank] = new_index;
+      new_score = moved_score;
+      new_index = moved_index;
     }
   }
 };
 
-// One thread per (sample, slice, query), query fastest.
-template <int P, class Element, class Sum>
-struct MatchSlice {
-  MatchParameters<Element, Sum> p;
+// ---- once for each map
 
-  PATCHSWAP_HOST_DEVICE void operator()(int64_t thread) const {
-    const int64_t queries = p.query.patches();
-    const int64_t query = thread % queries, slice = thread / queries % p.slices, sample = thread / queries / p.slices;
-    Candidates<Sum> best;
-    const Sum query_inverse_norm = p.query_inverse_norm[sample * queries + query];
-    if (query_inverse_norm >= 0) {
-      const int64_t query_plane = p.query.height * p.query.width, key_plane = p.key.height * p.key.width;
-      const Element* query_cells = p.query.features + sample * p.query.channels * query_plane +
-                                   query / p.query.columns * p.query.width + query % p.query.columns;
-      const Element* key_cells = p.key.features + sample * p.key.channels * key_plane;
-      const Sum* key_inverse_norm = p.key_inverse_norm + sample * p.key.patches();
-
-      // Groups of kKeysAtOnce neighbouring keys of one row; a slice is a run of groups.
-      const int64_t groups_in_row = (p.key.columns + kKeysAtOnce - 1) / kKeysAtOnce;
-      const int64_t groups = groups_in_row * p.key.rows;
-      const int64_t group_end = groups * (slice + 1) / p.slices;
-      for (int64_t group = groups * slice / p.slices; group < group_end; group++) {
-        const int64_t row = group / groups_in_row, first = group % groups_in_row * kKeysAtOnce;
-        const int present = p.key.columns - first < kKeysAtOnce ? static_cast<int>(p.key.columns - first) : kKeysAtOnce;
-        bool any_valid = false;
-        for (int i = 0; i < present; i++) any_valid |= key_inverse_norm[row * p.key.columns + first + i] >= 0;
-        if (!any_valid) continue;
-
-        // Every key adds its terms in the same order, so equal patches have equal scores bit for bit.
-        Sum sum[kKeysAtOnce] = {};
-        for (int64_t channel = 0; channel < p.query.channels; channel++) {
-          for (int dy = 0; dy < P; dy++) {
-            const Element* left = query_cells + channel * query_plane + dy * p.query.width;
-            const Element* right = key_cells + channel * key_plane + (row + dy) * p.key.width + first;
-            Sum query_value[P], key_value[kKeysAtOnce + P - 1];
-            for (int i = 0; i < P; i++) query_value[i] = static_cast<Sum>(left[i]);
-            for (int i = 0; i < kKeysAtOnce + P - 1; i++) {
-              key_value[i] = i < present + P - 1 ? static_cast<Sum>(right[i]) : Sum(0);
-            }
-            for (int dx = 0; dx < P; dx++) {
-              for (int i = 0; i < kKeysAtOnce; i++) sum[i] += query_value[dx] * key_value[i + dx];
-            }
-          }
-        }
-        for (int i = 0; i < present; i++) {
-          const int64_t key = row * p.key.columns + first + i;
-          const Sum scale = key_inverse_norm[key];
-          if (scale >= 0) best.offer(p.topk, sum[i] * scale, key);
-        }
-      }
-    }
-    for (int64_t rank = 0; rank < p.topk; rank++) {
-      const int64_t place = ((sample * p.slices + slice) * p.topk + rank) * queries + query;
-      p.slice_score[place] = best.score[rank];
-      p.slice_index[place] = best.index[rank];
-    }
-  }
-};
-
-// One thread per (sample, query).
 template <class Element, class Sum>
-struct MergeSlices {
-  MatchParameters<Element, Sum> p;
+struct CellsOfMap {
+  const Element* features;  // [B][C][height][width]
+  DirectMap<Sum> map;
+};
 
-  PATCHSWAP_HOST_DEVICE void operator()(int64_t thread) const {
-    const int64_t queries = p.query.patches(), sample = thread / queries, query = thread % queries;
-    Candidates<Sum> best;
-    for (int64_t slice = 0; slice < p.slices; slice++) {
-      for (int64_t rank = 0; rank < p.topk; rank++) {
-        const int64_t place = ((sample * p.slices + slice) * p.topk + rank) * queries + query;
-        if (p.slice_index[place] >= 0) best.offer(p.topk, p.slice_score[place], p.slice_index[place]);
+template <class Element, class Sum>
+PATCHSWAP_KERNEL(kDirectThreads)
+square_cells(CellsOfMap<Element, Sum> work) {
+  const DirectMap<Sum>& map = work.map;
+  const int64_t plane = map.height * map.width;
+  const int64_t thread = int64_t{block_index()} * kDirectThreads + thread_index();
+  if (thread >= map.batch * plane) return;
+  const Element* features = work.features + thread / plane * map.channels * plane + thread % plane;
+  Sum square = 0;
+  for (int64_t channel = 0; channel < map.channels; channel++) {
+    const Sum value = static_cast<Sum>(features[channel * plane]);
+    square += value * value;
+  }
+  map.square[thread] = square;
+}
+
+template <int P, class Sum>
+PATCHSWAP_KERNEL(kDirectThreads)
+invert_norms(DirectMap<Sum> map) {
+  const int64_t patches = map.tiling.patches();
+  const int64_t thread = int64_t{block_index()} * kDirectThreads + thread_index();
+  if (thread >= map.batch * patches) return;
+  if (map.mask != nullptr && !map.mask[thread]) {
+    map.inverse_norm[thread] = kExcluded;
+    return;
+  }
+  const int64_t row = thread % patches / map.tiling.columns, column = thread % patches % map.tiling.columns;
+  const Sum* squares = map.square + (thread / patches * map.height + row) * map.width + column;
+  Sum square = 0;
+#pragma unroll
+  for (int dy = 0; dy < P; dy++) {
+#pragma unroll
+    for (int dx = 0; dx < P; dx++) square += squares[dy * map.width + dx];
+  }
+  if (!(square <= Range<Sum>::kLargest)) {
+    map.inverse_norm[thread] = static_cast<Sum>(__builtin_nanf(""));
+  } else {
+    map.inverse_norm[thread] = square < Range<Sum>::kSmallest ? Sum(0) : 1 / square_root(square);
+  }
+}
+
+// Numbers the cells of a tile that a patch of the tile covers which takes part, in row-major order.
+template <int P, class Sum>
+PATCHSWAP_KERNEL(kNumberThreads)
+number_cells(DirectMap<Sum> map) {
+  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
+  const int64_t sample = block_index() / map.tiling.tiles();
+  const Tile tile = tile_of(map.tiling, block_index() % map.tiling.tiles());
+  const int cell_columns = tile.columns + P - 1, cells = (tile.rows + P - 1) * cell_columns;
+  const int64_t place_of_tile = int64_t{block_index()} * map.cell_pitch;
+  const Shared<int> counts = shared_memory<int>(0, kNumberThreads / kWarp);
+  int numbered = 0;
+  for (int begin = 0; begin < cells; begin += kNumberThreads) {
+    const int cell = begin + thread;
+    bool is_needed = false;
+    if (cell < cells) {
+      const int row = cell / cell_columns, column = cell % cell_columns;
+#pragma unroll 1
+      for (int i = 0; i < P * P && !is_needed; i++) {
+        const int y = row - i / P, x = column - i % P;
+        if (y < 0 || y >= tile.rows || x < 0 || x >= tile.columns) continue;
+        is_needed = map.inverse_norm[map.patch(sample, tile, y, x)] >= 0;
       }
     }
-    const Sum query_inverse_norm = p.query_inverse_norm[thread];
-    for (int64_t rank = 0; rank < p.topk; rank++) {
-      const int64_t place = (sample * p.topk + rank) * queries + query;
-      p.index[place] = best.index[rank];
-      if (is_nan(query_inverse_norm)) {
-        p.score[place] = query_inverse_norm;
-      } else {
-        p.score[place] = best.index[rank] >= 0 ? best.score[rank] * query_inverse_norm : minus_infinity<Sum>();
+    const uint32_t needed = ballot(is_needed);
+    if (lane == 0) counts.store(warp, count_bits(needed));
+    block_barrier();  // the counts are there
+    int place = numbered + count_bits(needed & ((1u << lane) - 1));
+    for (int i = 0; i < kNumberThreads / kWarp; i++) {
+      const int count = counts.load(i);
+      if (i < warp) place += count;
+      numbered += count;
+    }
+    block_barrier();  // the counts are read
+    if (cell < cells) map.slot[place_of_tile + cell] = is_needed ? place : -1;
+    if (is_needed) map.cell[place_of_tile + place] = cell;
+  }
+  if (thread == 0) map.count[block_index()] = numbered;
+}
+
+// ---- for each pair of tiles
+
+template <int P, int Ranks, class Sum>
+PATCHSWAP_KERNEL(kDirectThreads)
+best_of_tile(TilePair<Sum> p) {
+  const int patches = p.query_tile.patches(), keys = p.key_tile.patches();
+  const int64_t thread = int64_t{block_index()} * kDirectThreads + thread_index();
+  if (thread >= int64_t{p.samples} * p.slices * patches) return;
+  const int patch = static_cast<int>(thread % patches), slice = static_cast<int>(thread / patches % p.slices);
+  const int sample_here = static_cast<int>(thread / patches / p.slices);
+  const int64_t sample = p.first_sample + sample_here;
+  const int y = patch / p.query_tile.columns, x = patch % p.query_tile.columns;
+  const Sum query_inverse_norm = p.query.inverse_norm[p.query.patch(sample, p.query_tile, y, x)];
+  if (!(query_inverse_norm >= 0)) return;  // best_of_slices does not look at its candidates
+
+  Candidates<Ranks, Sum> best;
+  const int64_t list = int64_t{sample_here * p.slices + slice} * p.topk * patches + patch;
+#pragma unroll
+  for (int rank = 0; rank < Ranks; rank++) {
+    if (p.is_first || rank >= p.topk) continue;
+    best.score[rank] = p.slice_score[list + int64_t{rank} * patches];
+    best.index[rank] = p.slice_index[list + int64_t{rank} * patches];
+  }
+
+  const Sum* products = p.product + int64_t{sample_here} * p.key.cell_pitch * p.query.cell_pitch;
+  const int* query_slots = p.query.slots(sample, p.query_tile) + y * (p.query_tile.columns + P - 1) + x;
+  int query_place[P][P];
+#pragma unroll
+  for (int dy = 0; dy < P; dy++) {
+#pragma unroll
+    for (int dx = 0; dx < P; dx++) query_place[dy][dx] = query_slots[dy * (p.query_tile.columns + P - 1) + dx];
+  }
+
+  // The places of the cells of a key move with it along a row. Those of keys that take no part may mean nothing.
+  const int key_columns = p.key_tile.columns, cell_columns = key_columns + P - 1;
+  const int* key_slots = p.key.slots(sample, p.key_tile);
+  const int first = static_cast<int>(int64_t{keys} * slice / p.slices);
+  const int last = static_cast<int>(int64_t{keys} * (slice + 1) / p.slices);
+  int row = first / key_columns, column = first % key_columns;
+  int key_place[P][P] = {};
+  for (int key = first; key < last; key++) {
+    const int* slots = key_slots + row * cell_columns + column;
+    const bool is_start = key == first || column == 0;
+#pragma unroll
+    for (int dy = 0; dy < P; dy++) {
+#pragma unroll
+      for (int dx = 0; dx < P - 1; dx++) {
+        key_place[dy][dx] = is_start ? slots[dy * cell_columns + dx] * p.query.cell_pitch : key_place[dy][dx + 1];
+      }
+      key_place[dy][P - 1] = slots[dy * cell_columns + P - 1] * p.query.cell_pitch;
+    }
+    const int64_t number = p.key.patch(0, p.key_tile, row, column);
+    const Sum scale = p.key.inverse_norm[sample * p.key.tiling.patches() + number];
+    if (scale >= 0) {
+      Sum sum = 0;
+#pragma unroll
+      for (int dy = 0; dy < P; dy++) {
+#pragma unroll
+        for (int dx = 0; dx < P; dx++) sum += products[key_place[dy][dx] + query_place[dy][dx]];
+      }
+      best.offer(query_inverse_norm > 0 ? sum * scale : Sum(0), number);
+    }
+    if (++column == key_columns) {
+      column = 0;
+      row++;
+    }
+  }
+#pragma unroll
+  for (int rank = 0; rank < Ranks; rank++) {
+    if (rank >= p.topk) continue;
+    p.slice_score[list + int64_t{rank} * patches] = best.score[rank];
+    p.slice_index[list + int64_t{rank} * patches] = best.index[rank];
+  }
+}
+
+// ---- for each query tile
+
+template <int Ranks, class Sum>
+PATCHSWAP_KERNEL(kDirectThreads)
+best_of_slices(TilePair<Sum> p) {
+  const int patches = p.query_tile.patches();
+  const int64_t thread = int64_t{block_index()} * kDirectThreads + thread_index();
+  if (thread >= int64_t{p.samples} * patches) return;
+  const int patch = static_cast<int>(thread % patches);
+  const int64_t sample_here = thread / patches, sample = p.first_sample + sample_here;
+  const int y = patch / p.query_tile.columns, x = patch % p.query_tile.columns;
+  const Sum query_inverse_norm = p.query.inverse_norm[p.query.patch(sample, p.query_tile, y, x)];
+  Candidates<Ranks, Sum> best;
+  if (query_inverse_norm >= 0) {
+    for (int slice = 0; slice < p.slices; slice++) {
+      for (int rank = 0; rank < p.topk; rank++) {
+        const int64_t place = ((sample_here * p.slices + slice) * p.topk + rank) * patches + patch;
+        const Sum score = p.slice_score[place];
+        const int64_t index = p.slice_index[place];
+        // Candidates of a slice are in order: none that follows can be better.
+        if (index < 0 || !goes_before(score, index, best.score[Ranks - 1], best.index[Ranks - 1])) break;
+        best.offer(score, index);
       }
     }
   }
+  const int64_t queries = p.query.tiling.patches(), number = p.query.patch(0, p.query_tile, y, x);
+#pragma unroll
+  for (int rank = 0; rank < Ranks; rank++) {
+    if (rank >= p.topk) continue;
+    const int64_t place = (sample * p.topk + rank) * queries + number;
+    const bool is_finite = query_inverse_norm == query_inverse_norm;
+    p.index[place] = best.index[rank];
+    p.score[place] = !is_finite              ? query_inverse_norm
+                     : best.index[rank] >= 0 ? best.score[rank] * query_inverse_norm
+                                             : minus_infinity<Sum>();
+  }
+}
+
+// ---- host side
+
+template <class Element, class Sum>
+struct DirectWork {
+  const Element* query;  // [B][C][height][width]
+  const Element* key;
+  TilePair<Sum> pair;  // but for tiles, samples and memory
+  int64_t samples;     // whose products are held at the same time
 };
+
+// The maps of a call; masks are null where all patches take part.
+template <int P, class Sum>
+DirectMap<Sum> direct_map(int64_t batch, int64_t channels, int64_t height, int64_t width, const bool* mask,
+                          int64_t most_cells = kMostTileCells) {
+  DirectMap<Sum> map{};
+  map.batch = batch;
+  map.channels = channels;
+  map.height = height;
+  map.width = width;
+  map.mask = mask;
+  map.tiling = tiling_of<P>(height, width, most_cells);
+  map.cell_pitch = cell_pitch_of<P>(map.tiling);
+  return map;
+}
+
+// Hands out all memory but that of results, and says how the batch is cut: for each cell of a map about 16 bytes (24
+// for float64); at most kProductNumbers products; and for each query of one tile, at most kWantedThreads of them and
+// their slices, topk candidates.
+template <class Element, class Sum, class Space>
+void take_direct(Space& space, DirectWork<Element, Sum>& work) {
+  TilePair<Sum>& p = work.pair;
+  for (DirectMap<Sum>* map : {&p.query, &p.key}) {
+    const int64_t tiles = map->batch * map->tiling.tiles();
+    space.take(map->square, map->batch * map->height * map->width);
+    space.take(map->inverse_norm, map->batch * map->tiling.patches());
+    space.take(map->slot, tiles * map->cell_pitch);
+    space.take(map->cell, tiles * map->cell_pitch);
+    space.take(map->count, tiles);
+  }
+  const int64_t products = int64_t{p.query.cell_pitch} * p.key.cell_pitch;
+  work.samples = products == 0 ? p.query.batch : kProductNumbers / products;
+  work.samples = work.samples < 1 ? 1 : work.samples > p.query.batch ? p.query.batch : work.samples;
+  const int64_t queries = work.samples * p.query.tiling.tile_rows * p.query.tiling.tile_columns;
+  const int64_t keys = p.key.tiling.tile_rows * p.key.tiling.tile_columns;
+  int64_t slices = queries < kWantedThreads ? kWantedThreads / queries : 1;
+  slices = slices < kMostSlices ? slices : kMostSlices;
+  p.slices = static_cast<int>(slices < keys ? slices : keys);
+  space.take(p.product, work.samples * products);
+  space.take(p.slice_score, queries * p.slices * p.topk);
+  space.take(p.slice_index, queries * p.slices * p.topk);
+}
+
+inline int64_t direct_blocks(int64_t threads) { return (threads + kDirectThreads - 1) / kDirectThreads; }
+
+template <int P, class Element, class Sum, class Launch>
+void measure_map(const Launch& launch, const Element* features, const DirectMap<Sum>& map) {
+  const CellsOfMap<Element, Sum> cells{features, map};
+  launch(square_cells<Element, Sum>, direct_blocks(map.batch * map.height * map.width), kDirectThreads, 0, cells);
+  launch(invert_norms<P, Sum>, direct_blocks(map.batch * map.tiling.patches()), kDirectThreads, 0, map);
+  launch(number_cells<P, Sum>, map.batch * map.tiling.tiles(), kNumberThreads, kNumberShared, map);
+}
+
+template <int P, int Ranks, class Element, class Sum, class Launch>
+void match_tiles(const Launch& launch, const DirectWork<Element, Sum>& work) {
+  TilePair<Sum> p = work.pair;
+  for (p.first_sample = 0; p.first_sample < p.query.batch; p.first_sample += work.samples) {
+    const int64_t left = p.query.batch - p.first_sample;
+    p.samples = static_cast<int>(left < work.samples ? left : work.samples);
+    for (int64_t query_tile = 0; query_tile < p.query.tiling.tiles(); query_tile++) {
+      p.query_tile = tile_of(p.query.tiling, query_tile);
+      const int64_t queries = int64_t{p.samples} * p.query_tile.patches();
+      for (int64_t key_tile = 0; key_tile < p.key.tiling.tiles(); key_tile++) {
+        p.key_tile = tile_of(p.key.tiling, key_tile);
+        p.is_first = key_tile == 0;
+        multiply_cells<P>(launch, CellProduct<Element, Sum>{work.query, work.key, p});
+        launch(best_of_tile<P, Ranks, Sum>, direct_blocks(queries * p.slices), kDirectThreads, 0, p);
+      }
+      launch(best_of_slices<Ranks, Sum>, direct_blocks(queries), kDirectThreads, 0, p);
+    }
+  }
+}
+
+template <int P, class Element, class Sum, class Launch>
+void match_direct(const Launch& launch, const DirectWork<Element, Sum>& work) {
+  measure_map<P>(launch, work.query, work.pair.query);
+  measure_map<P>(launch, work.key, work.pair.key);
+  if (work.pair.topk == 1) return match_tiles<P, 1>(launch, work);
+  if (work.pair.topk <= 4) return match_tiles<P, 4>(launch, work);
+  match_tiles<P, kMostRanks>(launch, work);
+}
 
 }  // namespace patchswap

@@ -301,7 +301,7 @@ PATCHSWAP_KERNEL(mma::kThreads) match_mma(const Problem p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   mma::Search search(p);
   Item item;
-  for (int number = block_index(); find_item(p, number, mma::kStretch, item); number += block_count()) {
+  for (int round = 0; find_item(p, round, mma::kStretch, item); round++) {
     search.work_on(item);
   }
 #endif

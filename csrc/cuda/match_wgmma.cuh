@@ -66,9 +66,10 @@ constexpr int kEdgePairs = kHalo * kPairs;   // that a warp hands to the one bef
 constexpr int kKeyRuns = kCells / kRun;      // 8 columns each, as many as four neighbouring lanes hold of a row
 constexpr int kBests = kWarpSlots * kPairs;  // of one warp
 
-// What a warp knows of its item, and has no registers for: its number, sample and start, the first row, and as bits the
-// inverse of the key map's scale and the relative bound of search.cuh; and how long lists are.
-constexpr int kNumberNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kScaleNote = 4, kBoundNote = 5;
+// What a warp knows of its item, and has no registers for: how many the block had before, its sample and start, the
+// first row, and as bits the inverse of the key map's scale and the relative bound of search.cuh; and how long lists
+// are.
+constexpr int kRoundNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kScaleNote = 4, kBoundNote = 5;
 constexpr int kLengthNote = 6, kNotes = 8;
 
 // Dynamic shared memory, in bytes.
@@ -179,7 +180,7 @@ PATCHSWAP_DEVICE void copy_all(const Problem& p) {
   const int key_cells = static_cast<int>(p.key.cell_count()), units = static_cast<int>(p.query.units);
   unsigned n = 0;  // chunk to be copied next
   Item item;
-  for (int number = block_index(); find_item(p, number, kStretch, item); number += block_count()) {
+  for (int round = 0; find_item(p, round, kStretch, item); round++) {
     const Runs runs = find_runs(p, item, table);
     const RowRange range = row_range(p, item, runs.rows, kStretch);
     if (range.first > range.last) continue;
@@ -239,13 +240,13 @@ class Search {
 
   PATCHSWAP_DEVICE void work() {
     Item item;
-    for (int number = block_index(); find_item(p, number, kStretch, item); number = note(kNumberNote) + block_count()) {
-      work_on(number, item);
+    for (int round = 0; find_item(p, round, kStretch, item); round = note(kRoundNote) + 1) {
+      work_on(round, item);
     }
   }
 
  private:
-  PATCHSWAP_DEVICE void work_on(int number, const Item& item) {
+  PATCHSWAP_DEVICE void work_on(int round, const Item& item) {
     uint32_t rows = 0;
     for (int slot = lane(); slot < kGroupsInTile * kSlots; slot += kWarp) {
       rows |= slot_of(p, item, slot / kSlots, slot % kSlots).rows;
@@ -253,7 +254,7 @@ class Search {
     const RowRange range = row_range(p, item, union_of_warp(rows), kStretch);
     warp_barrier();  // the notes of the item before have been read
     if (lane() == 0) {
-      notes.store(warp() * kNotes + kNumberNote, number);
+      notes.store(warp() * kNotes + kRoundNote, round);
       notes.store(warp() * kNotes + kSampleNote, item.sample);
       notes.store(warp() * kNotes + kStartNote, item.start);
       notes.store(warp() * kNotes + kFirstNote, range.first);

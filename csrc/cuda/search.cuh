@@ -46,20 +46,26 @@ struct Item {
   int start;  // flat key cell that meets the topmost cell of the slots; may be negative
 };
 
-// Finds item `number` of all samples' items in a row; false behind the last one. A block takes every block_count()-th.
-PATCHSWAP_DEVICE bool find_item(const Problem& p, int number, int stretch, Item& item) {
+// Item `number` of all samples' items in a row; false behind the last one. Maps with millions of cells have more items
+// than 32 bits count.
+PATCHSWAP_DEVICE bool item_at(const Problem& p, int64_t number, int stretch, Item& item) {
   for (int sample = 0; sample < p.batch; sample++) {
     const Plan plan = p.plan[sample];
     const int diagonals = diagonal_count(p, plan.depth, stretch);
-    const int items = (plan.groups + kGroupsInTile - 1) / kGroupsInTile * diagonals;
+    const int64_t items = static_cast<int64_t>((plan.groups + kGroupsInTile - 1) / kGroupsInTile) * diagonals;
     if (number < items) {
-      const int start = number % diagonals * stretch - (plan.depth - 1) * static_cast<int>(p.key.width);
-      item = {sample, number / diagonals, plan.depth, start};
+      const int tile = static_cast<int>(number / diagonals), diagonal = static_cast<int>(number % diagonals);
+      item = {sample, tile, plan.depth, diagonal * stretch - (plan.depth - 1) * static_cast<int>(p.key.width)};
       return true;
     }
     number -= items;
   }
   return false;
+}
+
+// The item that a block works on after `round` others: it takes every block_count()-th. False where none is left.
+PATCHSWAP_DEVICE bool find_item(const Problem& p, int round, int stretch, Item& item) {
+  return item_at(p, static_cast<int64_t>(round) * block_count() + block_index(), stretch, item);
 }
 
 // First and last query row below the slots at which an item has both queries and keys; none where first > last.

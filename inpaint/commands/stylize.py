@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     help="How much brightness counts when patches are matched.",
 )
 @click.option(
+    "--coherence",
+    type=click.FloatRange(0),
+    default=0.2,
+    show_default=True,
+    help="How much neighbouring patches keep together: larger pieces of STYLE, fewer details of CONTENT.",
+)
+@click.option(
     "--largest-style",
     type=click.IntRange(min=9),
     default=1024,
@@ -57,6 +64,7 @@ def stylize(
     scale: float,
     keep_colours: bool,
     tone: float,
+    coherence: float,
     largest_style: int,
     **shared: Any,
 ) -> None:
@@ -78,7 +86,7 @@ def stylize(
     from inpaint.style_transfer import check, flattened, in_colour, painted, style_size
     from inpaint.style_transfer import stylize as paint
 
-    check(strength=strength, scale=scale, tone=tone, largest_style=largest_style)
+    check(strength=strength, scale=scale, tone=tone, coherence=coherence, largest_style=largest_style)
     check_output(painting.output)
     photo = read(content, max_megapixels=limit)
     if strength > 0 and not keep_colours:
@@ -100,6 +108,7 @@ def stylize(
                 scale=scale,
                 keep_colours=keep_colours,
                 tone=tone,
+                coherence=coherence,
                 largest_style=largest_style,
                 inpainter=inpainter,
                 on_progress=on_progress,

@@ -31,11 +31,11 @@ class Image2Feature(nn.Module):
 
     The paper turns this completion into features with VGG-19; here VGG-19 stays a network of its own, so this module
     returns the image. It starts from a smooth interpolation of the rim and paints what is to be added to it, which at
-    the start of training is nothing: the mean colour, the usual start, is off by 18.8 % in a centre hole where the
-    smooth fill is off by 13.3 % (docs/training.md). Three strided convolutions, residual blocks with growing dilation
-    that carry the surroundings into the middle of the hole, and two upsampling steps with skips that keep the rim
-    continuous. The last step to full resolution is a sub-pixel convolution: a coarse fill has no detail that would pay
-    for full-size layers. On the CPU the layers after the residual blocks run where the holes are.
+    the start of training is nothing: that interpolation is nearer to the truth than the mean colour, the usual start.
+    Three strided convolutions, residual blocks with growing dilation that carry the surroundings into the middle of the
+    hole, and two upsampling steps with skips that keep the rim continuous. The last step to full resolution is a
+    sub-pixel convolution: a coarse fill has no detail that would pay for full-size layers. On the CPU the layers after
+    the residual blocks run where the holes are.
     """
 
     stride = 8  # sides are padded to a multiple of this inside forward

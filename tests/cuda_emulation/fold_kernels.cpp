@@ -1,4 +1,4 @@
-// The kernels of fold and its gradient as functions that Python calls, for test_fold_emulated.py. With
+// The kernels of fold and its gradients as functions that Python calls, for test_fold_emulated.py. With
 // PATCHSWAP_ONE_VARIANT only float32 and patches of 3 x 3, which is quick to compile.
 
 #if !defined(PATCHSWAP_ONE_VARIANT)
@@ -15,14 +15,21 @@ namespace {
 
 using namespace patchswap;
 
-// The layout is that of the ctypes class of the same name.
+// The layout is that of the ctypes class of the same name. weights is null where all copies count the same. With runs,
+// covers is the workspace that count_runs fills. Of the gradient with respect to weights the source is that of fold's
+// result, and key and output are given.
 struct Call {
   const int64_t* index;
   const void* source;
   const void* base;
   void* result;
+  const void* weights;
+  void* covers;
+  const void* key;
+  const void* output;
   int64_t batch, channels, height, width, key_height, key_width;
   int32_t patch_size, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
+  int32_t is_channels_last, is_laid, is_gradient_of_weights;
 };
 
 template <class Kernel>
@@ -34,8 +41,8 @@ int patches_along(int64_t size, int patch_size) {
   return size < patch_size ? 0 : static_cast<int>(size) - patch_size + 1;
 }
 
-template <int P, class Element>
-void run_call(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
+template <int P, class Element, class Weights>
+void run_call(const emulation::Schedule& schedule, const Call& call, const Runs* runs, const Weights& weights) {
   using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
   FoldShape shape = {};
   shape.index = call.index;
@@ -48,6 +55,20 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   shape.columns = patches_along(call.width, P);
   shape.key_rows = patches_along(call.key_height, P);
   shape.key_columns = patches_along(call.key_width, P);
+  const int64_t queries = call.batch * shape.queries(), keys = call.batch * shape.keys();
+  if constexpr (!std::is_same_v<Weights, EqualWeights>) {
+    if (call.is_gradient_of_weights) {
+      FoldWeightsWork<Element, Sum> work = {};
+      work.shape = shape;
+      work.channels = call.channels;
+      work.grad = static_cast<const Element*>(call.source);
+      work.key = static_cast<const Element*>(call.key);
+      work.output = static_cast<const Element*>(call.output);
+      work.result = static_cast<Sum*>(call.result);
+      run(schedule, run_blocks(queries), kRunThreads, 0, [&] { fold_weights_backward<P, Sum>(work, weights); });
+      return;
+    }
+  }
   const int64_t cells = call.height * call.width, key_cells = call.key_height * call.key_width;
   FoldWork<Element> work = {};
   work.shape = shape;
@@ -55,25 +76,37 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   work.source = static_cast<const Element*>(call.source);
   work.base = static_cast<const Element*>(call.base);
   work.result = static_cast<Element*>(call.result);
+  work.is_channels_last = call.is_channels_last;
+  work.is_laid = call.is_laid;
   const int64_t blocks = work.tiles.blocks(call.batch);
   if (runs == nullptr) {
-    run(schedule, blocks, work.tiles.threads, 0, [&] { fold<P, Sum>(work); });
+    run(schedule, blocks, work.tiles.threads, 0, [&] { fold<P, Sum>(work, weights); });
     return;
   }
-  const int64_t queries = call.batch * shape.queries(), keys = call.batch * shape.keys();
-  run(schedule, run_blocks(call.batch * cells), kRunThreads, 0, [&] { count_runs<P>(shape, *runs); });
+  auto* const covers = static_cast<typename Weights::Cover*>(call.covers);
+  run(schedule, run_blocks(call.batch * cells), kRunThreads, 0, [&] { count_runs<P>(shape, *runs, weights, covers); });
   run(schedule, run_blocks(keys), kRunThreads, kRunShared, [&] { place_runs(shape, *runs); });
   run(schedule, run_blocks(queries), kRunThreads, 0, [&] { list_runs(shape, *runs); });
   run(schedule, run_blocks(queries), kRunThreads, 0, [&] { order_runs(shape, *runs); });
-  run(schedule, blocks, work.tiles.threads, 0, [&] { fold_backward<P, Sum>(work, *runs); });
+  run(schedule, blocks, work.tiles.threads, 0, [&] { fold_backward<P, Sum>(work, *runs, weights, covers); });
+}
+
+template <int P, class Element>
+void run_weights(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
+  using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+  if (call.weights != nullptr) {
+    run_call<P, Element>(schedule, call, runs, GivenWeights<Sum>{static_cast<const Sum*>(call.weights)});
+  } else {
+    run_call<P, Element>(schedule, call, runs, EqualWeights());
+  }
 }
 
 template <class Element>
 void run_patch_size(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
-  if (call.patch_size == 3) run_call<3, Element>(schedule, call, runs);
+  if (call.patch_size == 3) run_weights<3, Element>(schedule, call, runs);
 #if !defined(PATCHSWAP_ONE_VARIANT)
-  if (call.patch_size == 1) run_call<1, Element>(schedule, call, runs);
-  if (call.patch_size == 5) run_call<5, Element>(schedule, call, runs);
+  if (call.patch_size == 1) run_weights<1, Element>(schedule, call, runs);
+  if (call.patch_size == 5) run_weights<5, Element>(schedule, call, runs);
 #endif
 }
 
@@ -81,7 +114,8 @@ void run_patch_size(const emulation::Schedule& schedule, const Call& call, const
 
 extern "C" {
 
-// fold, or with runs its gradient. Null, or what went wrong; the text lives until the next call.
+// fold; with runs its gradient with respect to key, or that with respect to weights where call says so. Null, or what
+// went wrong; the text lives until the next call.
 const char* run_fold(const emulation::Schedule* schedule, const Call* call, const Runs* runs) {
   return emulation::message_of([&] {
     if (call->dtype == 0) run_patch_size<float>(*schedule, *call, runs);

@@ -13,9 +13,16 @@ from torch import Tensor
 import patchswap
 from inpaint.finish import KeepColours, Unfinished, level_at_rim, restore_detail, whole_cells
 from inpaint.mask import center
+from inpaint.matching import Copies, mean_of_copies
 from inpaint.pyramid import low_frequencies
 from inpaint.scene import Scene, make_scenes
 from inpaint.window import find_windows
+
+
+def unfinished(scene: Scene, part: Tensor, index: Tensor) -> Unfinished:
+    """What steps see of a scale whose queries took the keys of ``index``."""
+    match = patchswap.Match(index, torch.zeros(index.shape).masked_fill(index < 0, -torch.inf))
+    return Unfinished(part, Copies(scene, match, mean_of_copies))
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -42,7 +49,7 @@ def test_lost_detail_is_the_error_of_the_matched_patches(size: tuple[int, int]) 
     keys = scene.keys[0].flatten().nonzero()[:, 0]
     chosen = keys[torch.randint(len(keys), scene.queries.shape, generator=torch.Generator().manual_seed(2))]
     index = torch.where(scene.queries, chosen, -1)
-    restored = restore_detail(painted, Unfinished(scene, part, index))
+    restored = restore_detail(painted, unfinished(scene, part, index))
 
     error = F.pad(part - painted, (0, -size[1] % 4, 0, -size[0] % 4))[0]
     total, count = torch.zeros_like(error), torch.zeros_like(error)
@@ -65,7 +72,7 @@ def test_what_the_decoder_loses_everywhere_is_restored() -> None:
     features = F.pixel_unshuffle(truth, 4)
     index = patchswap.match(features, features, query_mask=scene.queries, key_mask=scene.keys).index
     part = truth.masked_fill(hole, 0)
-    restored = restore_detail(painted, Unfinished(scene, part, index))
+    restored = restore_detail(painted, unfinished(scene, part, index))
     assert torch.allclose(restored[..., hole], truth[..., hole], atol=1e-5)
 
 
@@ -77,7 +84,7 @@ def test_what_is_off_at_the_rim_is_spread_over_the_hole() -> None:
     seen = (F.interpolate(covered.float(), scale_factor=4)[..., :58, :62] > 0) & ~scene.unknown
     painted = part - torch.where(seen, 0.25, 7.0)
     index = torch.where(scene.queries, 0, -1)
-    levelled = level_at_rim(painted, Unfinished(scene, part, index))
+    levelled = level_at_rim(painted, unfinished(scene, part, index))
     assert torch.allclose((levelled - painted)[..., hole], torch.tensor(0.25), atol=1e-5)
 
 
@@ -91,7 +98,7 @@ def test_holes_of_other_windows_say_nothing_about_the_rim() -> None:
     (scene,) = make_scenes([replace(window, unknown=unknown, levels=(level,))], torch.device("cpu"))
     part = noise(1, 3, 64, 64)
     painted = part - torch.where(scene.unknown, 7.0, 0.25)
-    levelled = level_at_rim(painted, Unfinished(scene, part, torch.where(scene.queries, 0, -1)))
+    levelled = level_at_rim(painted, unfinished(scene, part, torch.where(scene.queries, 0, -1)))
     own = torch.from_numpy(window.own)
     assert torch.allclose((levelled - painted)[..., own], torch.tensor(0.25), atol=1e-5)
 
@@ -100,7 +107,7 @@ def test_colours_are_those_of_the_coarser_scale() -> None:
     """Only frequencies of the part that are low, and only those of the picture that are not."""
     _, scene = whole_picture(64, 64, 20)
     part, painted = torch.full((1, 3, 64, 64), 0.2), noise(1, 3, 64, 64)
-    kept = KeepColours(4)(painted, Unfinished(scene, part, torch.where(scene.queries, 0, -1)))
+    kept = KeepColours(4)(painted, unfinished(scene, part, torch.where(scene.queries, 0, -1)))
     assert torch.allclose(kept, painted - low_frequencies(painted, 4) + 0.2, atol=1e-5)
     assert abs(float(kept.mean()) - 0.2) < 1e-2 < abs(float(painted.mean()) - 0.2)
 
@@ -112,7 +119,7 @@ def test_without_a_match_nothing_is_added(step) -> None:
     scene = scene_of(hole)
     assert not scene.is_matched
     painted = noise(1, 3, 9, 30)
-    work = Unfinished(scene, noise(1, 3, 9, 30, seed=1), torch.full(scene.queries.shape, -1))
+    work = unfinished(scene, noise(1, 3, 9, 30, seed=1), torch.full(scene.queries.shape, -1))
     assert torch.equal(step(painted, work), painted)
 
 
@@ -122,7 +129,7 @@ def test_steps_leave_their_arguments_alone(step, size: tuple[int, int]) -> None:
     _, scene = whole_picture(*size, 5)
     painted, part = noise(1, 3, *size), noise(1, 3, *size, seed=1)
     before = painted.clone(), part.clone()
-    result = step(painted, Unfinished(scene, part, torch.where(scene.queries, 0, -1)))
+    result = step(painted, unfinished(scene, part, torch.where(scene.queries, 0, -1)))
     assert result.shape == painted.shape and torch.isfinite(result).all()
     assert torch.equal(painted, before[0]) and torch.equal(part, before[1])
 
@@ -134,11 +141,11 @@ def test_steps_take_batches() -> None:
     (scene,) = make_scenes(windows, torch.device("cpu"))
     painted, part = noise(2, 3, 64, 64), noise(2, 3, 64, 64, seed=1)
     index = torch.where(scene.queries, 0, -1)
-    result = restore_detail(painted, Unfinished(scene, part, index))
+    result = restore_detail(painted, unfinished(scene, part, index))
     for number, window in enumerate(windows):
         only = slice(number, number + 1)
         (alone,) = make_scenes([window], torch.device("cpu"))
-        expected = restore_detail(painted[only], Unfinished(alone, part[only], index[only]))
+        expected = restore_detail(painted[only], unfinished(alone, part[only], index[only]))
         own = alone.own.expand_as(expected)
         assert torch.allclose(result[only][own], expected[own], atol=1e-6)
 

@@ -19,13 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 import inpaint
+import patchswap
 from inpaint import weights
 from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.inpainter import Inpainter
 from inpaint.mask import center
+from inpaint.matching import Copies, MatchCoherently, mean_of_copies
 from inpaint.photo import Patch
 from inpaint.recipe import NARROW, TINY, WIDE, Recipe, default_recipe
+from inpaint.scene import Scene
 from inpaint.stages import StageTime
 from inpaint.work import Filled, Job, prepare
 
@@ -565,20 +568,26 @@ def test_recipes_are_one_for_all_or_a_rule(networks: weights.Networks, side: int
     assert torch.equal(Inpainter(networks, **options)(image, hole), by_rule)  # type: ignore[arg-type]
 
 
-def test_what_is_compared_can_be_chosen(networks: weights.Networks) -> None:
-    seen = []
+def test_matching_and_voting_can_be_chosen(networks: weights.Networks) -> None:
+    seen: list[tuple[Scene, Copies | None]] = []
 
-    def compared(features: Tensor, unknown_cells: Tensor) -> Tensor:
-        seen.append((features.shape, unknown_cells.shape, unknown_cells.dtype))
-        return features.roll(3, 2)
+    def match(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> patchswap.Match:
+        seen.append((scene, coarser))
+        return MatchCoherently(0)(query.roll(3, 2), key, scene, coarser)
+
+    def vote(match: patchswap.Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
+        assert ((match.index < 0) == (match.score == -torch.inf)).all()
+        return mean_of_copies(match, key, size, base).roll(1, 3)
 
     image, hole = noise(3, 75, 100), a_hole()
-    plain, other = (
-        Inpainter(networks, recipe=Recipe(compared=choice), precision="float32")(image, hole)
-        for choice in (None, compared)
+    plain, matched, voted = (
+        Inpainter(networks, recipe=recipe, precision="float32")(image, hole, (38, 75))
+        for recipe in (Recipe(), Recipe(match=match), Recipe(vote=vote))
     )
-    assert seen[0][0] == (1, 256, *seen[0][1][2:]) and seen[0][1][:2] == (1, 1) and seen[0][2] == torch.bool
-    assert not torch.equal(plain, other) and torch.equal(plain[:, ~hole], image[:, ~hole])
+    (coarse, nothing), (fine, copied) = seen
+    assert nothing is None and copied is not None and copied.scene is coarse and fine.halvings < coarse.halvings
+    for other in (matched, voted):
+        assert not torch.equal(plain, other) and torch.equal(other[:, ~hole], image[:, ~hole])
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])

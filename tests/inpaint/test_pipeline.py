@@ -13,12 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from inpaint import weights
 from inpaint.inpainter import Inpainter
+from inpaint.matching import Copies, mean_of_copies
 from inpaint.networks import image2feature
 from inpaint.pipeline import Filling, Pipeline, _swap
 from inpaint.recipe import NARROW, WIDE, Recipe
 from inpaint.scene import Scene, make_scenes
 from inpaint.stages import Stages
 from inpaint.window import Window, find_windows, halved
+from patchswap import Match
 
 CPU = torch.device("cpu")
 
@@ -137,7 +139,10 @@ def test_nothing_is_read_on_another_device(
     expected = fill(Pipeline(networks, CPU, torch.float32), windows, recipe, keep=True)
     assert filling.colours.is_meta and filling.colours.shape == expected.colours.shape
     for scale, on_cpu in zip(filling.scales, expected.scales, strict=True):
-        assert scale.result.shape == on_cpu.result.shape and scale.index.shape == on_cpu.index.shape
+        assert (
+            scale.result.shape == on_cpu.result.shape
+            and scale.copies.match.index.shape == on_cpu.copies.match.index.shape
+        )
 
 
 @pytest.mark.parametrize("recipe", [NARROW, WIDE])
@@ -184,13 +189,13 @@ def test_scales_are_kept_and_hold_what_they_say(networks: weights.Networks) -> N
     for scale in filling.scales:
         scene = scale.scene
         assert scale.part.shape == scale.decoded.shape == scale.result.shape == (2, 3, *scene.size)
-        assert scale.index.shape == scene.queries.shape
+        assert scale.copies.match.index.shape == scene.queries.shape
         own = scene.own.expand_as(scale.result)
         assert torch.equal(scale.result[~own], scale.part[~own])
-        matched = scale.index >= 0
+        matched = scale.copies.match.index >= 0
         assert torch.equal(matched, scene.queries)
         for sample in range(2):
-            assert scene.keys[sample].flatten()[scale.index[sample][matched[sample]]].all()
+            assert scene.keys[sample].flatten()[scale.copies.match.index[sample][matched[sample]]].all()
     last = filling.scales[-1]
     place = last.scene.near_pixels
     assert torch.equal(filling.colours, last.result[..., place.rows, place.columns])
@@ -237,7 +242,7 @@ def test_what_is_carried_over_stays_in_its_place(inpainter: Inpainter, steps: in
 
     def keep_the_part(painted: Tensor, work) -> Tensor:
         """The coarse scale paints the ramp, the fine one leaves what was carried over."""
-        return work.part if work.scene.halvings == 0 else _ramp_at(work.scene, window, ramp)
+        return work.part if work.copies.scene.halvings == 0 else _ramp_at(work.copies.scene, window, ramp)
 
     unknown = torch.from_numpy(window.unknown)[None, None]
     crop = ramp[None, :, window.crop.rows, window.crop.columns].masked_fill(unknown, 0.5)
@@ -276,6 +281,7 @@ def test_features_of_known_cells_are_kept() -> None:
     scene = make_scenes([window], CPU)[-1]
     features = noise(1, 8, *scene.own_cells.shape[2:])
     index = torch.where(scene.queries, scene.keys[0].flatten().nonzero()[0, 0], -1)
-    swapped = _swap(features, index, scene)
+    match = Match(index, torch.zeros(index.shape))
+    swapped = _swap(features, Copies(scene, match, mean_of_copies))
     changed = (swapped != features).any(1, keepdim=True)
     assert torch.equal(changed, scene.own_cells)

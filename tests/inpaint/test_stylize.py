@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.inpainter import Inpainter
 from inpaint.style_transfer import luminance, style_size, stylize
-from patchswap import ops
+from patchswap import ops, reference
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,78 @@ def test_tone_tells_smooth_surfaces_apart(inpainter):
     assert contrast(0.0) < 0 and contrast(0.35) > 0.1 and contrast(1.0) > 0.3
 
 
+@pytest.fixture(scope="module")
+def comparison(inpainter) -> style_transfer.Comparison:
+    content, style = waves(120, 94)[None], waves(85, 104, 1)[None]
+    features = [style_transfer.find_features(picture, inpainter) for picture in (content, style)]
+    return style_transfer.Comparison((content, features[0]), (style, features[1]), style_transfer.DEFAULT_TONE)
+
+
+def whole(bands: Iterator[Tensor]) -> Tensor:
+    return torch.cat(list(bands), dim=1)
+
+
+def agreement(index: Tensor, key_columns: int) -> float:
+    """The share of patches that copy from beside what their left neighbour copies."""
+    row, column = index // key_columns, index % key_columns
+    beside = (row[..., 1:] == row[..., :-1]) & (column[..., 1:] == column[..., :-1] + 1)
+    return beside.float().mean().item()
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.2, 1.0])
+def test_the_patches_are_those_of_the_reference(comparison, weight):
+    """In float64; rounding may decide where two patches are as good, and a few neighbours follow."""
+    query, key = comparison.query(slice(None)).double(), comparison.key.double()
+    matched = reference.match(query, key, None, None, 3, 1, "exact", "auto")[0][:, 0]
+    assert (whole(comparison.match()) == matched).float().mean() > 0.99
+    expected = reference.cohere(matched, query, key, None, None, weight, 6, 3)[0]
+    found = whole(comparison.cohere(matched, weight))
+    assert (found == expected).float().mean() > 0.98
+    key_columns = key.shape[3] - 2
+    assert agreement(found, key_columns) > agreement(matched, key_columns) + 0.05
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 13, 27])
+def test_bands_change_no_patch(monkeypatch, comparison, rows):
+    columns = comparison.query(slice(None)).shape[3]
+    matched = whole(comparison.match())
+    cohered = whole(comparison.cohere(matched, 0.2))
+    monkeypatch.setattr(style_transfer, "_BAND", rows * columns)
+    assert len(list(comparison.match())) == -(-matched.shape[1] // rows)
+    assert torch.equal(whole(comparison.match()), matched)
+    assert torch.equal(whole(comparison.cohere(matched, 0.2)), cohered)
+
+
+def test_the_coherent_patches_are_painted(monkeypatch, inpainter):
+    content, style = waves(60, 74), waves(85, 64, 1)
+    indices = []
+
+    class Recording(style_transfer.Comparison):
+        def match(self) -> Iterator[Tensor]:
+            query = self.query(slice(None))
+            index = reference.match(query, self.key, None, None, 3, 1, "exact", "auto")[0][:, 0]
+            indices.append(reference.cohere(index, query, self.key, None, None, 0.2, 6, 3)[0])
+            yield indices[-1]
+
+    coherent = stylize(content, style, coherence=0.2, inpainter=inpainter)
+    plain = stylize(content, style, coherence=0, inpainter=inpainter)
+    monkeypatch.setattr(style_transfer, "Comparison", Recording)
+    expected = stylize(content, style, coherence=0, inpainter=inpainter)
+    assert len(indices) == 1
+    assert ((coherent - expected).abs() > 1e-4).float().mean() < 0.02
+    assert (coherent - plain).abs().mean() > 0.01
+
+
+def test_without_coherence_every_patch_is_matched_by_itself(monkeypatch, inpainter):
+    content, style = waves(60, 74), waves(85, 64, 1)
+    coherent = stylize(content, style, coherence=0.2, inpainter=inpainter)
+    monkeypatch.setattr(style_transfer.Comparison, "cohere", lambda self, index, weight: iter([index]))
+    matched = stylize(content, style, coherence=0.2, inpainter=inpainter)
+    monkeypatch.setattr(style_transfer.Comparison, "cohere", lambda *_: pytest.fail("the match was changed"))
+    assert torch.equal(stylize(content, style, coherence=0, inpainter=inpainter), matched)
+    assert not torch.equal(matched, coherent)
+
+
 def test_keep_colours(inpainter):
     content, style = 0.25 + waves(48, 48) / 2, 0.4 + waves(48, 48, 1) / 5  # nothing is clipped
     plain = stylize(content, style, inpainter=inpainter)
@@ -111,15 +184,21 @@ def test_keep_colours(inpainter):
     assert torch.allclose(difference[0][unclipped], difference[2][unclipped], atol=1e-5)
 
 
-def test_bands_and_tiles_change_nothing(inpainter, monkeypatch):
+@pytest.mark.parametrize("coherence, expected_steps", [(0, 2), (0.2, 3)])
+def test_bands_and_tiles_change_nothing(inpainter, monkeypatch, coherence, expected_steps):
     content, style = waves(150, 201), waves(48, 60, 1)
     steps: list[tuple[int, int]] = []
-    whole = stylize(content, style, strength=0.8, inpainter=inpainter, on_progress=lambda *step: steps.append(step))
-    assert steps == [(1, 2), (2, 2)]
+
+    def paint() -> Tensor:
+        steps.clear()
+        settings = {"strength": 0.8, "coherence": coherence, "inpainter": inpainter}
+        return stylize(content, style, on_progress=lambda *step: steps.append(step), **settings)
+
+    whole = paint()
+    assert steps == [(step, expected_steps) for step in range(1, expected_steps + 1)]
     monkeypatch.setattr(style_transfer, "_BAND", 500)
     monkeypatch.setattr(style_transfer, "_TILE", 16)
-    steps.clear()
-    parts = stylize(content, style, strength=0.8, inpainter=inpainter, on_progress=lambda *step: steps.append(step))
+    parts = paint()
     assert len(steps) > 8 and steps[-1] == (len(steps), len(steps))
     assert (parts - whole).abs().max() < 1e-4
 
@@ -179,6 +258,9 @@ def test_style_size(style, content, options, expected):
         ({"scale": 0.1}, "9 pixels a side at the size it is taken, one 3x3 patch of features, got 4x4"),
         ({"scale": 101}, "at most 16 megapixels at the size it is taken, got 4040x4040"),
         ({"tone": -1}, "tone: expected a number from 0 on"),
+        ({"coherence": -0.1}, "coherence: expected a number from 0 on, got -0.1; 0 matches every patch by itself"),
+        ({"coherence": float("nan")}, "coherence: expected a number from 0 on"),
+        ({"coherence": float("inf")}, "coherence: expected a number from 0 on"),
         ({"largest_style": 8}, "largest_style: expected at least 9 pixels"),
         ({"style": torch.rand(3, 8, 200)}, "9 pixels a side"),
         ({"style": torch.rand(1, 3, 40, 40)}, "style: expected a float tensor (3, H, W)"),
@@ -271,6 +353,17 @@ def test_command(files, inpainter):
     assert sorted(path.name for path in files.folder.iterdir()) == ["out.png", "photo.png", "style.png"]
 
 
+def test_command_with_coherence(files, inpainter):
+    arguments = files.content, files.style, "-o", files.out, "--device", "cpu", "--overwrite", "--coherence"
+    results = {}
+    for coherence in (0, 0.4):
+        assert run(*arguments, coherence).exit_code == 0
+        saved = results[coherence] = np.asarray(Image.open(files.out))
+        pictures = Image.open(files.content), Image.open(files.style)
+        assert np.array_equal(saved, np.asarray(stylize(*pictures, coherence=coherence, inpainter=inpainter)))
+    assert not np.array_equal(results[0], results[0.4])
+
+
 def test_command_with_strength_0_writes_the_content(files):
     assert run(files.content, files.style, "-o", files.out, "--device", "cpu", "--strength", 0).exit_code == 0
     assert np.array_equal(np.asarray(Image.open(files.out)), np.asarray(Image.open(files.content)))
@@ -298,5 +391,7 @@ def test_command_names_problems_before_any_work(files, unloadable):
     assert "expected a name ending in" in failure(files.content, files.style, "-o", files.folder / "out.gif")
     assert "the style picture itself" in failure(files.content, files.style, "-o", files.style)
     assert "allow it with --overwrite" in failure(files.content, files.style, "-o", files.content)
+    assert "coherence: expected" in failure(files.content, files.style, "-o", files.out, "--coherence", "inf")
     assert run(files.content, files.style, "-o", files.out, "--strength", 1.5).exit_code == 2
+    assert run(files.content, files.style, "-o", files.out, "--coherence", -1).exit_code == 2
     assert not files.out.exists()

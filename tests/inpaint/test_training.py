@@ -422,3 +422,11 @@ def test_feature2image_learns_from_coherent_copies(coherence: float) -> None:
     features = vgg(image, ("relu3_1",))["relu3_1"]
     assert torch.equal(seen[0], patchswap.swap(features, hole=feature_hole(hole), coherence=coherence))
     assert torch.equal(seen[0], patchswap.swap(features, hole=feature_hole(hole))) == (coherence == 0)
+
+
+def test_the_configs_of_the_tree_are_read() -> None:
+    files = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+    assert len(files) == 5
+    for file in files:
+        stage = file.stem.rpartition("-")[0]
+        assert load_config(str(file), stage).steps > 500  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The stopwatch of benchmarks/bench_training.py gives forward and backward work to the part that did it."""
+"""The stopwatch of benchmarks/development/bench_training.py gives forward and backward work to the part that did it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "development"
 sys.path.insert(0, str(BENCHMARKS))
 
 import bench_training  # noqa: E402

@@ -61,6 +61,41 @@ def test_every_kernel_against_the_float64_reference(kernel, dtype, batch, height
     assert_match_close(match, query, key, **selected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("patch_size", contract.PATCH_SIZES)
+@pytest.mark.parametrize("topk", [1, 2, 8])
+@pytest.mark.parametrize(("batch", "side", "channels"), [(1, 150, 64), (40, 20, 17)])
+def test_direct_in_several_tiles_and_in_batches(dtype, patch_size, topk, batch, side, channels):
+    query, key = maps(side, side + 7, channels, batch, dtype=dtype)
+    selected = masks(query, key, 0.4, patch_size)
+    match = patchswap.match(query, key, patch_size=patch_size, topk=topk, method="direct", **selected)
+    assert_match_close(match, query, key, patch_size=patch_size, **selected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_direct_is_exact_where_tf32_is_allowed(dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    query, key = maps(40, 50, 256, dtype=dtype)
+    match = patchswap.match(query, key, topk=2)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    assert_match_close(match, query, key)
+
+
+@pytest.mark.parametrize("arguments", [{"topk": 3}, {"patch_size": 1}, {"patch_size": 5, "topk": 8}])
+def test_direct_in_a_cuda_graph(arguments):
+    query, key = maps(70, 80, 16)
+    patchswap.match(query, key, **arguments)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        match = patchswap.match(query, key, **arguments)
+    for _ in range(2):
+        query.copy_(torch.randn_like(query))
+        graph.replay()
+        expected = patchswap.match(query, key, **arguments)
+        assert torch.equal(match.index, expected.index) and torch.equal(match.score, expected.score)
+
+
 def test_every_kernel_takes_the_lowest_index_of_equal_keys(kernel):
     """Small integers, every key of the same norm: scores tie exactly, and index must be the reference's."""
     generator = torch.Generator().manual_seed(0)
@@ -191,8 +226,6 @@ def test_refuses_the_cpu_kernels(method):
 @pytest.mark.parametrize("side", [256, 512])
 def test_large_maps(kernel, side):
     """All queries of a 1024 or 2048 picture against all keys outside a hole; a sample of them scored in full."""
-    if kernel == "direct" and side > 256:
-        pytest.skip("the direct kernel multiplies 9 C numbers for each pair, too many at this size")
     features = torch.randn(1, 64, side, side, device="cuda").relu()
     hole = torch.zeros(1, side, side, dtype=torch.bool, device="cuda")
     hole[:, side // 4 : side // 2, side // 4 : side // 2] = True

@@ -125,12 +125,56 @@ FOLD = {
         "index must be from -1 to 41, the last key patch; got 42 to 42",
     ),
     "index low": ((index - 2, features, None, 8, 9, 3), "index must be from -1 to 41"),
+    "weights dtype": (
+        (index, features, None, 8, 9, 3, grid.double()),
+        "fold: weights must be float32 where key is float32; got float64",
+    ),
+    "weights of float64 keys": (
+        (index, features.double(), None, 8, 9, 3, grid.float()),
+        "fold: weights must be float64 where key is float64; got float32",
+    ),
+    "weights shape": (
+        (index, features, None, 8, 9, 3, grid.float()[:, 1:]),
+        "fold: weights must have the shape of index (2, 6, 7), one for each query; got (2, 5, 7)",
+    ),
+    "weights rank": ((index, features, None, 8, 9, 3, grid.float()[:, None]), "one for each query; got (2, 1, 6, 7)"),
 }
 FOLD_BACKWARD = {
     "rank": ((features[0], index, 8, 9, 3), "grad_output must have shape (B, C, H, W)"),
     "index shape": ((features, index[:1], 8, 9, 3), "index must have shape (2, 6, 7)"),
     "negative": ((features, index, -8, 9, 3), "the size of key must not be negative; got (-8, 9)"),
     "index high": ((features, index + 42, 8, 9, 3), "index must be from -1 to 41"),
+    "weights dtype": (
+        (features, index, 8, 9, 3, grid),
+        "fold_backward: weights must be float32 where grad_output is float32; got bool",
+    ),
+    "weights shape": ((features, index, 8, 9, 3, grid.float()[:1]), "one for each query; got (1, 6, 7)"),
+}
+FOLD_WEIGHTS_BACKWARD = {
+    "rank": ((features[0], index, features, features, grid.float(), 3), "grad_output must have shape (B, C, H, W)"),
+    "index shape": ((features, index[:1], features, features, grid.float(), 3), "index must have shape (2, 6, 7)"),
+    "patch_size": ((features, index, features, features, grid.float(), 2), "patch_size must be 1, 3 or 5; got 2"),
+    "key": (
+        (features, index, features[:, :2], features, grid.float(), 3),
+        "key and grad_output must agree in batch and channels; got (2, 2, 8, 9) and (2, 3, 8, 9)",
+    ),
+    "key dtype": (
+        (features, index, features.half(), features, grid.float(), 3),
+        "key and grad_output must have the same dtype; got float16 and float32",
+    ),
+    "output": (
+        (features, index, features, features[..., :8], grid.float(), 3),
+        "output must have the shape of grad_output (2, 3, 8, 9); got (2, 3, 8, 8)",
+    ),
+    "weights dtype": (
+        (features, index, features, features, grid.double(), 3),
+        "fold_weights_backward: weights must be float32 where grad_output is float32; got float64",
+    ),
+    "weights shape": ((features, index, features, features, grid.float()[0], 3), "one for each query; got (6, 7)"),
+    "index high": (
+        (features, index + 42, features, features, grid.float(), 3),
+        "index must be from -1 to 41",
+    ),
 }
 kernel, skip = torch.zeros(4, 3, 3, 3), torch.zeros(2, 2, 8, 9)
 CONVOLVE = {
@@ -175,6 +219,7 @@ OPERATORS = {
     "cohere": COHERE,
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,
+    "fold_weights_backward": FOLD_WEIGHTS_BACKWARD,
     "convolve": CONVOLVE,
     "fill_smoothly": FILL_SMOOTHLY,
 }
@@ -249,6 +294,56 @@ def test_swap():
         patchswap.swap(features, features, sweeps=-2)
     with pytest.raises(ValueError, match="patch_size must be 1, 3 or 5"):
         patchswap.swap(features, hole=hole, patch_size=4)
+
+
+def test_swap_names_what_the_caller_gave():
+    as_in = r"a mask goes with hole=, as in swap\(features, hole=mask\)"
+    with pytest.raises(ValueError, match=rf"style must have shape \(B, C, H, W\).*got \(2, 8, 9\) of bool; {as_in}"):
+        patchswap.swap(features, hole)
+    with pytest.raises(ValueError, match=as_in):
+        patchswap.swap(features, hole[:, None])
+    with pytest.raises(TypeError, match="swap: features and style must have the same dtype; got float32 and float16"):
+        patchswap.swap(features, features.half())
+    with pytest.raises(TypeError, match="swap: style must be float32.*got int32; convert it first"):
+        patchswap.swap(features, features.int())
+    words = r"features and style must agree in batch and channels; got \(2, 3, 8, 9\) and \(1, 3, 8, 9\)"
+    with pytest.raises(ValueError, match=words + r"; to use one style for all samples: style.expand\(2, -1, -1, -1\)"):
+        patchswap.swap(features, features[:1])
+    with pytest.raises(ValueError, match=r"got \(2, 1, 8, 9\); drop its channel, as in hole.squeeze\(1\)"):
+        patchswap.swap(features, hole=hole[:, None])
+    with pytest.raises(ValueError, match=r"to use one hole for all samples: hole.expand\(2, -1, -1\)"):
+        patchswap.swap(features, hole=hole[:1])
+    with pytest.raises(ValueError, match=r"got \(2, 16, 18\); a mask of pixels is brought to cells with max-pooling"):
+        patchswap.swap(features, hole=hole.repeat(1, 2, 2))
+
+
+def test_numbers_that_count_are_whole():
+    with pytest.raises(TypeError, match="swap: patch_size must be a whole number; got 3.0"):
+        patchswap.swap(features, hole=hole, patch_size=3.0)
+    with pytest.raises(TypeError, match="swap: key_margin must be a whole number; got 2.5"):
+        patchswap.swap(features, hole=hole, key_margin=2.5)
+    with pytest.raises(TypeError, match="swap: sweeps must be a whole number; got 2.0"):
+        patchswap.swap(features, hole=hole, sweeps=2.0)
+    with pytest.raises(TypeError, match="match: topk must be a whole number; got 1.0"):
+        patchswap.match(features, features, topk=1.0)
+    for function in (patchswap.match, patchswap.explain):
+        with pytest.raises(TypeError, match="match: patch_size must be a whole number; got 3.0"):
+            function(features, features, patch_size=3.0)
+    with pytest.raises(TypeError, match="fold: patch_size must be a whole number; got 3.0"):
+        patchswap.fold(index, features, patch_size=3.0)
+
+
+def test_fold_of_values_on_another_grid():
+    """Row-major positions mean other cells there, all of which may exist."""
+    match = patchswap.match(features, features)
+    values = torch.zeros(2, 3, 16, 18)
+    words = r"height and width of the key that was matched, \(8, 9\), whose patches index counts; got \(16, 18\)"
+    with pytest.raises(ValueError, match=words + "; values of a finer level fit by pixel_unshuffle"):
+        patchswap.fold(match, values)
+    with pytest.raises(ValueError, match=words):
+        patchswap.fold(patchswap.cohere(match, features, features, weight=0.1), values)
+    with pytest.raises(ValueError, match="pass one rank"):
+        patchswap.fold(patchswap.match(features, features, topk=2), features)
 
 
 @pytest.mark.gpu

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import inspect
+import itertools
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,6 +53,39 @@ def test_any_shape_forward_and_backward(sizes, batch, patch_size, seed):
     torch.testing.assert_close(result, reference.fold_backward(grad, index, *sizes[2:], patch_size))
 
 
+def test_a_match_in_place_of_its_index(device):
+    """Of a key whose size differs from the query's; with the size of the output left to fold."""
+    query, key = torch.randn(2, 4, 6, 7, device=device), torch.randn(2, 4, 9, 5, device=device)
+    match = patchswap.match(query, key)
+    index, score = match  # it is still a pair
+    assert match.key_size == (9, 5) and torch.equal(index, match.index) and torch.equal(score, match.score)
+    expected = patchswap.fold(index, key, output_size=(6, 7))
+    for chosen in (match, index, pickle.loads(pickle.dumps(match))):
+        assert torch.equal(patchswap.fold(chosen, key), expected)
+    base = torch.randn(2, 4, 6, 7, device=device)
+    assert torch.equal(patchswap.fold(match, key, base=base), patchswap.fold(index, key, output_size=(6, 7), base=base))
+    assert patchswap.fold(index[:, :0, :0], key).shape == (2, 4, 2, 2)
+    nothing = patchswap.fold(index[:, :0, :0], key[..., :2], base=base[..., :1])
+    assert torch.equal(nothing, base[..., :1])
+
+
+def test_finer_values_by_the_lines_of_the_docstring(device):
+    """Patches of 3 x 3 cells of the match are 6 x 6 of twice the size, 2 apart."""
+    query, key = torch.randn(1, 4, 6, 7, device=device), torch.randn(1, 4, 8, 5, device=device)
+    match, values, r = patchswap.match(query, key), torch.randn(1, 2, 16, 10, device=device), 2
+    scope = {"fold": patchswap.fold, "F": torch.nn.functional, "match": match, "values": values, "r": r}
+    line = next(line for line in inspect.getdoc(patchswap.fold).splitlines() if "F.pixel_shuffle(" in line)
+    found = eval(line.strip(), scope)
+    total, count = torch.zeros(2, 12, 14, device=device), torch.zeros(12, 14, device=device)
+    for y, x in itertools.product(range(4), range(5)):
+        row, column = divmod(int(match.index[0, y, x]), 3)
+        total[:, 2 * y : 2 * y + 6, 2 * x : 2 * x + 6] += values[
+            0, :, 2 * row : 2 * row + 6, 2 * column : 2 * column + 6
+        ]
+        count[2 * y : 2 * y + 6, 2 * x : 2 * x + 6] += 1
+    torch.testing.assert_close(found[0], total / count)
+
+
 def test_own_patches_give_the_map_back(device):
     features = torch.randn(2, 4, 6, 7, device=device)
     index = patchswap.match(features, features).index
@@ -79,11 +116,13 @@ def test_channels_last_is_the_same_bit_for_bit(device):
     key = torch.randn(2, 70, 40, 90, device=device)
     index = torch.where(torch.rand(2, 98, 118) < 0.9, torch.randint(0, 38 * 88, (2, 98, 118)), -1).to(device)
     base = torch.randn(2, 70, 100, 120, device=device)
-    planes, cells = (
-        patchswap.fold(index, key.to(memory_format=layout), output_size=(100, 120), base=base)
-        for layout in (torch.contiguous_format, torch.channels_last)
+    layouts = (torch.contiguous_format, torch.channels_last)
+    planes, *others = (
+        patchswap.fold(index, key.to(memory_format=one), output_size=(100, 120), base=base.to(memory_format=other))
+        for one, other in itertools.product(layouts, layouts)
     )
-    assert torch.equal(planes, cells)
+    assert planes.is_contiguous()
+    assert all(torch.equal(planes, other) and other.is_contiguous() for other in others)
     expected = reference.fold(index, key.double(), base.double(), 100, 120, 3)
     torch.testing.assert_close(planes.double(), expected, rtol=1e-5, atol=1e-5)
 

@@ -64,13 +64,70 @@ class TestCpuPeak:
         assert peak_kib(height, width, channels, 0.001, 1, method) * 1024 < (64 << 20) + outputs
 
 
+FOLD = """
+import torch
+from patchswap import ops
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+torch.set_num_threads(2)
+features = torch.randn(1, 256, 200, 200).to(memory_format=torch.channels_last)
+index = torch.full((1, 198, 198), -1)
+index[:, 60:140, 60:140] = 7
+ops.fold(index[:, :14, :14], features[:, :8, :16, :16], features[:, :8, :16, :16], 16, 16, 3)
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+before = status("VmRSS")
+ops.fold(index, features, features, 200, 200, 3)
+print(status("VmHWM") - before)
+"""
+
+
+class TestFoldPeak:
+    pytestmark = linux_cpu
+
+    def test_channels_last_maps_are_not_copied(self):
+        """Neither key nor base, of 39 MiB each: nothing of that size but the result."""
+        command = [sys.executable, "-c", FOLD]
+        peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        assert peak < (39 + 12) << 10
+
+
 @pytest.mark.gpu
-def test_gpu_peak():
-    features = torch.randn(1, CHANNELS, SIDE, SIDE, device="cuda")
+@pytest.mark.parametrize("method", ["auto", "direct"])
+def test_gpu_peak_of_one_map_in_channels_last(method):
+    """One tensor as query and key is copied once, and packed once."""
+    features = torch.randn(1, 256, 64, 64, device="cuda")
+    peaks = []
+    for given in (features, features.to(memory_format=torch.channels_last)):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        patchswap.match(given, given, method=method)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[1] - peaks[0] < 1.1 * features.nbytes
+
+
+@pytest.mark.gpu
+def test_gpu_peak_of_fold_in_channels_last():
+    features = torch.randn(1, 256, 64, 64, device="cuda").to(memory_format=torch.channels_last)
+    index = torch.zeros(1, 62, 62, dtype=torch.int64, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    patchswap.match(features, features, topk=2)
-    assert torch.cuda.max_memory_allocated() - before < 48 << 20
+    patchswap.fold(index, features, output_size=(64, 64), base=features)
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * features.nbytes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("topk", "side", "mebibytes"), [(2, SIDE, 80), (8, SIDE, 89), (2, 4 * SIDE, 98)])
+def test_gpu_peak(topk, side, mebibytes):
+    """Direct matching: at most 77 MiB of products, candidates of one tile, and a few numbers for each cell."""
+    features = torch.randn(1, CHANNELS, side, side, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    patchswap.match(features, features, topk=topk)
+    assert torch.cuda.max_memory_allocated() - before < mebibytes << 20
 
 
 def test_reference_is_chunked(monkeypatch):

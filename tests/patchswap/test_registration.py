@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import patchswap
 from patchswap import ops
@@ -72,10 +73,22 @@ def test_compile_without_graph_breaks(device, backend):
 
 
 def test_compile_with_dynamic_shapes(device):
-    compiled = torch.compile(patchswap.swap, fullgraph=True, backend="aot_eager", dynamic=True)
-    for size in ((9, 10), (12, 7)):
-        content, style = torch.randn(1, 3, *size, device=device), torch.randn(1, 3, 8, 8, device=device)
-        torch.testing.assert_close(compiled(content, style), patchswap.swap(content, style))
+    """One compilation serves every size of content and style, forward and backward."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def loss(content, style):
+        return patchswap.swap(content, style, coherence=0.2).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=counter, dynamic=True)
+    for size, style_size in (((9, 10), (8, 14)), ((12, 7), (8, 9)), ((30, 11), (13, 6)), ((5, 64), (21, 40))):
+        content, style = torch.randn(1, 3, *size, device=device), torch.randn(1, 3, *style_size, device=device)
+        style.requires_grad_()
+        torch.testing.assert_close(compiled(content, style), loss(content, style))
+        (gradient,) = torch.autograd.grad(compiled(content, style), style)
+        (expected,) = torch.autograd.grad(loss(content, style), style)
+        torch.testing.assert_close(gradient, expected)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -91,6 +104,29 @@ def test_autocast(device, dtype):
         assert patchswap.fold(index[:, 0], key, output_size=(8, 8)).dtype == dtype
         assert patchswap.swap(key, key.flip(2)).dtype == dtype
     assert torch.equal(mixed_index, index) and torch.equal(mixed_score, score)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_public_functions_take_two_dtypes_under_autocast(device, dtype):
+    """As the operators do; swap gives the wider dtype."""
+    query, key = torch.randn(1, 5, 8, 8, device=device), torch.randn(1, 5, 8, 8, device=device).to(dtype)
+    match = patchswap.match(query, key.float())
+    coherent = patchswap.cohere(match, query, key.float(), weight=0.2)
+    swapped = patchswap.swap(query, key.float(), coherence=0.2)
+    with torch.autocast(device, dtype=dtype):
+        for found, expected in (
+            (patchswap.match(query, key), match),
+            (patchswap.cohere(match, query, key, weight=0.2), coherent),
+        ):
+            assert torch.equal(found.index, expected.index) and torch.equal(found.score, expected.score)
+        assert torch.equal(patchswap.swap(query, key, coherence=0.2), swapped)
+        assert patchswap.swap(key, query).dtype == torch.float32
+        compiled = torch.compile(patchswap.swap, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(query, key, coherence=0.2), swapped)
+        with pytest.raises(TypeError, match="query and key must have the same dtype; got float64 and float32"):
+            patchswap.match(query.double(), key)  # autocast leaves float64 alone
+    with pytest.raises(TypeError, match="same dtype"):
+        patchswap.match(query, key)
 
 
 def test_inference_mode(device):
