@@ -230,7 +230,7 @@ def measure(row: dict[str, Any], key: str, form: str) -> str:
     if "difference" not in row:
         return "-" if row[key] is None else dotted(row[key], form)
     found = row["difference"][key]
-    return f"{dotted(found['mean'], '+' + form)} ± {dotted(found['error'], form)}" if found else ""
+    return f"{dotted(found['mean'], '+' + form)}±{dotted(found['error'], form)}" if found else ""
 
 
 def match_quality(results: list[dict[str, Any]]) -> str:

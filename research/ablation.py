@@ -301,7 +301,7 @@ VARIANTS = {
         f"keep-colours-{factor}": Variant(f"`KeepColours({factor})`", colours_kept(KeepColours(factor)))
         for factor in (2, 4, 8)
     },
-    "detail-0": Variant("the decoder's picture alone (no `restore_detail`)", instead_of(restore_detail)),
+    "detail-0": Variant("no `restore_detail`", instead_of(restore_detail)),
     "detail-0.5": Variant("half of the detail", instead_of(restore_detail, partial(partial_detail, 0.5))),
     "detail-0.75": Variant("three quarters of the detail", instead_of(restore_detail, partial(partial_detail, 0.75))),
     "detail-agreed": Variant("detail damped where copies disagree", instead_of(restore_detail, agreed_detail)),
@@ -310,27 +310,19 @@ VARIANTS = {
         "detail from one patch, not from the mean of nine", instead_of(restore_detail, single_detail)
     ),
     "pixels": Variant("the pixels themselves copied, not decoded", instead_of(restore_detail, copied_pixels)),
-    "rim-as-copied": Variant("what is off along the rim not spread into the hole", instead_of(level_at_rim)),
+    "rim-as-copied": Variant("no `level_at_rim`", instead_of(level_at_rim)),
     **{
-        f"coherence-{weight:g}": Variant(
-            f"coherence {weight:g} in both recipes", changed(match=MatchCoherently(weight))
-        )
+        f"coherence-{weight:g}": Variant(f"coherence {weight:g}", changed(match=MatchCoherently(weight)))
         for weight in (0, 0.05, 0.1, 0.2, 0.4)
     },
-    "match-second-best": Variant("coherence with the four best keys as candidates", changed(match=with_second_best)),
-    "match-coarser": Variant(
-        "coherence with the coarser scale's offsets as candidates", changed(match=with_coarser_offsets)
-    ),
-    "match-known": Variant(
-        "coherence with the offsets of known patches near the rim", changed(match=with_known_offsets)
-    ),
-    "match-spread": Variant(
-        "keys taken by more than four queries given up where others fit", changed(match=spread_over_keys)
-    ),
+    "match-second-best": Variant("the four best keys as candidates", changed(match=with_second_best)),
+    "match-coarser": Variant("the coarser scale's offsets as candidates", changed(match=with_coarser_offsets)),
+    "match-known": Variant("offsets of known patches as candidates", changed(match=with_known_offsets)),
+    "match-spread": Variant("keys of more than four queries given up", changed(match=spread_over_keys)),
     "vote-mean": Variant("the plain mean of copies", changed(vote=mean_of_copies)),
     **{
         f"vote-{temperature:g}": Variant(
-            f"copies weighed by exp(score / {temperature:g})", changed(vote=WeighByScore(temperature))
+            f"weights of copies: temperature {temperature:g}", changed(vote=WeighByScore(temperature))
         )
         for temperature in (0.06, 0.1, 0.2, 0.4)
     },
@@ -339,10 +331,7 @@ VARIANTS = {
     "match-deviation": Variant("match with channels of deviation 1", compared_by(unit_deviation)),
     "match-finer": Variant("match relu2_1 as well as relu3_1", networks=with_finer_features),
     "match-logarithms": Variant("match logarithms of the activations", compared_by(logarithms)),
-    **{
-        f"views-{views}": Variant(f"Image2Feature averaged over {views} views (`views={views}`)", changed(views=views))
-        for views in (1, 2, 4, 8)
-    },
+    **{f"views-{views}": Variant(f"`views={views}`", changed(views=views)) for views in (1, 2, 4, 8)},
     "float32": Variant("networks in float32 (`precision`)", precision="float32"),
     "scales-512": Variant("one scale: 512", scales=(512,)),
     "scales-256-512": Variant("scales 256, 512 (the paper's)", scales=(256, 512)),

@@ -126,7 +126,7 @@ def test_a_variant_has_its_difference_from_the_default() -> None:
     header, _, default, other = tables.ablation(rows).splitlines()
     assert header == "| change | holes | hole L1 % | SSIM | LPIPS | seconds |"
     assert default == "| the default | center | 13.50 | .8700 | - |  |"
-    assert other == "| other | center | -.25 ± .05 | +.0010 ± .0002 |  | 1.50 |"
+    assert other == "| other | center | -.25±.05 | +.0010±.0002 |  | 1.50 |"
 
 
 def test_chosen_keys_by_scale_and_source() -> None:
