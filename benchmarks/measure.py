@@ -1,7 +1,7 @@
 """Measures jobs that bench_match.py sends, one line of JSON each, in a process of its own; answers in the same way.
 
-A process of its own, so that the high-water mark of its memory is the job's, and a job that is killed for want of
-memory or breaks the GPU's context takes no other with it.
+A process of its own, so that the high-water mark of its memory is the job's, and a job that runs
+out of memory or breaks the GPU's context takes no other with it.
 
 A job: {"rival", "case", "size", "kind", "device", "settings" (null: find the fastest), "seconds", "picks"}: case is a
 file of cases.Case, picks the file to write the choice to. {"peak": "float32", "device", "seconds"} measures a square

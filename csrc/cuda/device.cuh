@@ -31,7 +31,7 @@ struct alignas(16) Words {
   uint32_t word[4];
 };
 
-// Read anew at every call: what follows from it is then worked out where it is needed, not kept in registers.
+// Volatile: the compiler reads it at every call, and keeps nothing that depends on it in registers in between.
 PATCHSWAP_DEVICE int thread_index() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));

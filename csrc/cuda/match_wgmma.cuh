@@ -21,9 +21,9 @@
 //
 // Three blocks of 64 x 128 numbers live in the registers of a warpgroup in turn as c_t, c_{t-1} and c_{t-2} + c_{t-1}.
 // For the sums along the diagonal, lanes exchange numbers by shuffles; what a warp needs of the first two rows of the
-// next one goes through shared memory, together with thresholds and factors. These are held twice and used in turn, so
-// one barrier of the warpgroup for each row of queries orders everything: who writes one half has passed the barrier of
-// the other half, and so has everybody who read the half before.
+// next one goes through shared memory, together with thresholds and factors. Each of these has two
+// buffers, used in turn. One barrier of the warpgroup for each row of queries suffices: a warp that writes a buffer has
+// passed the barrier of the other one, and so have all warps that have read what it overwrites.
 #pragma once
 
 #include "hopper.cuh"
@@ -335,7 +335,7 @@ class Search {
     release(n - 1);
   }
 
-  // The warp's products no longer read chunk `number`.
+  // The warp's products have read chunk `number`.
   PATCHSWAP_DEVICE void release(unsigned number) const {
     if (lane() == 0) arrive_at_copy_barrier(barriers(), empty(stage_of(number)));
   }
