@@ -16,9 +16,12 @@ class Explanation:
     """What `match` would run.
 
     kernel: a value of its argument `method`, or "reference" for plain torch code. Where the samples of a batch go
-        different ways, as their masks differ, the kernels in alphabetical order, as in "dense, pruned".
+    different ways, as their masks differ, the kernels in alphabetical order, as in "dense, pruned".
+
     reason: why, in a sentence; where samples differ, one for each sample.
+
     device: the device of the query, as in "cpu" or "cuda:0".
+
     instructions: on the CPU the instruction set, as `build_info` names it; None on other devices.
     """
 

@@ -318,7 +318,7 @@ VARIANTS = {
     "match-second-best": Variant("the four best keys as candidates", changed(match=with_second_best)),
     "match-coarser": Variant("the coarser scale's offsets as candidates", changed(match=with_coarser_offsets)),
     "match-known": Variant("offsets of known patches as candidates", changed(match=with_known_offsets)),
-    "match-spread": Variant("keys of more than four queries given up", changed(match=spread_over_keys)),
+    "match-spread": Variant("keys of more than four queries masked", changed(match=spread_over_keys)),
     "vote-mean": Variant("the plain mean of copies", changed(vote=mean_of_copies)),
     **{
         f"vote-{temperature:g}": Variant(
