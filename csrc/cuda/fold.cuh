@@ -68,7 +68,7 @@ struct FoldShape {
   }
 };
 
-// How much the copy of a query counts in the cells it covers: the same as every other.
+// The weight of the copy of a query in the cells that it covers: 1 for each, so that cells become plain means.
 struct EqualWeights {
   using Cover = int;
   // 0 where the query has no patch.
