@@ -26,7 +26,7 @@ from torch import Tensor
 from inpaint import mask as masks
 from inpaint.networks.vgg import load_vgg19
 from inpaint.weights import FOLDER, VGG_FILE
-from patchswap.swap import masks_from_hole
+from patchswap import masks_from_hole
 
 PHOTOGRAPHS = ("astronaut.jpg", "china.jpg", "coffee.png", "flower.jpg", "rocket.jpg", "chelsea.png")
 PHOTOGRAPH_FOLDER = Path(__file__).parent.parent / "examples" / "photos"

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import warnings
 
-from patchswap import ops
+from patchswap import nn, ops
 from patchswap.build import build_info
 from patchswap.explanation import Explanation, explain
-from patchswap.swap import Match, cohere, fold, match, swap
+from patchswap.folding import fold
+from patchswap.holes import masks_from_hole
+from patchswap.matching import Grid, Match, cohere, match
+from patchswap.swap import swap
 
-__all__ = ["Explanation", "Match", "build_info", "cohere", "explain", "fold", "match", "swap"]
+__all__ = [
+    "Explanation",
+    "Grid",
+    "Match",
+    "build_info",
+    "cohere",
+    "explain",
+    "fold",
+    "masks_from_hole",
+    "match",
+    "nn",
+    "swap",
+]
 
 if ops.extension_error is not None and ops.extension_error.cause != "not wanted":
     warnings.warn(

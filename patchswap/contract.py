@@ -15,6 +15,7 @@ MAX_TOPK = 8
 MAX_DILATION = 1024
 MAX_WEIGHT = 1e37  # of fold: the weights of the 25 patches that may cover a cell have a finite sum in float32
 PRECISIONS = ("exact", "fast")
+PADDING_MODES = ("zeros", "reflect", "replicate")
 # Every method of match but "auto", and where it is there: the one list of them in Python, as kMethods is in csrc/ops.h.
 METHODS = {"CPU": ("dense", "pruned"), "CUDA": ("direct", "mma", "wgmma")}
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -78,6 +79,25 @@ def check_patch_size(operator: str, patch_size: int) -> None:
     check_whole(operator, "patch_size", patch_size)
     if patch_size not in PATCH_SIZES:
         raise ValueError(f"patchswap.{operator}: patch_size must be 1, 3 or 5; got {patch_size}")
+
+
+def check_padding(operator: str, padding: int, padding_mode: str, patch_size: int, maps: dict[str, Tensor]) -> None:
+    """Raise unless every (B, C, H, W) map, given by its name, can be padded like this."""
+    check_whole(operator, "padding", padding)
+    if not 0 <= padding < patch_size:
+        raise ValueError(
+            f"patchswap.{operator}: padding must be from 0 to {patch_size - 1} at patch_size {patch_size}; "
+            f"got {padding}"
+        )
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f'patchswap.{operator}: padding_mode must be {_names(PADDING_MODES)}; got "{padding_mode}"')
+    fewest = {"zeros": 0, "reflect": padding + 1, "replicate": 1}[padding_mode] if padding > 0 else 0
+    for name, features in maps.items():
+        if fewest > 0 and min(features.shape[2], features.shape[3]) < fewest:
+            raise ValueError(
+                f'patchswap.{operator}: padding {padding} with padding_mode "{padding_mode}" needs at least {fewest} '
+                f"cells a side; got {name} of {_shape(features)}"
+            )
 
 
 def check_same_batch_and_channels(
@@ -200,15 +220,20 @@ def check_fold(
         raise ValueError(f"patchswap.fold: output_size must not be negative; got ({height}, {width})")
     _check_index("fold", index, key, height, width, patch_size)
     if base is not None:
-        check_features("fold", "base", base)
-        check_like("fold", "base", base, "key", key)
-        if tuple(base.shape) != (key.shape[0], key.shape[1], height, width):
-            raise ValueError(
-                f"patchswap.fold: base must have shape ({key.shape[0]}, {key.shape[1]}, {height}, {width}), "
-                f"the batch and channels of key and output_size; got {_shape(base)}"
-            )
+        check_base("fold", base, key, height, width)
     if weights is not None:
         _check_weights("fold", weights, index, "key", key)
+
+
+def check_base(operator: str, base: Tensor, key: Tensor, height: int, width: int) -> None:
+    """Raise unless base can lie under what is copied from key into a map of this size."""
+    check_features(operator, "base", base)
+    check_like(operator, "base", base, "key", key)
+    if tuple(base.shape) != (key.shape[0], key.shape[1], height, width):
+        raise ValueError(
+            f"patchswap.{operator}: base must have shape ({key.shape[0]}, {key.shape[1]}, {height}, {width}), "
+            f"the batch and channels of key and output_size; got {_shape(base)}"
+        )
 
 
 def check_fold_backward(

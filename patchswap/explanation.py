@@ -8,7 +8,7 @@ from torch import Tensor
 
 from patchswap import contract, ops
 from patchswap.build import build_info
-from patchswap.swap import as_autocast_gives
+from patchswap.matching import prepare
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ def explain(
     key: Tensor,
     *,
     patch_size: int = 3,
+    padding: int = 0,
+    padding_mode: str = "zeros",
     query_mask: Tensor | None = None,
     key_mask: Tensor | None = None,
     topk: int = 1,
@@ -52,12 +54,14 @@ def explain(
     on the CPU. Features are not looked at: a pruned search that turns out not to pay goes over to the dense one.
 
     Args:
-        query, key, patch_size, query_mask, key_mask, topk, precision, method: as for `match`.
+        query, key, patch_size, padding, padding_mode, query_mask, key_mask, topk, precision, method: as for `match`.
 
     Raises:
         ValueError, TypeError, RuntimeError: as `match`, but values that are not finite pass.
     """
-    query, key = as_autocast_gives(query, key)
+    query, key, query_mask, key_mask = prepare(
+        "match", query, key, query_mask, key_mask, patch_size, padding, padding_mode
+    )
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
     lines = ops.explain(query, key, query_mask, key_mask, patch_size, topk, precision, method).splitlines()
     choices = [tuple(line.split("\t")) for line in lines]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from patchswap import contract, reference
-from patchswap.swap import Match
+from patchswap.matching import Match, prepare
 
 
 def assert_match_close(
@@ -26,11 +26,16 @@ def assert_match_close(
     score that this rank can have; and the reported score is within `tolerance` of the true one.
 
     Args:
-        match, query, key, patch_size, query_mask, key_mask: the result and the arguments of `patchswap.match`.
+        match, query, key, patch_size, query_mask, key_mask: the result and the arguments of `patchswap.match`; the
+            padding is the match's own.
         tolerance: absolute, in units of the score (-1 to 1). By default 8 * eps * sqrt(C * p * p) of the dtype in which
             the scores were summed (float32, or float64 for float64 features).
     """
     index, score = match
+    padding, padding_mode = (0, "zeros") if match.grid is None else match.grid[2:]
+    query, key, query_mask, key_mask = prepare(
+        "match", query, key, query_mask, key_mask, patch_size, padding, padding_mode
+    )
     if index.dim() == 3:
         index, score = index[:, None], score[:, None]
     topk = index.shape[1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from patchswap import contract, reference
-from patchswap.swap import Match
+from patchswap.matching import Match
 from patchswap.testing import assert_match_close
 
 TORCH_HEADERS = Path(torch.__file__).parent / "include"

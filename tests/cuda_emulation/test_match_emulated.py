@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from patchswap.swap import Match
+from patchswap.matching import Match
 from patchswap.testing import assert_match_close
 
 

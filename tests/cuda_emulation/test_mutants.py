@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from patchswap.swap import Match
+from patchswap.matching import Match
 from patchswap.testing import assert_match_close
 
 

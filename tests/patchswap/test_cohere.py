@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchswap
-from patchswap import contract, ops, reference
-from patchswap.swap import masks_from_hole
+from patchswap import contract, masks_from_hole, ops, reference
 
 NEIGHBOURS = [(y, x) for y, x in product((-1, 0, 1), (-1, 0, 1)) if (y, x) != (0, 0)]
 SIZES = [  # of query and key

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import patchswap
-from patchswap import contract, ops
-from patchswap.swap import masks_from_hole
+from patchswap import contract, masks_from_hole, ops
 from patchswap.testing import assert_match_close
 
 pytestmark = pytest.mark.skipif(ops.extension is None, reason="the extension is not built")

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import patchswap
-from patchswap import contract, reference
-from patchswap.swap import masks_from_hole
+from patchswap import contract, masks_from_hole, reference
 from patchswap.testing import assert_match_close
 
 pytestmark = pytest.mark.gpu

@@ -257,8 +257,8 @@ def test_non_finite_features(value, name):
 
 
 def test_public_functions_raise_python_errors():
-    with pytest.raises(ValueError, match="agree in batch"):
-        patchswap.match(features, features[:1])
+    with pytest.raises(ValueError, match=r"agree in batch and channels; got \(1, 3, 8, 9\) and \(2, 3, 8, 9\)"):
+        patchswap.match(features[:1], features)
     with pytest.raises(TypeError, match="same dtype"):
         patchswap.match(features, features.half())
     with pytest.raises(ValueError, match='precision must be "exact" or "fast"; got "half"'):
@@ -274,47 +274,87 @@ def test_public_functions_raise_python_errors():
 
 
 def test_swap():
-    with pytest.raises(ValueError, match="exactly one of style and hole"):
+    with pytest.raises(ValueError, match=r"give key or hole, as in swap\(content, style\) or swap\(features, hole"):
         patchswap.swap(features)
-    with pytest.raises(ValueError, match="exactly one of style and hole"):
-        patchswap.swap(features, features, hole=hole)
-    with pytest.raises(TypeError, match="hole must be bool with True = hole; got torch.float32"):
+    with pytest.raises(TypeError, match="hole must be bool with True = hole; got torch.float32; compare it first"):
         patchswap.swap(features, hole=hole.float())
-    with pytest.raises(ValueError, match=r"hole must have shape \(2, 8, 9\), one value for each cell"):
-        patchswap.swap(features, hole=hole[:, None])
     with pytest.raises(ValueError, match="key_margin must not be negative; got -1"):
         patchswap.swap(features, hole=hole, key_margin=-1)
     with pytest.raises(ValueError, match="key_margin goes with hole"):
         patchswap.swap(features, features, key_margin=1)
-    with pytest.raises(ValueError, match=r"features must have shape \(B, C, H, W\); got \(3, 8, 9\)"):
+    with pytest.raises(ValueError, match=r"query must have shape \(B, C, H, W\); got \(3, 8, 9\)"):
         patchswap.swap(features[0], hole=hole)
     with pytest.raises(ValueError, match="coherence must be a finite number, 0 or more; got nan"):
         patchswap.swap(features, hole=hole, coherence=float("nan"))
     with pytest.raises(ValueError, match="sweeps must not be negative; got -2"):
         patchswap.swap(features, features, sweeps=-2)
-    with pytest.raises(ValueError, match="patch_size must be 1, 3 or 5"):
+    with pytest.raises(ValueError, match="swap: patch_size must be 1, 3 or 5"):
         patchswap.swap(features, hole=hole, patch_size=4)
 
 
 def test_swap_names_what_the_caller_gave():
     as_in = r"a mask goes with hole=, as in swap\(features, hole=mask\)"
-    with pytest.raises(ValueError, match=rf"style must have shape \(B, C, H, W\).*got \(2, 8, 9\) of bool; {as_in}"):
+    with pytest.raises(ValueError, match=rf"key must have shape \(B, C, H, W\).*got \(2, 8, 9\) of bool; {as_in}"):
         patchswap.swap(features, hole)
     with pytest.raises(ValueError, match=as_in):
         patchswap.swap(features, hole[:, None])
-    with pytest.raises(TypeError, match="swap: features and style must have the same dtype; got float32 and float16"):
+    with pytest.raises(TypeError, match="swap: query and key must have the same dtype; got float32 and float16"):
         patchswap.swap(features, features.half())
-    with pytest.raises(TypeError, match="swap: style must be float32.*got int32; convert it first"):
+    with pytest.raises(TypeError, match="swap: key must be float32.*got int32; convert it first"):
         patchswap.swap(features, features.int())
-    words = r"features and style must agree in batch and channels; got \(2, 3, 8, 9\) and \(1, 3, 8, 9\)"
-    with pytest.raises(ValueError, match=words + r"; to use one style for all samples: style.expand\(2, -1, -1, -1\)"):
-        patchswap.swap(features, features[:1])
-    with pytest.raises(ValueError, match=r"got \(2, 1, 8, 9\); drop its channel, as in hole.squeeze\(1\)"):
-        patchswap.swap(features, hole=hole[:, None])
-    with pytest.raises(ValueError, match=r"to use one hole for all samples: hole.expand\(2, -1, -1\)"):
-        patchswap.swap(features, hole=hole[:1])
+    words = r"swap: query and key must agree in batch and channels; got \(2, 3, 8, 9\) and \(2, 1, 8, 9\)"
+    with pytest.raises(ValueError, match=words):
+        patchswap.swap(features, features[:, :1])
     with pytest.raises(ValueError, match=r"got \(2, 16, 18\); a mask of pixels is brought to cells with max-pooling"):
         patchswap.swap(features, hole=hole.repeat(1, 2, 2))
+    with pytest.raises(ValueError, match=r"hole must have shape \(H, W\), \(B, H, W\) or \(B, 1, H, W\); got \(2, 3,"):
+        patchswap.swap(features, hole=hole[:, None].expand(-1, 3, -1, -1))
+    with pytest.raises(
+        ValueError, match=r"hole must have shape \(2, 8, 9\), \(2, 1, 8, 9\) or \(8, 9\).*got \(3, 8, 9\)"
+    ):
+        patchswap.swap(features, hole=hole[:1].expand(3, -1, -1))
+    with pytest.raises(ValueError, match=r"with a hole, key must have the height and width of query, \(8, 9\); got"):
+        patchswap.swap(features, features[..., :8], hole=hole)
+
+
+def test_values_that_do_not_fit():
+    words = r"must have the height and width of the key that was matched, \(8, 9\).*the same multiple of both"
+    for size in ((16, 19), (16, 27), (4, 9), (8, 18), (0, 0)):
+        values = torch.zeros(2, 1, *size)
+        with pytest.raises(ValueError, match=rf"swap: values\[1\] {words}.*got \({size[0]}, {size[1]}\)"):
+            patchswap.swap(features, features, values=(features, values))
+        with pytest.raises(ValueError, match=f"swap: values {words}"):
+            patchswap.swap(features, features, values=values)
+    with pytest.raises(ValueError, match=r"swap: values must have the batch of query, 2, or 1; got \(3, 3, 8, 9\)"):
+        patchswap.swap(features, features, values=features[:1].expand(3, -1, -1, -1))
+    with pytest.raises(TypeError, match=r"swap: values\[0\] must be float32"):
+        patchswap.swap(features, features, values=[features.int()])
+
+
+def test_padding():
+    with pytest.raises(ValueError, match="match: padding must be from 0 to 2 at patch_size 3; got 3"):
+        patchswap.match(features, features, padding=3)
+    with pytest.raises(ValueError, match="swap: padding must be from 0 to 2 at patch_size 3; got -1"):
+        patchswap.swap(features, features, padding=-1)
+    with pytest.raises(TypeError, match="fold: padding must be a whole number; got 1.0"):
+        patchswap.fold(index, features, padding=1.0)
+    words = 'padding_mode must be "zeros", "reflect" or "replicate"; got "circular"'
+    with pytest.raises(ValueError, match=f"swap: {words}"):
+        patchswap.swap(features, features, padding=1, padding_mode="circular")
+    with pytest.raises(ValueError, match=f"masks_from_hole: {words}"):
+        patchswap.masks_from_hole(hole, padding=1, padding_mode="circular")
+    words = r'padding 2 with padding_mode "reflect" needs at least 3 cells a side; got key of \(2, 3, 2, 9\)'
+    for function in (patchswap.match, patchswap.swap, patchswap.explain):
+        with pytest.raises(ValueError, match=words):
+            function(features, features[:, :, :2], padding=2, padding_mode="reflect")
+    with pytest.raises(ValueError, match=r"needs at least 1 cells a side; got query of \(2, 3, 0, 9\)"):
+        patchswap.match(features[:, :, :0], features, padding=1, padding_mode="replicate")
+
+
+def test_divisor():
+    for divisor in (0, -9, torch.nan, torch.inf, "mean", None):
+        with pytest.raises(ValueError, match='fold: divisor must be "covered" or a positive number; got '):
+            patchswap.fold(index, features, divisor=divisor)
 
 
 def test_numbers_that_count_are_whole():
@@ -336,14 +376,35 @@ def test_numbers_that_count_are_whole():
 def test_fold_of_values_on_another_grid():
     """Row-major positions mean other cells there, all of which may exist."""
     match = patchswap.match(features, features)
-    values = torch.zeros(2, 3, 16, 18)
-    words = r"height and width of the key that was matched, \(8, 9\), whose patches index counts; got \(16, 18\)"
-    with pytest.raises(ValueError, match=words + "; values of a finer level fit by pixel_unshuffle"):
+    values = torch.zeros(2, 3, 16, 19)
+    words = r"key must have the height and width of the key that was matched, \(8, 9\), whose patches index counts"
+    with pytest.raises(ValueError, match=rf"fold: {words}, or the same multiple of both.*got \(16, 19\)"):
         patchswap.fold(match, values)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"fold: {words}"):
+        patchswap.fold(match.index, values, key_size=(8, 9))
+    with pytest.raises(ValueError, match=rf"cohere: {words}; got \(16, 19\)"):
+        patchswap.cohere(match, features, values, weight=0.1)
+    with pytest.raises(ValueError, match=f"fold: {words}"):
         patchswap.fold(patchswap.cohere(match, features, features, weight=0.1), values)
     with pytest.raises(ValueError, match="pass one rank"):
         patchswap.fold(patchswap.match(features, features, topk=2), features)
+    with pytest.raises(ValueError, match=r"key_size must be that of the match, \(8, 9\); got \(9, 8\)"):
+        patchswap.fold(match, features, key_size=(9, 8))
+    with pytest.raises(ValueError, match=r"output_size must be a multiple of 2.*got \(16, 19\)"):
+        patchswap.fold(match, torch.zeros(2, 3, 16, 18), output_size=(16, 19))
+
+
+def test_a_match_made_with_other_settings():
+    match = patchswap.match(features, features, padding=1)
+    for function in (patchswap.fold, lambda *given, **others: patchswap.cohere(*given, features, weight=0, **others)):
+        with pytest.raises(ValueError, match="patch_size must be that of the match, 3; got 5"):
+            function(match, features, patch_size=5)
+        with pytest.raises(ValueError, match="padding must be that of the match, 1; got 0"):
+            function(match, features, padding=0)
+        with pytest.raises(ValueError, match="padding_mode must be that of the match, zeros; got reflect"):
+            function(match, features, padding_mode="reflect")
+    with pytest.raises(ValueError, match=r"offsets needs the key's grid; give it, as in Match\(index, score, Grid"):
+        patchswap.Match(*match).offsets()
 
 
 @pytest.mark.gpu

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import itertools
 import pickle
 
@@ -58,7 +57,7 @@ def test_a_match_in_place_of_its_index(device):
     query, key = torch.randn(2, 4, 6, 7, device=device), torch.randn(2, 4, 9, 5, device=device)
     match = patchswap.match(query, key)
     index, score = match  # it is still a pair
-    assert match.key_size == (9, 5) and torch.equal(index, match.index) and torch.equal(score, match.score)
+    assert match.grid == patchswap.Grid((9, 5)) and torch.equal(index, match.index) and torch.equal(score, match.score)
     expected = patchswap.fold(index, key, output_size=(6, 7))
     for chosen in (match, index, pickle.loads(pickle.dumps(match))):
         assert torch.equal(patchswap.fold(chosen, key), expected)
@@ -67,23 +66,6 @@ def test_a_match_in_place_of_its_index(device):
     assert patchswap.fold(index[:, :0, :0], key).shape == (2, 4, 2, 2)
     nothing = patchswap.fold(index[:, :0, :0], key[..., :2], base=base[..., :1])
     assert torch.equal(nothing, base[..., :1])
-
-
-def test_finer_values_by_the_lines_of_the_docstring(device):
-    """Patches of 3 x 3 cells of the match are 6 x 6 of twice the size, 2 apart."""
-    query, key = torch.randn(1, 4, 6, 7, device=device), torch.randn(1, 4, 8, 5, device=device)
-    match, values, r = patchswap.match(query, key), torch.randn(1, 2, 16, 10, device=device), 2
-    scope = {"fold": patchswap.fold, "F": torch.nn.functional, "match": match, "values": values, "r": r}
-    line = next(line for line in inspect.getdoc(patchswap.fold).splitlines() if "F.pixel_shuffle(" in line)
-    found = eval(line.strip(), scope)
-    total, count = torch.zeros(2, 12, 14, device=device), torch.zeros(12, 14, device=device)
-    for y, x in itertools.product(range(4), range(5)):
-        row, column = divmod(int(match.index[0, y, x]), 3)
-        total[:, 2 * y : 2 * y + 6, 2 * x : 2 * x + 6] += values[
-            0, :, 2 * row : 2 * row + 6, 2 * column : 2 * column + 6
-        ]
-        count[2 * y : 2 * y + 6, 2 * x : 2 * x + 6] += 1
-    torch.testing.assert_close(found[0], total / count)
 
 
 def test_own_patches_give_the_map_back(device):

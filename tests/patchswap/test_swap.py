@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import patchswap
-from patchswap.swap import masks_from_hole
+from patchswap import masks_from_hole
 
 
 def hole_of(batch, height, width, *boxes):
@@ -20,7 +20,7 @@ def hole_of(batch, height, width, *boxes):
 
 def test_equals_the_snippet_of_the_docstring():
     features, hole = torch.randn(1, 12, 14, 17), hole_of(1, 14, 17, (0, 4, 5, 9, 11))
-    lines = inspect.getdoc(patchswap.swap).split("::\n", 1)[1].split("\n\nWith a style")[0]
+    lines = inspect.getdoc(patchswap.swap).split("::\n", 1)[1].split("\n\nWith a key")[0]
     scope = {"torch": torch, "F": F, "features": features, "hole": hole}
     exec(textwrap.dedent(lines), scope)
     torch.testing.assert_close(patchswap.swap(features, hole=hole), scope["result"])

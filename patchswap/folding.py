@@ -1,0 +1,165 @@
+"""`fold`: the chosen patches at their queries' places."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchswap import contract, ops, reference
+from patchswap.matching import Grid, Match, float_under_autocast, grid_of, index_of, is_autocast, repeated, settings_of
+from patchswap.padding import padded
+
+
+def fold(
+    index: Tensor | Match,
+    key: Tensor,
+    *,
+    output_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    padding: int | None = None,
+    padding_mode: str | None = None,
+    key_size: tuple[int, int] | None = None,
+    query_mask: Tensor | None = None,
+    base: Tensor | None = None,
+    weights: Tensor | None = None,
+    divisor: float | Literal["covered"] = "covered",
+) -> Tensor:
+    """Put the chosen key patches at their queries' places; where patches overlap, take their mean.
+
+    Each output cell is the mean over the 1 to p*p matched patches that cover it; with weights w it is their weighted
+    mean, sum(w * copy) / sum(w). Cells that no matched patch of positive weight covers take `base`. A common factor of
+    all weights changes nothing, up to rounding. Deterministic, gradients included.
+
+    A Match carries the grid that its index counts in. `fold(match, values)` takes values on that grid, or on one that
+    is r times as fine in both directions, such as features of an earlier layer: a patch is then r p cells wide, and
+    r cells lie between neighbouring patches. Values of any other size are refused. A plain index tensor says nothing of
+    its grid: without key_size, values of another width are garbled.
+
+    Differentiable with respect to key, base and weights. Gradients of higher order are there for key and base; asked of
+    the gradient with respect to weights they raise a RuntimeError. Where all weights over a cell are 0, fold has a step
+    to base, which the gradient leaves out.
+
+    Args:
+        index: the Match, or (B, h, w) int64 positions in the key's patch grid, -1 = no patch here.
+        key: (B, C, r H', r W') features to copy, those that were matched or others of any C: float32, float64, bfloat16
+            or float16 (accumulated in float32). (H', W') is the size of the key that was matched, and r = 1 where that
+            is not known. A key of batch 1 serves all queries.
+        output_size: (r H, r W); by default the size of base, or without it what index covers.
+        patch_size, padding, padding_mode: as for `match`; by default those of the Match, or 3, 0 and "zeros". What is
+            copied is padded in the same way, by r * padding cells, and the result has no padding.
+        key_size: (H', W') of the key that was matched, for a plain index.
+        query_mask: (B, h, w) bool; patches where it is False are left out, as if their index were -1.
+        base: (B, C, r H, r W), same dtype as key; zeros by default.
+        weights: (B, h, w), how much the copy of each query counts: from 0 to 1e37, so that the sum over a cell is
+            finite. float32, or float64 where key is float64; under autocast half precision is brought to float32. A
+            weight of 0 leaves the patch out, as query_mask does. By default all count the same.
+        divisor: "covered", the mean as above; or a positive number by which the sum of copies, or of w * copy, is
+            divided instead: p * p is what projects do that divide by the full count, borders included.
+
+    Returns:
+        (B, C, r H, r W) in the dtype of key.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: shapes, dtypes or ranges outside the above, or the Match has been made with
+            others. An index beyond the last key patch raises on the CPU, and so does a weight that is negative, NaN or
+            above 1e37; the CUDA kernel, which never waits for the device, takes such an index as -1 and such a weight
+            as 0.
+    """
+    patch_size, padding, padding_mode = settings_of("fold", index, patch_size, padding, padding_mode)
+    grid, index = grid_of(index), index_of(index)
+    contract.check_features("fold", "key", key)
+    contract.check_patch_size("fold", patch_size)
+    contract.check_padding("fold", padding, padding_mode, patch_size, {"key": key})
+    _check_divisor(divisor)
+    ratio = ratio_of("fold", "key", key, _known_size(grid, key_size))
+    if output_size is not None:
+        height, width = output_size
+    elif base is not None and base.dim() == 4:
+        height, width = base.shape[2:]
+    else:
+        height, width = (ratio * (size + patch_size - 1 - 2 * padding) for size in index.shape[-2:])
+    if height % ratio or width % ratio:
+        raise ValueError(
+            f"patchswap.fold: output_size must be a multiple of {ratio}, as key is so many times as fine as what was "
+            f"matched; got ({height}, {width})"
+        )
+    key = repeated(key, index.shape[0]) if index.dim() > 0 else key
+    if base is not None:
+        contract.check_base("fold", base, key, height, width)
+        base = _coarsened(padded(base, ratio * padding, "zeros"), ratio)
+    key = _coarsened(padded(key, ratio * padding, padding_mode), ratio)
+    rows, columns = height // ratio + 2 * padding, width // ratio + 2 * padding
+    if weights is not None and is_autocast(key):
+        weights = float_under_autocast(weights)
+    contract.check_fold(index, key, base, rows, columns, patch_size, weights)
+    if query_mask is not None:
+        if query_mask.dtype != torch.bool:
+            raise TypeError(f"patchswap.fold: query_mask must be bool; got {query_mask.dtype}")
+        if query_mask.shape != index.shape:
+            raise ValueError(
+                f"patchswap.fold: query_mask must have the shape of index {tuple(index.shape)}; "
+                f"got {tuple(query_mask.shape)}"
+            )
+        contract.check_device("fold", "query_mask", query_mask, "index", index)
+        index = index.masked_fill(~query_mask, -1)
+    if divisor == "covered":
+        result = ops.fold(index, key, base, rows, columns, patch_size, weights)
+    else:
+        result = ops.fold(index, key, None, rows, columns, patch_size, weights)
+        cover = _cover(index, weights, contract.accumulation_dtype(key.dtype), rows, columns, patch_size)
+        result = (result * (cover / divisor)).to(key.dtype)
+        result = result if base is None else torch.where(cover > 0, result, base)
+    if padding > 0:
+        result = result[..., padding : rows - padding, padding : columns - padding].contiguous()
+    return F.pixel_shuffle(result, ratio) if ratio > 1 else result
+
+
+def ratio_of(operator: str, name: str, values: Tensor, key_size: tuple[int, int] | None) -> int:
+    """How many times as fine as what was matched these (B, C, r H', r W') values are; 1 where that is not known."""
+    if key_size is None or (values.shape[2] == key_size[0] and values.shape[3] == key_size[1]):
+        return 1
+    (height, width), (key_height, key_width) = values.shape[2:], key_size
+    if key_height > 0 and key_width > 0 and height > 0 and height % key_height == 0:
+        ratio = height // key_height
+        if width == ratio * key_width:
+            return int(ratio)
+    raise ValueError(
+        f"patchswap.{operator}: {name} must have the height and width of the key that was matched, {key_size}, whose "
+        f"patches index counts, or the same multiple of both, as values of a finer level have; got {(height, width)}"
+    )
+
+
+def _known_size(grid: Grid | None, key_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    if grid is None:
+        return key_size
+    if key_size is not None and (key_size[0] != grid.size[0] or key_size[1] != grid.size[1]):
+        raise ValueError(f"patchswap.fold: key_size must be that of the match, {grid.size}; got {key_size}")
+    return grid.size
+
+
+def _coarsened(features: Tensor, ratio: int) -> Tensor:
+    """ratio * ratio cells side by side become one, with as many times the channels."""
+    return F.pixel_unshuffle(features, ratio) if ratio > 1 else features
+
+
+def _cover(
+    index: Tensor, weights: Tensor | None, dtype: torch.dtype, rows: int, columns: int, patch_size: int
+) -> Tensor:
+    """What the patches over each cell add up to, each 1 or its weight: (B, 1, rows, columns)."""
+    if index.shape[1] == 0:
+        return torch.zeros(index.shape[0], 1, rows, columns, dtype=dtype, device=index.device)
+    if weights is None:
+        counts = (index >= 0).to(dtype)
+    else:
+        counts = torch.where(reference.counted(index, weights) >= 0, weights, 0)
+    around = F.pad(counts[:, None], [patch_size - 1] * 4)
+    return F.avg_pool2d(around, patch_size, stride=1, divisor_override=1)
+
+
+def _check_divisor(divisor: float | str) -> None:
+    is_number = isinstance(divisor, (int, float)) and 0 < divisor < torch.inf
+    if divisor != "covered" and not is_number:
+        raise ValueError(f'patchswap.fold: divisor must be "covered" or a positive number; got {divisor!r}')
