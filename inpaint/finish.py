@@ -42,11 +42,10 @@ def restore_detail(painted: Tensor, work: Unfinished) -> Tensor:
     scene = work.copies.scene
     if not scene.is_matched:
         return painted
-    errors = F.pixel_unshuffle(whole_cells(work.part - painted), CELL)
-    copied = work.copies.fold(errors)
+    copied = work.copies.fold(whole_cells(work.part - painted))
     restored = painted.clone(memory_format=torch.contiguous_format)
     place = restored[..., scene.near_pixels.rows, scene.near_pixels.columns]
-    place += F.pixel_shuffle(copied, CELL)[..., : place.shape[2], : place.shape[3]]
+    place += copied[..., : place.shape[2], : place.shape[3]]
     return restored
 
 

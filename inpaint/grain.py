@@ -33,10 +33,10 @@ def enlarge_with_grain(result: Tensor, index: Tensor, scene: Scene, fine: Tensor
         return enlarged
     missing = fine - enlarge(result, factor=factor)[..., : size[0], : size[1]]
     side = factor * CELL
-    cells = F.pixel_unshuffle(F.pad(missing, (0, -size[1] % side, 0, -size[0] % side)), side)
-    source = _cells_copied(index, cells.shape[2], cells.shape[3])[:, scene.near.rows, scene.near.columns]
-    copied = patchswap.fold(source.contiguous(), cells, output_size=scene.near.size, patch_size=1)
-    grain = F.pixel_shuffle(copied, side)
+    missing = F.pad(missing, (0, -size[1] % side, 0, -size[0] % side))
+    rows, columns = missing.shape[2] // side, missing.shape[3] // side
+    source = _cells_copied(index, rows, columns)[:, scene.near.rows, scene.near.columns]
+    grain = patchswap.fold(source, missing, key_size=(rows, columns), patch_size=1)
     return (enlarged + grain[..., : enlarged.shape[2], : enlarged.shape[3]]).clamp(0, 1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import patchswap
 from inpaint.scene import Scene
-from patchswap import Match
+from patchswap import Grid, Match
 
 
 @dataclass(frozen=True)
@@ -25,28 +25,29 @@ class Copies:
     match: Match
     vote: Vote
 
-    def fold(self, key: Tensor, base: Tensor | None = None) -> Tensor:
-        """Puts the copies of ``key``'s patches in their places.
+    def fold(self, values: Tensor, base: Tensor | None = None) -> Tensor:
+        """Puts the copies of patches of ``values`` in their places.
 
         Args:
-            key: (B, C, h', w'), whose patches are copied.
-            base: (B, C, near height, near width), for cells that no copy covers; zeros by default.
+            values: (B, C, r h', r w'), features or what is r times as fine, such as pixels.
+            base: (B, C, r near height, r near width), for cells that no copy covers; zeros by default.
 
         Returns:
-            (B, C, near height, near width): the scene's ``near`` cells.
+            (B, C, r near height, r near width): the scene's ``near`` cells.
         """
         rows, columns = self.scene.near_patches
         index, score = (each[:, rows, columns] for each in self.match)
-        return self.vote(Match(index, score), key, self.scene.near.size, base)
+        height, width = self.scene.own_cells.shape[2:]
+        return self.vote(Match(index, score, Grid((height, width))), values, base)
 
 
 # Features of the queries and of the keys, (B, C, h', w') each, the scene, and what the coarser scale has copied (None
 # at the coarsest) -> what every query takes, on the patch grid.
 Matcher = Callable[[Tensor, Tensor, Scene, Copies | None], Match]
 
-# A match (B, h'-2, w'-2), keys (B, C, H', W'), the size (h', w') of the result, and what uncovered cells become
-# (zeros if None) -> (B, C, h', w').
-Vote = Callable[[Match, Tensor, tuple[int, int], Tensor | None], Tensor]
+# A match (B, h'-2, w'-2) that knows its grid, H' x W' cells; what is copied, (B, C, r H', r W'); and what uncovered
+# cells become (zeros if None) -> (B, C, r h', r w').
+Vote = Callable[[Match, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class MatchCoherently:
         return patchswap.cohere(match, query, key, weight=self.weight, query_mask=scene.queries, key_mask=scene.keys)
 
 
-def mean_of_copies(match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
+def mean_of_copies(match: Match, values: Tensor, base: Tensor | None) -> Tensor:
     """Every cell is the mean of the copies that cover it (Song et al. 2017, section 3.2)."""
-    return patchswap.fold(match.index, key, output_size=size, base=base)
+    return patchswap.fold(match, values, base=base)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,6 @@ class WeighByScore:
 
     temperature: float
 
-    def __call__(self, match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
+    def __call__(self, match: Match, values: Tensor, base: Tensor | None) -> Tensor:
         weights = torch.exp((match.score - 1) / self.temperature)  # at most 1, up to rounding
-        return patchswap.fold(match.index, key, output_size=size, base=base, weights=weights)
+        return patchswap.fold(match, values, base=base, weights=weights)

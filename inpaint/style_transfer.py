@@ -40,8 +40,8 @@ Progress = Callable[[int, int], None]
 
 
 class _Style(NamedTuple):
-    """What is copied from a style picture of h x w cells: their features (1, C, h, w), their 4x4 pixels (1, 48, h, w),
-    and what the decoder makes of these (1, 48, h, w)."""
+    """What is copied from a style picture of h x w cells: their features (1, C, h, w), their pixels (1, 3, 4h, 4w), and
+    what the decoder makes of the features (1, 3, 4h, 4w)."""
 
     features: Tensor
     pixels: Tensor
@@ -293,11 +293,8 @@ def _paint(
     rows, columns = tile.outer
     reach = PATCH - 1
     place = index[:, rows.start : rows.stop - reach, columns.start : columns.stop - reach]
-    size = (rows.stop - rows.start, columns.stop - columns.start)
-    cells, pixels, decoded = (
-        patchswap.fold(place, part, output_size=size) for part in (keys.features, keys.pixels, keys.decoded)
-    )
-    pixels, decoded = F.pixel_shuffle(pixels, CELL), F.pixel_shuffle(decoded, CELL)
+    height, width = keys.features.shape[2:]
+    cells, pixels, decoded = (patchswap.fold(place, part, key_size=(height, width)) for part in keys)
     if strength < 1:
         own = features[:, :, rows, columns]
         cells = torch.lerp(own, cells, strength)
@@ -314,8 +311,7 @@ def _study(style: Tensor, inpainter: Inpainter) -> _Style:
     decoded = torch.empty_like(style)
     for tile in _tiles((features.shape[2], features.shape[3]), inpainter.networks.feature2image):
         tile.paste(_decode(features[:, :, tile.outer[0], tile.outer[1]], inpainter), decoded)
-    pixels, decoded = (F.pixel_unshuffle(_whole_cells(part), CELL) for part in (style, decoded))
-    return _Style(features, pixels, decoded)
+    return _Style(features, _whole_cells(style), _whole_cells(decoded))
 
 
 def _decode(features: Tensor, inpainter: Inpainter) -> Tensor:

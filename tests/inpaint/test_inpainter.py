@@ -575,9 +575,9 @@ def test_matching_and_voting_can_be_chosen(networks: weights.Networks) -> None:
         seen.append((scene, coarser))
         return MatchCoherently(0)(query.roll(3, 2), key, scene, coarser)
 
-    def vote(match: patchswap.Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:
+    def vote(match: patchswap.Match, values: Tensor, base: Tensor | None) -> Tensor:
         assert ((match.index < 0) == (match.score == -torch.inf)).all()
-        return mean_of_copies(match, key, size, base).roll(1, 3)
+        return mean_of_copies(match, values, base).roll(1, 3)
 
     image, hole = noise(3, 75, 100), a_hole()
     plain, matched, voted = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import patchswap
@@ -37,9 +38,18 @@ def test_matches_are_those_of_the_operator(scene: Scene, features: Tensor, weigh
 
 def test_folds_near_the_hole_what_lies_there_in_the_whole(scene: Scene, features: Tensor) -> None:
     match = MatchCoherently(0)(features, features, scene, None)
-    whole = mean_of_copies(match, features, (features.shape[2], features.shape[3]), features)
+    whole = mean_of_copies(match, features, features)
     place = (..., scene.near.rows, scene.near.columns)
     assert torch.equal(Copies(scene, match, mean_of_copies).fold(features, features[place]), whole[place])
+
+
+def test_a_match_need_not_know_its_grid(scene: Scene, features: Tensor) -> None:
+    """As one of a matcher of one's own; pixels are copied by it as cells are."""
+    match = MatchCoherently(0)(features, features, scene, None)
+    pixels = F.interpolate(features, scale_factor=4)
+    expected = Copies(scene, match, mean_of_copies).fold(features)
+    copied = Copies(scene, patchswap.Match(*match), mean_of_copies).fold(pixels)
+    assert torch.equal(copied, F.interpolate(expected, scale_factor=4))
 
 
 def weighed_sum(match: patchswap.Match, key: Tensor, size: tuple[int, int], temperature: float) -> Tensor:
@@ -62,14 +72,11 @@ def weighed_sum(match: patchswap.Match, key: Tensor, size: tuple[int, int], temp
 def test_copies_count_by_their_scores(scene: Scene, features: Tensor, temperature: float) -> None:
     match = MatchCoherently(0)(features, features, scene, None)
     size = (features.shape[2], features.shape[3])
-    result = WeighByScore(temperature)(match, features, size, None)
+    result = WeighByScore(temperature)(match, features, None)
     torch.testing.assert_close(result.double(), weighed_sum(match, features, size, temperature), rtol=1e-5, atol=1e-6)
 
 
 def test_equal_scores_give_the_mean(scene: Scene, features: Tensor) -> None:
     match = MatchCoherently(0)(features, features, scene, None)
-    alike = patchswap.Match(match.index, torch.where(match.index < 0, -torch.inf, 0.4))
-    size = (features.shape[2], features.shape[3])
-    torch.testing.assert_close(
-        WeighByScore(0.2)(alike, features, size, features), mean_of_copies(alike, features, size, features)
-    )
+    alike = patchswap.Match(match.index, torch.where(match.index < 0, -torch.inf, 0.4), match.grid)
+    torch.testing.assert_close(WeighByScore(0.2)(alike, features, features), mean_of_copies(alike, features, features))
