@@ -140,7 +140,7 @@ def fold_backward(
 def fold_weights_backward(
     grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
 ) -> Tensor:
-    """torch.ops.patchswap.fold_weights_backward: (B, H-p+1, W-p+1) in the dtype of weights."""
+    """torch.ops.patchswap.fold_weights_backward: shape and dtype of weights."""
     return torch.ops.patchswap.fold_weights_backward(grad_output, index, key, output, weights, patch_size)
 
 
@@ -310,7 +310,7 @@ def _fold_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[1]:
         grad_key = fold_backward(grad, index, ctx.key_size[0], ctx.key_size[1], ctx.patch_size, weights)
     if ctx.needs_input_grad[2]:
-        matched = index if weights is None else reference.counted(index, weights)
+        matched = index if weights is None else reference.counted(index, weights, ctx.patch_size)
         covered = reference.cover_count(matched, ctx.size[0], ctx.size[1], ctx.patch_size)[:, None] > 0
         grad_base = grad.masked_fill(covered, 0)
     if output is not None:

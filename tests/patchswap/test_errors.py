@@ -110,13 +110,17 @@ COHERE = {
 }
 FOLD = {
     "rank": ((index, features[0], None, 8, 9, 3), "key must have shape (B, C, H, W); got (3, 8, 9)"),
-    "patch_size": ((index, features, None, 8, 9, 7), "patch_size must be 1, 3 or 5; got 7"),
+    "patch_size": ((index, features, None, 8, 9, 8), "fold: patch_size must be from 1 to 7; got 8"),
     "index dtype": ((index.int(), features, None, 8, 9, 3), "index must be int64; got int32"),
     "index shape": (
         (index, features, None, 9, 9, 3),
         "index must have shape (2, 7, 7), the patch grid of a (9, 9) output",
     ),
-    "topk": ((index[:, None], features, None, 8, 9, 3), "pass one rank, as in index[:, 0]"),
+    "ranks": (
+        (index[:, None].expand(-1, 9, -1, -1), features, None, 8, 9, 3),
+        "or with k from 1 to 8 ranks after the batch; got (2, 9, 6, 7)",
+    ),
+    "no ranks": ((index[:, None][:, :0], features, None, 8, 9, 3), "ranks after the batch; got (2, 0, 6, 7)"),
     "negative": ((index, features, None, -1, 9, 3), "output_size must not be negative; got (-1, 9)"),
     "base shape": ((index, features, features[:, :2], 8, 9, 3), "base must have shape (2, 3, 8, 9)"),
     "base dtype": ((index, features, features.half(), 8, 9, 3), "base and key must have the same dtype"),
@@ -153,7 +157,7 @@ FOLD_BACKWARD = {
 FOLD_WEIGHTS_BACKWARD = {
     "rank": ((features[0], index, features, features, grid.float(), 3), "grad_output must have shape (B, C, H, W)"),
     "index shape": ((features, index[:1], features, features, grid.float(), 3), "index must have shape (2, 6, 7)"),
-    "patch_size": ((features, index, features, features, grid.float(), 2), "patch_size must be 1, 3 or 5; got 2"),
+    "patch_size": ((features, index, features, features, grid.float(), 0), "patch_size must be from 1 to 7; got 0"),
     "key": (
         (features, index, features[:, :2], features, grid.float(), 3),
         "key and grad_output must agree in batch and channels; got (2, 2, 8, 9) and (2, 3, 8, 9)",
@@ -342,8 +346,8 @@ def test_fold_of_values_on_another_grid():
         patchswap.fold(match, values)
     with pytest.raises(ValueError, match=words):
         patchswap.fold(patchswap.cohere(match, features, features, weight=0.1), values)
-    with pytest.raises(ValueError, match="pass one rank"):
-        patchswap.fold(patchswap.match(features, features, topk=2), features)
+    with pytest.raises(ValueError, match=words):
+        patchswap.fold(patchswap.match(features, features, topk=2), values)
 
 
 @pytest.mark.gpu
