@@ -131,6 +131,10 @@ bool has_ranks(const Tensor& index) {
   return (index.dim() == 3 || index.dim() == 4) && ranks_of(index) >= 1 && ranks_of(index) <= kMaxTopk;
 }
 
+ScalarType score_dtype(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
 std::vector<int64_t> shape_of(const Tensor& tensor) {
   std::vector<int64_t> shape;
   for (int64_t i = 0; i < tensor.dim(); i++) shape.push_back(tensor.size(i));
@@ -146,6 +150,16 @@ void check_index(const char* op, const Tensor& index, const char* like_name, con
           "), the patch grid of a (", height, ", ", width, ") output at patch_size ", patch_size,
           ", or with k from 1 to ", kMaxTopk, " ranks after the batch; got ", shape_text(index));
   check_device(op, "index", index, like_name, like);
+}
+
+void check_query_index(const char* op, const Tensor& index, const Tensor& query, Grid grid, int64_t patch_size) {
+  require(index.scalar_type() == ScalarType::Long, op, ": index must be int64; got ", dtype_text(index));
+  require(has_ranks(index) && index.size(0) == query.size(0) && index.size(index.dim() - 2) == grid.rows &&
+              index.size(index.dim() - 1) == grid.columns,
+          op, ": index must have the shape of query's patch grid (", query.size(0), ", ", grid.rows, ", ", grid.columns,
+          ") at patch_size ", patch_size, ", or with k from 1 to ", kMaxTopk, " ranks after the batch; got ",
+          shape_text(index));
+  check_device(op, "index", index, "query", query);
 }
 
 std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
@@ -266,13 +280,7 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
   require(sweeps >= 0, "cohere: sweeps must not be negative; got ", sweeps);
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
-  require(index.scalar_type() == ScalarType::Long, "cohere: index must be int64; got ", dtype_text(index));
-  require(has_ranks(index) && index.size(0) == query.size(0) && index.size(index.dim() - 2) == query_grid.rows &&
-              index.size(index.dim() - 1) == query_grid.columns,
-          "cohere: index must have the shape of query's patch grid (", query.size(0), ", ", query_grid.rows, ", ",
-          query_grid.columns, ") at patch_size ", patch_size, ", or with k from 1 to ", kMaxTopk,
-          " ranks after the batch; got ", shape_text(index));
-  check_device("cohere", "index", index, "query", query);
+  check_query_index("cohere", index, query, query_grid, patch_size);
   if (query_mask) check_patch_mask("cohere", "query_mask", *query_mask, "query", query, query_grid, patch_size);
   if (key_mask) check_patch_mask("cohere", "key_mask", *key_mask, "key", key, key_grid, patch_size);
 
@@ -462,6 +470,93 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
   return work.call.result;
 }
 
+// The arguments of similarity, checked, but for the score.
+SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor& key, const Tensor& index,
+                               int64_t patch_size) {
+  check_features(op, "query", query);
+  check_features(op, "key", key);
+  check_like(op, "query", query, "key", key);
+  check_same_batch_and_channels(op, query, key);
+  check_any_patch_size(op, patch_size);
+  const Grid grid = patch_grid(query.size(2), query.size(3), patch_size);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  check_query_index(op, index, query, grid, patch_size);
+  return {.query = query,
+          .key = key,
+          .index = torch::stable::contiguous(index),
+          .batch = query.size(0),
+          .channels = query.size(1),
+          .ranks = ranks_of(index),
+          .rows = grid.rows,
+          .columns = grid.columns,
+          .key_rows = key_grid.rows,
+          .key_columns = key_grid.columns,
+          .patch_size = patch_size};
+}
+
+Tensor similarity(Tensor query, Tensor key, Tensor index, int64_t patch_size) {
+  SimilarityCall call = similarity_call("similarity", query, key, index, patch_size);
+  call.score = torch::stable::new_empty(query, shape_of(index), score_dtype(query));
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    similarity_cuda(call);
+    return call.score;
+  }
+#endif
+  similarity_cpu(call);
+  return call.score;
+}
+
+void check_score(const char* op, const char* name, const Tensor& tensor, const Tensor& index, const Tensor& query) {
+  require(tensor.scalar_type() == score_dtype(query), op, ": ", name, " must be ",
+          score_dtype(query) == ScalarType::Double ? "float64" : "float32", " where query is ", dtype_text(query),
+          "; got ", dtype_text(tensor));
+  require(shape_of(tensor) == shape_of(index), op, ": ", name, " must have the shape of index ", shape_text(index),
+          "; got ", shape_text(tensor));
+  check_device(op, name, tensor, "query", query);
+}
+
+// The arguments of a gradient of similarity, checked; the result has the shape of query, or of key.
+SimilarityGradientCall similarity_gradient_call(const char* op, const Tensor& grad_score, const Tensor& query,
+                                                const Tensor& key, const Tensor& index, const Tensor& score,
+                                                int64_t patch_size, const Tensor& like) {
+  SimilarityGradientCall work{.call = similarity_call(op, query, key, index, patch_size)};
+  check_score(op, "grad_score", grad_score, index, query);
+  check_score(op, "score", score, index, query);
+  work.call.score = torch::stable::contiguous(score);
+  work.grad_score = torch::stable::contiguous(grad_score);
+  work.result = torch::stable::new_empty(like, shape_of(like));
+  return work;
+}
+
+Tensor similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
+                                 int64_t patch_size) {
+  const SimilarityGradientCall work =
+      similarity_gradient_call("similarity_query_backward", grad_score, query, key, index, score, patch_size, query);
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    similarity_query_backward_cuda(work);
+    return work.result;
+  }
+#endif
+  similarity_query_backward_cpu(work);
+  return work.result;
+}
+
+Tensor similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
+                               int64_t patch_size) {
+  const SimilarityGradientCall work =
+      similarity_gradient_call("similarity_key_backward", grad_score, query, key, index, score, patch_size, key);
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    similarity_key_backward_cuda(work);
+    return work.result;
+  }
+#endif
+  similarity_key_backward_cpu(work);
+  return work.result;
+}
+
 void check_float(const char* op, const char* name, const Tensor& tensor) {
   require(tensor.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32; got ", dtype_text(tensor));
 }
@@ -569,6 +664,13 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, "
       "Tensor output, Tensor weights, int patch_size) -> Tensor");
+  library.def("similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor");
+  library.def(
+      "similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, "
+      "Tensor index, Tensor score, int patch_size) -> Tensor");
+  library.def(
+      "similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, "
+      "Tensor index, Tensor score, int patch_size) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
@@ -582,6 +684,9 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
+  library.impl("similarity", TORCH_BOX(&patchswap::similarity));
+  library.impl("similarity_query_backward", TORCH_BOX(&patchswap::similarity_query_backward));
+  library.impl("similarity_key_backward", TORCH_BOX(&patchswap::similarity_key_backward));
   library.impl("convolve", TORCH_BOX(&patchswap::convolve));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
@@ -594,6 +699,9 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
+  library.impl("similarity", TORCH_BOX(&patchswap::similarity));
+  library.impl("similarity_query_backward", TORCH_BOX(&patchswap::similarity_query_backward));
+  library.impl("similarity_key_backward", TORCH_BOX(&patchswap::similarity_key_backward));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 #endif

@@ -90,6 +90,28 @@
 //   with k_i and W as above and out from output, the result of fold. 0 where there is no patch. Cells whose W is 0, at
 //   which fold has a step, are left out. Shape and dtype of weights. Without a gradient.
 //
+// similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor
+//
+//   The normalised cross-correlation s = <q, k> / (|q| |k|) of every query patch q with each key patch k that index
+//   names: the score of match, with a gradient.
+//
+//   - query, key: as for match, of any strides. patch_size: 1 to 7.
+//   - index: int64 (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1), k from 1 to 8. -1 = no key: score -inf, no gradient.
+//     Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA kernel.
+//   - score: the shape of index, float32, or float64 for float64 features.
+//   - Zero norm: as for match the score is 0, and so is its gradient.
+//   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has score NaN with every other.
+//   - CUDA takes fewer than 2^30 cells in one channel of one sample.
+//
+// similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, int patch_size)
+//     -> Tensor
+// similarity_key_backward(the same) -> Tensor
+//
+//   Gradients of similarity: with g = grad_score a pair of patches adds g / |q| (k / |k| - s q / |q|) to the cells of
+//   q, and g / |k| (q / |q| - s k / |k|) to those of k. score is the result of similarity, grad_score has its shape and
+//   dtype and may hold anything where there is no key. Contiguous, in the shape and dtype of query or key. Without a
+//   gradient.
+//
 // convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, bool replicate,
 //     float slope) -> Tensor
 //
@@ -213,6 +235,23 @@ struct FoldWeightsCall {
   Tensor key, output;  // of fold: (B, C, key_height, key_width) and (B, C, height, width)
 };
 
+// A checked call of similarity. query and key may have any strides, index and score are contiguous
+// [batch][ranks][rows][columns]. score arrives holding nothing.
+struct SimilarityCall {
+  Tensor query, key, index;
+  int64_t batch, channels;
+  int64_t ranks, rows, columns, key_rows, key_columns;
+  int64_t patch_size;
+  Tensor score;
+};
+
+// A checked call of similarity_query_backward or similarity_key_backward. Of `call` the score is given. grad_score is
+// like it; result, of query's or key's shape, is contiguous.
+struct SimilarityGradientCall {
+  SimilarityCall call;
+  Tensor grad_score, result;
+};
+
 // A checked call of convolve. Cells lie channels last, [B][H][W][C] with any strides but that of the channels, which is
 // 1; the result is contiguous (B, H', W', O). The weight may have any strides; the bias is contiguous.
 struct ConvolveCall {
@@ -244,6 +283,9 @@ void cohere_cpu(const CohereCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
 void fold_weights_backward_cpu(const FoldWeightsCall& work);
+void similarity_cpu(const SimilarityCall& call);
+void similarity_query_backward_cpu(const SimilarityGradientCall& work);
+void similarity_key_backward_cpu(const SimilarityGradientCall& work);
 void convolve_cpu(const ConvolveCall& call);
 void fill_smoothly_cpu(const FillCall& call);
 
@@ -256,6 +298,9 @@ void cohere_cuda(const CohereCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
 void fold_weights_backward_cuda(const FoldWeightsCall& work);
+void similarity_cuda(const SimilarityCall& call);
+void similarity_query_backward_cuda(const SimilarityGradientCall& work);
+void similarity_key_backward_cuda(const SimilarityGradientCall& work);
 void fill_smoothly_cuda(const FillCall& call);
 
 // Version of the CUDA toolkit that compiled the kernels.

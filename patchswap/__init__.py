@@ -7,9 +7,10 @@ import warnings
 from patchswap import ops
 from patchswap.build import build_info
 from patchswap.explanation import Explanation, explain
+from patchswap.similarity import similarity
 from patchswap.swap import Match, cohere, fold, match, swap
 
-__all__ = ["Explanation", "Match", "build_info", "cohere", "explain", "fold", "match", "swap"]
+__all__ = ["Explanation", "Match", "build_info", "cohere", "explain", "fold", "match", "similarity", "swap"]
 
 if ops.extension_error is not None and ops.extension_error.cause != "not wanted":
     warnings.warn(

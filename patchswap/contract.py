@@ -12,7 +12,14 @@ from torch import Tensor
 
 PATCH_SIZES = (1, 3, 5)
 MAX_FOLD_PATCH = 7  # of the operators that take any patch size up to it
-ANY_PATCH_SIZE = ("fold", "fold_backward", "fold_weights_backward")
+ANY_PATCH_SIZE = (
+    "fold",
+    "fold_backward",
+    "fold_weights_backward",
+    "similarity",
+    "similarity_query_backward",
+    "similarity_key_backward",
+)
 MAX_TOPK = 8
 MAX_DILATION = 1024
 PRECISIONS = ("exact", "fast")
@@ -167,16 +174,7 @@ def check_cohere(
     check_same_batch_and_channels("cohere", query, key, ("query", "key"))
     check_patch_size("cohere", patch_size)
     check_coherence("cohere", "weight", weight, sweeps)
-    if index.dtype != torch.int64:
-        raise TypeError(f"patchswap.cohere: index must be int64; got {_dtype(index)}")
-    grid = patch_grid(query.shape[2], query.shape[3], patch_size)
-    if not _is_on_grid(index, query.shape[0], grid):
-        raise ValueError(
-            f"patchswap.cohere: index must have the shape of query's patch grid ({query.shape[0]}, {grid[0]}, "
-            f"{grid[1]}) at patch_size {patch_size}, or with k from 1 to {MAX_TOPK} ranks after the batch; "
-            f"got {_shape(index)}"
-        )
-    check_device("cohere", "index", index, "query", query)
+    _check_query_index("cohere", index, query, patch_size)
     if query_mask is not None:
         check_patch_mask("cohere", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:
@@ -255,6 +253,34 @@ def check_fold_weights_backward(
     _check_weights(operator, weights, index, "grad_output", grad_output)
 
 
+def check_similarity(operator: str, query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> None:
+    """Raise ValueError or TypeError where the arguments of `similarity` break its contract."""
+    check_features(operator, "query", query)
+    check_features(operator, "key", key)
+    check_like(operator, "query", query, "key", key)
+    check_same_batch_and_channels(operator, query, key, ("query", "key"))
+    check_patch_size(operator, patch_size)
+    _check_query_index(operator, index, query, patch_size)
+
+
+def check_similarity_backward(
+    operator: str, grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> None:
+    """Raise ValueError or TypeError where the arguments of a gradient of `similarity` break its contract."""
+    check_similarity(operator, query, key, index, patch_size)
+    dtype = str(accumulation_dtype(query.dtype)).removeprefix("torch.")
+    for name, tensor in (("grad_score", grad_score), ("score", score)):
+        if _dtype(tensor) != dtype:
+            raise TypeError(
+                f"patchswap.{operator}: {name} must be {dtype} where query is {_dtype(query)}; got {_dtype(tensor)}"
+            )
+        if tuple(tensor.shape) != tuple(index.shape):
+            raise ValueError(
+                f"patchswap.{operator}: {name} must have the shape of index {_shape(index)}; got {_shape(tensor)}"
+            )
+        check_device(operator, name, tensor, "query", query)
+
+
 def check_convolve(
     features: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, dilation: int, doubled: bool
 ) -> tuple[int, int]:
@@ -318,6 +344,19 @@ def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width:
             f"batch; got {_shape(index)}"
         )
     check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
+
+
+def _check_query_index(operator: str, index: Tensor, query: Tensor, patch_size: int) -> None:
+    if index.dtype != torch.int64:
+        raise TypeError(f"patchswap.{operator}: index must be int64; got {_dtype(index)}")
+    grid = patch_grid(query.shape[2], query.shape[3], patch_size)
+    if not _is_on_grid(index, query.shape[0], grid):
+        raise ValueError(
+            f"patchswap.{operator}: index must have the shape of query's patch grid ({query.shape[0]}, {grid[0]}, "
+            f"{grid[1]}) at patch_size {patch_size}, or with k from 1 to {MAX_TOPK} ranks after the batch; "
+            f"got {_shape(index)}"
+        )
+    check_device(operator, "index", index, "query", query)
 
 
 def _is_on_grid(index: Tensor, batch: int, grid: tuple[int, int]) -> bool:

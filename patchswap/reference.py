@@ -242,6 +242,53 @@ def fold_weights_backward(
     return torch.stack(gradients, 1).view(weights.shape)
 
 
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+    """Normalised cross-correlation of every query patch with its keys; see csrc/ops.h for the contract.
+
+    Returns the shape of index, in the dtype of sums.
+    """
+    contract.check_similarity("similarity", query, key, index, patch_size)
+    pairs = _pairs("similarity", query, key, index, patch_size)
+    products = (pairs.query[:, None] * pairs.key).sum(2)
+    score = products * _inverse_root(pairs.key.square().sum(2)) * _inverse_root(pairs.query.square().sum(1))[:, None]
+    return torch.where(pairs.matched, score, -torch.inf).view(index.shape)
+
+
+def similarity_query_backward(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    """Gradient of `similarity` with respect to query, like query; see csrc/ops.h for the contract."""
+    operator = "similarity_query_backward"
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    pairs = _pairs(operator, query, key, index, patch_size)
+    grad, score = _of_pairs(grad_score), _of_pairs(score)
+    inverse = _inverse_root(pairs.query.square().sum(1))[:, None, None]
+    direction = pairs.key * _inverse_root(pairs.key.square().sum(2))[:, :, None]
+    own = pairs.query[:, None] * inverse
+    terms = torch.where(pairs.matched[:, :, None], grad * inverse * (direction - score * own), 0)
+    return _added_up(terms.sum(1), query, patch_size)
+
+
+def similarity_key_backward(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    """Gradient of `similarity` with respect to key, like key; see csrc/ops.h for the contract."""
+    operator = "similarity_key_backward"
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    pairs = _pairs(operator, query, key, index, patch_size)
+    grad, score = _of_pairs(grad_score), _of_pairs(score)
+    inverse = _inverse_root(pairs.key.square().sum(2))[:, :, None]
+    direction = (pairs.query * _inverse_root(pairs.query.square().sum(1))[:, None])[:, None]
+    own = pairs.key * inverse
+    terms = torch.where(pairs.matched[:, :, None], grad * inverse * (direction - score * own), 0)
+    batch, ranks, numbers, _ = terms.shape
+    rows, columns = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
+    patches = terms.new_zeros(batch, numbers, rows * columns)
+    for rank in range(ranks if patches.numel() else 0):
+        patches.scatter_add_(2, pairs.chosen[:, rank, None].expand(-1, numbers, -1), terms[:, rank])
+    return _added_up(patches, key, patch_size)
+
+
 def convolve(
     features: Tensor,
     weight: Tensor,
@@ -318,6 +365,53 @@ def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tens
 def counted(index: Tensor, weights: Tensor, patch_size: int) -> Tensor:
     """The index with -1 where a patch does not count: weights of 0, and those that a CUDA kernel takes as 0."""
     return index.masked_fill(~((weights > 0) & (weights <= contract.max_weight(index, patch_size))), -1)
+
+
+class _Pairs(NamedTuple):
+    """Query patches and the keys they have, unfolded; n is C * p * p."""
+
+    query: Tensor  # (B, n, queries)
+    key: Tensor  # (B, k, n, queries); of no key the first one, or zeros
+    chosen: Tensor  # (B, k, queries) int64, 0 for no key
+    matched: Tensor  # (B, k, queries)
+
+
+def _pairs(operator: str, query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> _Pairs:
+    accumulate = contract.accumulation_dtype(query.dtype)
+    queries, keys = (_unfold(features.to(accumulate), patch_size) for features in (query, key))
+    _require_keys(operator, index, keys.shape[2])
+    index = _with_ranks(index).flatten(2)
+    chosen = index.clamp(min=0)
+    if keys.shape[2] == 0:
+        found = keys.new_zeros(*index.shape[:2], keys.shape[1], index.shape[2])
+    else:
+        found = torch.stack([keys.gather(2, one[:, None].expand(-1, keys.shape[1], -1)) for one in chosen.unbind(1)], 1)
+    return _Pairs(queries, found, chosen, index >= 0)
+
+
+def _unfold(features: Tensor, patch_size: int) -> Tensor:
+    """All patches, as torch.nn.functional.unfold gives them: (B, C * p * p, patches)."""
+    batch, channels, height, width = features.shape
+    rows, columns = contract.patch_grid(height, width, patch_size)
+    if rows == 0:
+        return features.new_zeros(batch, channels * patch_size**2, 0)
+    windows = features.unfold(2, patch_size, 1).unfold(3, patch_size, 1)  # (B, C, rows, columns, p, p)
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(batch, channels * patch_size**2, rows * columns)
+
+
+def _of_pairs(tensor: Tensor) -> Tensor:
+    """(B, k, 1, queries), as the keys of _Pairs lie."""
+    return _with_ranks(tensor).flatten(2)[:, :, None]
+
+
+def _added_up(patches: Tensor, like: Tensor, patch_size: int) -> Tensor:
+    """The transpose of _unfold: every cell is the sum over the patches with that cell, in the shape and dtype of like."""
+    rows, columns = contract.patch_grid(like.shape[2], like.shape[3], patch_size)
+    result = patches.new_zeros(like.shape)
+    patches = patches.view(*like.shape[:2], patch_size, patch_size, rows, columns)
+    for y, x in product(range(patch_size), range(patch_size)):
+        result[:, :, y : y + rows, x : x + columns] += patches[:, :, y, x]
+    return result.to(like.dtype)
 
 
 class _Copy(NamedTuple):

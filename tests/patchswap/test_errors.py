@@ -180,6 +180,53 @@ FOLD_WEIGHTS_BACKWARD = {
         "index must be from -1 to 41",
     ),
 }
+SIMILARITY = {
+    "rank": ((features, features[0], index, 3), "similarity: key must have shape (B, C, H, W); got (3, 8, 9)"),
+    "integers": (
+        (features.int(), features, index, 3),
+        "query must be float32, float64, bfloat16 or float16; got int32",
+    ),
+    "two dtypes": (
+        (features, features.half(), index, 3),
+        "query and key must have the same dtype; got float32 and float16",
+    ),
+    "batch": (
+        (features, features[:1], index, 3),
+        "similarity: query and key must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
+    ),
+    "patch_size": ((features, features, index, 8), "similarity: patch_size must be from 1 to 7; got 8"),
+    "index dtype": ((features, features, index.int(), 3), "similarity: index must be int64; got int32"),
+    "index shape": (
+        (features, features, index, 2),
+        "similarity: index must have the shape of query's patch grid (2, 7, 8) at patch_size 2, or with k from 1 to 8 "
+        "ranks after the batch; got (2, 6, 7)",
+    ),
+    "ranks": ((features, features, index[:, None].expand(-1, 9, -1, -1), 3), "ranks after the batch; got (2, 9, 6, 7)"),
+    "index high": (
+        (features, features, index + 42, 3),
+        "similarity: index must be from -1 to 41, the last key patch; got 42 to 42",
+    ),
+    "index low": ((features, features, index - 2, 3), "index must be from -1 to 41"),
+}
+SIMILARITY_BACKWARD = {
+    "grad dtype": (
+        (grid.double(), features, features, index, grid.float(), 3),
+        "grad_score must be float32 where query is float32; got float64",
+    ),
+    "score dtype": (
+        (grid.double(), features.double(), features.double(), index, grid.float(), 3),
+        "score must be float64 where query is float64; got float32",
+    ),
+    "grad shape": (
+        (grid.float()[:1], features, features, index, grid.float(), 3),
+        "grad_score must have the shape of index (2, 6, 7); got (1, 6, 7)",
+    ),
+    "score shape": (
+        (grid.float(), features, features, index, grid.float()[:, None], 3),
+        "score must have the shape of index (2, 6, 7); got (2, 1, 6, 7)",
+    ),
+    "index high": ((grid.float(), features, features, index + 42, grid.float(), 3), "index must be from -1 to 41"),
+}
 kernel, skip = torch.zeros(4, 3, 3, 3), torch.zeros(2, 2, 8, 9)
 CONVOLVE = {
     "rank": (
@@ -224,6 +271,9 @@ OPERATORS = {
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,
     "fold_weights_backward": FOLD_WEIGHTS_BACKWARD,
+    "similarity": SIMILARITY,
+    "similarity_query_backward": SIMILARITY_BACKWARD,
+    "similarity_key_backward": SIMILARITY_BACKWARD,
     "convolve": CONVOLVE,
     "fill_smoothly": FILL_SMOOTHLY,
 }
