@@ -47,4 +47,11 @@ void with_patch_size(int64_t patch_size, Function function) {
   }
 }
 
+// The same for the operators that take any patch size: P is 0 but for the usual sizes, and known at run time only.
+template <class Function>
+void with_usual_patch_size(int64_t patch_size, Function function) {
+  const bool is_usual = patch_size == 1 || patch_size == 3 || patch_size == 5;
+  is_usual ? with_patch_size(patch_size, function) : function(std::integral_constant<int, 0>{});
+}
+
 }  // namespace patchswap

@@ -17,6 +17,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 namespace patchswap {
 namespace {
@@ -102,6 +103,11 @@ void check_patch_size(const char* op, int64_t patch_size) {
           patch_size);
 }
 
+void check_any_patch_size(const char* op, int64_t patch_size) {
+  require(patch_size >= 1 && patch_size <= kMaxFoldPatch, op, ": patch_size must be from 1 to ", kMaxFoldPatch,
+          "; got ", patch_size);
+}
+
 void check_same_batch_and_channels(const char* op, const Tensor& query, const Tensor& key) {
   require(query.size(0) == key.size(0) && query.size(1) == key.size(1), op,
           ": query and key must agree in batch and channels; got ", shape_text(query), " and ", shape_text(key));
@@ -118,15 +124,42 @@ void check_patch_mask(const char* op, const char* name, const Tensor& mask, cons
   check_device(op, name, mask, features_name, features);
 }
 
+int64_t ranks_of(const Tensor& index) { return index.dim() == 4 ? index.size(1) : 1; }
+
+// Whether an index has one rank, without a dimension for it, or 1 to kMaxTopk of them.
+bool has_ranks(const Tensor& index) {
+  return (index.dim() == 3 || index.dim() == 4) && ranks_of(index) >= 1 && ranks_of(index) <= kMaxTopk;
+}
+
+ScalarType score_dtype(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+std::vector<int64_t> shape_of(const Tensor& tensor) {
+  std::vector<int64_t> shape;
+  for (int64_t i = 0; i < tensor.dim(); i++) shape.push_back(tensor.size(i));
+  return shape;
+}
+
 void check_index(const char* op, const Tensor& index, const char* like_name, const Tensor& like, int64_t height,
                  int64_t width, Grid grid, int64_t patch_size) {
   require(index.scalar_type() == ScalarType::Long, op, ": index must be int64; got ", dtype_text(index));
-  require(
-      index.dim() == 3 && index.size(0) == like.size(0) && index.size(1) == grid.rows && index.size(2) == grid.columns,
-      op, ": index must have shape (", like.size(0), ", ", grid.rows, ", ", grid.columns, "), the patch grid of a (",
-      height, ", ", width, ") output at patch_size ", patch_size, "; got ", shape_text(index),
-      "; of a match with topk > 1 pass one rank, as in index[:, 0]");
+  require(has_ranks(index) && index.size(0) == like.size(0) && index.size(index.dim() - 2) == grid.rows &&
+              index.size(index.dim() - 1) == grid.columns,
+          op, ": index must have shape (", like.size(0), ", ", grid.rows, ", ", grid.columns,
+          "), the patch grid of a (", height, ", ", width, ") output at patch_size ", patch_size,
+          ", or with k from 1 to ", kMaxTopk, " ranks after the batch; got ", shape_text(index));
   check_device(op, "index", index, like_name, like);
+}
+
+void check_query_index(const char* op, const Tensor& index, const Tensor& query, Grid grid, int64_t patch_size) {
+  require(index.scalar_type() == ScalarType::Long, op, ": index must be int64; got ", dtype_text(index));
+  require(has_ranks(index) && index.size(0) == query.size(0) && index.size(index.dim() - 2) == grid.rows &&
+              index.size(index.dim() - 1) == grid.columns,
+          op, ": index must have the shape of query's patch grid (", query.size(0), ", ", grid.rows, ", ", grid.columns,
+          ") at patch_size ", patch_size, ", or with k from 1 to ", kMaxTopk, " ranks after the batch; got ",
+          shape_text(index));
+  check_device(op, "index", index, "query", query);
 }
 
 std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
@@ -247,14 +280,7 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
   require(sweeps >= 0, "cohere: sweeps must not be negative; got ", sweeps);
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
-  require(index.scalar_type() == ScalarType::Long, "cohere: index must be int64; got ", dtype_text(index));
-  const int64_t dimensions = index.dim(), ranks = dimensions == 4 ? index.size(1) : 1;
-  require((dimensions == 3 || dimensions == 4) && ranks >= 1 && ranks <= kMaxTopk && index.size(0) == query.size(0) &&
-              index.size(dimensions - 2) == query_grid.rows && index.size(dimensions - 1) == query_grid.columns,
-          "cohere: index must have the shape of query's patch grid (", query.size(0), ", ", query_grid.rows, ", ",
-          query_grid.columns, ") at patch_size ", patch_size, ", or with k from 1 to ", kMaxTopk,
-          " ranks after the batch; got ", shape_text(index));
-  check_device("cohere", "index", index, "query", query);
+  check_query_index("cohere", index, query, query_grid, patch_size);
   if (query_mask) check_patch_mask("cohere", "query_mask", *query_mask, "query", query, query_grid, patch_size);
   if (key_mask) check_patch_mask("cohere", "key_mask", *key_mask, "key", key, key_grid, patch_size);
 
@@ -267,7 +293,7 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
                         .key_mask = contiguous(key_mask),
                         .batch = query.size(0),
                         .channels = query.size(1),
-                        .ranks = ranks,
+                        .ranks = ranks_of(index),
                         .query_rows = query_grid.rows,
                         .query_columns = query_grid.columns,
                         .key_rows = key_grid.rows,
@@ -300,17 +326,15 @@ void check_weights(const char* op, const Tensor& weights, const Tensor& index, c
   require(weights.scalar_type() == (is_double ? ScalarType::Double : ScalarType::Float), op, ": weights must be ",
           is_double ? "float64" : "float32", " where ", features_name, " is ", dtype_text(features), "; got ",
           dtype_text(weights));
-  require(weights.dim() == 3 && weights.size(0) == index.size(0) && weights.size(1) == index.size(1) &&
-              weights.size(2) == index.size(2),
-          op, ": weights must have the shape of index ", shape_text(index), ", one for each query; got ",
-          shape_text(weights));
+  require(shape_of(weights) == shape_of(index), op, ": weights must have the shape of index ", shape_text(index),
+          ", one for each query; got ", shape_text(weights));
   check_device(op, "weights", weights, features_name, features);
 }
 
 Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size,
             std::optional<Tensor> weights) {
   check_features("fold", "key", key);
-  check_patch_size("fold", patch_size);
+  check_any_patch_size("fold", patch_size);
   require(height >= 0 && width >= 0, "fold: output_size must not be negative; got (", height, ", ", width, ")");
   const Grid grid = patch_grid(height, width, patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
@@ -338,6 +362,7 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
                       .width = width,
                       .key_height = key.size(2),
                       .key_width = key.size(3),
+                      .ranks = ranks_of(index),
                       .rows = grid.rows,
                       .columns = grid.columns,
                       .key_rows = key_grid.rows,
@@ -357,7 +382,7 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
 Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size,
                      std::optional<Tensor> weights) {
   check_features("fold_backward", "grad_output", grad_output);
-  check_patch_size("fold_backward", patch_size);
+  check_any_patch_size("fold_backward", patch_size);
   require(key_height >= 0 && key_width >= 0, "fold_backward: the size of key must not be negative; got (", key_height,
           ", ", key_width, ")");
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
@@ -377,6 +402,7 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
                       .width = width,
                       .key_height = key_height,
                       .key_width = key_width,
+                      .ranks = ranks_of(index),
                       .rows = grid.rows,
                       .columns = grid.columns,
                       .key_rows = key_grid.rows,
@@ -397,7 +423,7 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
                              int64_t patch_size) {
   const char* const op = "fold_weights_backward";
   check_features(op, "grad_output", grad_output);
-  check_patch_size(op, patch_size);
+  check_any_patch_size(op, patch_size);
   const int64_t batch = grad_output.size(0), channels = grad_output.size(1);
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
   const Grid grid = patch_grid(height, width, patch_size);
@@ -413,7 +439,7 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
           op, ": output must have the shape of grad_output ", shape_text(grad_output), "; got ", shape_text(output));
   check_weights(op, weights, index, "grad_output", grad_output);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
-  const int64_t shape[] = {batch, grid.rows, grid.columns};
+  const std::vector<int64_t> shape = shape_of(index);
   const FoldWeightsCall work{.call = {.index = torch::stable::contiguous(index),
                                       .source = torch::stable::contiguous(grad_output),
                                       .base = std::nullopt,
@@ -425,12 +451,13 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
                                       .width = width,
                                       .key_height = key.size(2),
                                       .key_width = key.size(3),
+                                      .ranks = ranks_of(index),
                                       .rows = grid.rows,
                                       .columns = grid.columns,
                                       .key_rows = key_grid.rows,
                                       .key_columns = key_grid.columns,
                                       .patch_size = patch_size,
-                                      .result = torch::stable::new_empty(weights, {shape, 3})},
+                                      .result = torch::stable::new_empty(weights, shape)},
                              .key = torch::stable::contiguous(key),
                              .output = torch::stable::contiguous(output)};
 #ifdef PATCHSWAP_CUDA
@@ -441,6 +468,93 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
 #endif
   fold_weights_backward_cpu(work);
   return work.call.result;
+}
+
+// The arguments of similarity, checked, but for the score.
+SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor& key, const Tensor& index,
+                               int64_t patch_size) {
+  check_features(op, "query", query);
+  check_features(op, "key", key);
+  check_like(op, "query", query, "key", key);
+  check_same_batch_and_channels(op, query, key);
+  check_any_patch_size(op, patch_size);
+  const Grid grid = patch_grid(query.size(2), query.size(3), patch_size);
+  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  check_query_index(op, index, query, grid, patch_size);
+  return {.query = query,
+          .key = key,
+          .index = torch::stable::contiguous(index),
+          .batch = query.size(0),
+          .channels = query.size(1),
+          .ranks = ranks_of(index),
+          .rows = grid.rows,
+          .columns = grid.columns,
+          .key_rows = key_grid.rows,
+          .key_columns = key_grid.columns,
+          .patch_size = patch_size};
+}
+
+Tensor similarity(Tensor query, Tensor key, Tensor index, int64_t patch_size) {
+  SimilarityCall call = similarity_call("similarity", query, key, index, patch_size);
+  call.score = torch::stable::new_empty(query, shape_of(index), score_dtype(query));
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    similarity_cuda(call);
+    return call.score;
+  }
+#endif
+  similarity_cpu(call);
+  return call.score;
+}
+
+void check_score(const char* op, const char* name, const Tensor& tensor, const Tensor& index, const Tensor& query) {
+  require(tensor.scalar_type() == score_dtype(query), op, ": ", name, " must be ",
+          score_dtype(query) == ScalarType::Double ? "float64" : "float32", " where query is ", dtype_text(query),
+          "; got ", dtype_text(tensor));
+  require(shape_of(tensor) == shape_of(index), op, ": ", name, " must have the shape of index ", shape_text(index),
+          "; got ", shape_text(tensor));
+  check_device(op, name, tensor, "query", query);
+}
+
+// The arguments of a gradient of similarity, checked; the result has the shape of query, or of key.
+SimilarityGradientCall similarity_gradient_call(const char* op, const Tensor& grad_score, const Tensor& query,
+                                                const Tensor& key, const Tensor& index, const Tensor& score,
+                                                int64_t patch_size, const Tensor& like) {
+  SimilarityGradientCall work{.call = similarity_call(op, query, key, index, patch_size)};
+  check_score(op, "grad_score", grad_score, index, query);
+  check_score(op, "score", score, index, query);
+  work.call.score = torch::stable::contiguous(score);
+  work.grad_score = torch::stable::contiguous(grad_score);
+  work.result = torch::stable::new_empty(like, shape_of(like));
+  return work;
+}
+
+Tensor similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
+                                 int64_t patch_size) {
+  const SimilarityGradientCall work =
+      similarity_gradient_call("similarity_query_backward", grad_score, query, key, index, score, patch_size, query);
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    similarity_query_backward_cuda(work);
+    return work.result;
+  }
+#endif
+  similarity_query_backward_cpu(work);
+  return work.result;
+}
+
+Tensor similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
+                               int64_t patch_size) {
+  const SimilarityGradientCall work =
+      similarity_gradient_call("similarity_key_backward", grad_score, query, key, index, score, patch_size, key);
+#ifdef PATCHSWAP_CUDA
+  if (query.is_cuda()) {
+    similarity_key_backward_cuda(work);
+    return work.result;
+  }
+#endif
+  similarity_key_backward_cpu(work);
+  return work.result;
 }
 
 void check_float(const char* op, const char* name, const Tensor& tensor) {
@@ -550,6 +664,13 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, "
       "Tensor output, Tensor weights, int patch_size) -> Tensor");
+  library.def("similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor");
+  library.def(
+      "similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, "
+      "Tensor index, Tensor score, int patch_size) -> Tensor");
+  library.def(
+      "similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, "
+      "Tensor index, Tensor score, int patch_size) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
@@ -563,6 +684,9 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
+  library.impl("similarity", TORCH_BOX(&patchswap::similarity));
+  library.impl("similarity_query_backward", TORCH_BOX(&patchswap::similarity_query_backward));
+  library.impl("similarity_key_backward", TORCH_BOX(&patchswap::similarity_key_backward));
   library.impl("convolve", TORCH_BOX(&patchswap::convolve));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
@@ -575,6 +699,9 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("fold", TORCH_BOX(&patchswap::fold));
   library.impl("fold_backward", TORCH_BOX(&patchswap::fold_backward));
   library.impl("fold_weights_backward", TORCH_BOX(&patchswap::fold_weights_backward));
+  library.impl("similarity", TORCH_BOX(&patchswap::similarity));
+  library.impl("similarity_query_backward", TORCH_BOX(&patchswap::similarity_query_backward));
+  library.impl("similarity_key_backward", TORCH_BOX(&patchswap::similarity_key_backward));
   library.impl("fill_smoothly", TORCH_BOX(&patchswap::fill_smoothly));
 }
 #endif

@@ -1,8 +1,9 @@
 // The operators: what they compute, once for every backend.
 //
-// Letters: B samples, C channels, p patch size (1, 3 or 5), query features (B, C, H, W), key features (B, C, H', W').
-// A patch is the p x p window of cells below and right of its top-left cell, over all channels; only windows wholly
-// inside the map count. Patch grids are (H-p+1, W-p+1), empty where no patch fits, and indices are row-major in them.
+// Letters: B samples, C channels, p patch size (1, 3 or 5, or as said), query features (B, C, H, W), key features
+// (B, C, H', W'). A patch is the p x p window of cells below and right of its top-left cell, over all channels; only
+// windows wholly inside the map count. Patch grids are (H-p+1, W-p+1), empty where no patch fits, and indices are
+// row-major in them.
 //
 // match(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
 //       str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)
@@ -61,18 +62,20 @@
 // fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, Tensor? weights=None)
 //     -> Tensor
 //
-//   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, 1 to p * p of
-//   them; a cell that none covers takes base, or 0. With weights it is their weighted mean
+//   Every cell of the (B, C, height, width) result is the mean of the matched key patches that cover it, up to k * p *
+//   p of them; a cell that none covers takes base, or 0. With weights it is their weighted mean
 //       out = sum of w_i k_i / W,    W = sum of w_i,
-//   over the queries i whose patches cover the cell, where k_i is what patch i has there. It is summed as (w_i / W)
-//   k_i.
+//   over the copies i that cover the cell, where k_i is what copy i has there. It is summed as (w_i / W) k_i, rank by
+//   rank.
 //
-//   - index: int64 (B, height-p+1, width-p+1) into the key's patch grid, -1 = no patch. Beyond the last key patch: an
-//     error on the CPU, taken as -1 by the CUDA kernel.
+//   - index: int64 (B, height-p+1, width-p+1), or (B, k, height-p+1, width-p+1) for copies of k keys, k from 1 to 8,
+//     into the key's patch grid, -1 = no patch. Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA
+//     kernel.
+//   - patch_size: 1 to 7. The kernels are compiled apart for 1, 3 and 5.
 //   - key, base: dtypes as query above, the same for both; the result has their dtype.
-//   - weights: (B, height-p+1, width-p+1), float32, or float64 for float64 keys; from 0 to 1e37, so that the p * p of a
-//     cell have a finite sum. A patch of weight 0 counts as no patch. Other values: an error on the CPU, taken as 0 by
-//     the CUDA kernel.
+//   - weights: the shape of index, float32, or float64 for float64 keys; from 0 to 1e37, or to 1e35 where k * p * p is
+//     above 25, so that those of a cell have a finite sum. A patch of weight 0 counts as no patch. Other values: an
+//     error on the CPU, taken as 0 by the CUDA kernel.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
 // fold_backward(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size,
@@ -83,9 +86,31 @@
 // fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, int patch_size)
 //     -> Tensor
 //
-//   Gradient of fold with respect to weights: of query i the sum of <grad, k_i - out> / W over the cells that its patch
-//   covers, with k_i and W as above and out from output, the result of fold. 0 for a query without a patch. Cells whose
-//   W is 0, at which fold has a step, are left out. (B, height-p+1, width-p+1) in weights' dtype. Without a gradient.
+//   Gradient of fold with respect to weights: of copy i the sum of <grad, k_i - out> / W over the cells that it covers,
+//   with k_i and W as above and out from output, the result of fold. 0 where there is no patch. Cells whose W is 0, at
+//   which fold has a step, are left out. Shape and dtype of weights. Without a gradient.
+//
+// similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor
+//
+//   The normalised cross-correlation s = <q, k> / (|q| |k|) of every query patch q with each key patch k that index
+//   names: the score of match, with a gradient.
+//
+//   - query, key: as for match, of any strides. patch_size: 1 to 7.
+//   - index: int64 (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1), k from 1 to 8. -1 = no key: score -inf, no gradient.
+//     Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA kernel.
+//   - score: the shape of index, float32, or float64 for float64 features.
+//   - Zero norm: as for match the score is 0, and so is its gradient.
+//   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has score NaN with every other.
+//   - CUDA takes fewer than 2^30 cells in one channel of one sample.
+//
+// similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, int patch_size)
+//     -> Tensor
+// similarity_key_backward(the same) -> Tensor
+//
+//   Gradients of similarity: with g = grad_score a pair of patches adds g / |q| (k / |k| - s q / |q|) to the cells of
+//   q, and g / |k| (q / |q| - s k / |k|) to those of k. score is the result of similarity, grad_score has its shape and
+//   dtype and may hold anything where there is no key. Contiguous, in the shape and dtype of query or key. Without a
+//   gradient.
 //
 // convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, bool replicate,
 //     float slope) -> Tensor
@@ -135,7 +160,9 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
 constexpr int64_t kMaxDilation = 1024;
-constexpr double kMaxWeight = 1e37;  // of fold: 25 of them, those of a cell, have a finite sum in float32
+constexpr int64_t kMaxFoldPatch = 7;
+// Of fold, by the copies that may lie on a cell: as many of them have a finite sum in float32.
+constexpr double max_weight(int64_t copies) { return copies <= 25 ? 1e37 : 1e35; }
 
 // A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
 // and columns count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold
@@ -183,7 +210,7 @@ struct CohereCall {
 };
 
 // A checked call of fold or fold_backward. Tensors are contiguous, but for the source of fold, which may be channels
-// last. `rows` and `columns` are the grid of index, `key_rows` and `key_columns` that of the key patches. Where
+// last. index and weights are [batch][ranks][rows][columns]; `key_rows` and `key_columns` count key patches. Where
 // is_laid, the cells of the result that no patch covers hold their values already; else they take base, or 0.
 //   fold: source is key (B, C, key_height, key_width), result is (B, C, height, width).
 //   fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width).
@@ -194,16 +221,35 @@ struct FoldCall {
   bool is_laid;
   int64_t batch, channels;
   int64_t height, width, key_height, key_width;
-  int64_t rows, columns, key_rows, key_columns;
+  int64_t ranks, rows, columns, key_rows, key_columns;
   int64_t patch_size;
   Tensor result;
+
+  double most_weight() const { return max_weight(ranks * patch_size * patch_size); }
 };
 
 // A checked call of fold_weights_backward. Tensors are contiguous. Of `call` the source is grad_output, and the result
-// (B, rows, columns).
+// has the shape of weights.
 struct FoldWeightsCall {
   FoldCall call;
   Tensor key, output;  // of fold: (B, C, key_height, key_width) and (B, C, height, width)
+};
+
+// A checked call of similarity. query and key may have any strides, index and score are contiguous
+// [batch][ranks][rows][columns]. score arrives holding nothing.
+struct SimilarityCall {
+  Tensor query, key, index;
+  int64_t batch, channels;
+  int64_t ranks, rows, columns, key_rows, key_columns;
+  int64_t patch_size;
+  Tensor score;
+};
+
+// A checked call of similarity_query_backward or similarity_key_backward. Of `call` the score is given. grad_score is
+// like it; result, of query's or key's shape, is contiguous.
+struct SimilarityGradientCall {
+  SimilarityCall call;
+  Tensor grad_score, result;
 };
 
 // A checked call of convolve. Cells lie channels last, [B][H][W][C] with any strides but that of the channels, which is
@@ -237,6 +283,9 @@ void cohere_cpu(const CohereCall& call);
 void fold_cpu(const FoldCall& call);
 void fold_backward_cpu(const FoldCall& call);
 void fold_weights_backward_cpu(const FoldWeightsCall& work);
+void similarity_cpu(const SimilarityCall& call);
+void similarity_query_backward_cpu(const SimilarityGradientCall& work);
+void similarity_key_backward_cpu(const SimilarityGradientCall& work);
 void convolve_cpu(const ConvolveCall& call);
 void fill_smoothly_cpu(const FillCall& call);
 
@@ -249,6 +298,9 @@ void cohere_cuda(const CohereCall& call);
 void fold_cuda(const FoldCall& call);
 void fold_backward_cuda(const FoldCall& call);
 void fold_weights_backward_cuda(const FoldWeightsCall& work);
+void similarity_cuda(const SimilarityCall& call);
+void similarity_query_backward_cuda(const SimilarityGradientCall& work);
+void similarity_key_backward_cuda(const SimilarityGradientCall& work);
 void fill_smoothly_cuda(const FillCall& call);
 
 // Version of the CUDA toolkit that compiled the kernels.

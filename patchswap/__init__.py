@@ -10,6 +10,7 @@ from patchswap.explanation import Explanation, explain
 from patchswap.folding import fold
 from patchswap.holes import masks_from_hole
 from patchswap.matching import Grid, Match, cohere, match
+from patchswap.similarity import similarity
 from patchswap.swap import swap
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "masks_from_hole",
     "match",
     "nn",
+    "similarity",
     "swap",
 ]
 

@@ -11,9 +11,17 @@ import torch
 from torch import Tensor
 
 PATCH_SIZES = (1, 3, 5)
+MAX_FOLD_PATCH = 7  # of the operators that take any patch size up to it
+ANY_PATCH_SIZE = (
+    "fold",
+    "fold_backward",
+    "fold_weights_backward",
+    "similarity",
+    "similarity_query_backward",
+    "similarity_key_backward",
+)
 MAX_TOPK = 8
 MAX_DILATION = 1024
-MAX_WEIGHT = 1e37  # of fold: the weights of the 25 patches that may cover a cell have a finite sum in float32
 PRECISIONS = ("exact", "fast")
 PADDING_MODES = ("zeros", "reflect", "replicate")
 # Every method of match but "auto", and where it is there: the one list of them in Python, as kMethods is in csrc/ops.h.
@@ -30,6 +38,16 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64 features, float32 for every other dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def max_weight(index: Tensor, patch_size: int) -> float:
+    """The largest weight of `fold`: those of all copies that may lie on a cell have a finite sum in float32."""
+    return 1e37 if rank_count(index) * patch_size**2 <= 25 else 1e35
+
+
+def rank_count(index: Tensor) -> int:
+    """How many keys each query has in an index that has been checked."""
+    return index.shape[1] if index.dim() == 4 else 1
 
 
 def check_features(operator: str, name: str, features: Tensor) -> None:
@@ -77,7 +95,10 @@ def check_whole(operator: str, name: str, value: int) -> None:
 def check_patch_size(operator: str, patch_size: int) -> None:
     """Raise unless the patch size is one that kernels exist for."""
     check_whole(operator, "patch_size", patch_size)
-    if patch_size not in PATCH_SIZES:
+    if operator in ANY_PATCH_SIZE:
+        if not 1 <= patch_size <= MAX_FOLD_PATCH:
+            raise ValueError(f"patchswap.{operator}: patch_size must be from 1 to {MAX_FOLD_PATCH}; got {patch_size}")
+    elif patch_size not in PATCH_SIZES:
         raise ValueError(f"patchswap.{operator}: patch_size must be 1, 3 or 5; got {patch_size}")
 
 
@@ -173,22 +194,7 @@ def check_cohere(
     check_same_batch_and_channels("cohere", query, key, ("query", "key"))
     check_patch_size("cohere", patch_size)
     check_coherence("cohere", "weight", weight, sweeps)
-    if index.dtype != torch.int64:
-        raise TypeError(f"patchswap.cohere: index must be int64; got {_dtype(index)}")
-    grid = patch_grid(query.shape[2], query.shape[3], patch_size)
-    ranks = index.shape[1] if index.dim() == 4 else 1
-    if (
-        index.dim() not in (3, 4)
-        or not 1 <= ranks <= MAX_TOPK
-        or index.shape[0] != query.shape[0]
-        or tuple(index.shape[-2:]) != grid
-    ):
-        raise ValueError(
-            f"patchswap.cohere: index must have the shape of query's patch grid ({query.shape[0]}, {grid[0]}, "
-            f"{grid[1]}) at patch_size {patch_size}, or with k from 1 to {MAX_TOPK} ranks after the batch; "
-            f"got {_shape(index)}"
-        )
-    check_device("cohere", "index", index, "query", query)
+    _check_query_index("cohere", index, query, patch_size)
     if query_mask is not None:
         check_patch_mask("cohere", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:
@@ -272,6 +278,34 @@ def check_fold_weights_backward(
     _check_weights(operator, weights, index, "grad_output", grad_output)
 
 
+def check_similarity(operator: str, query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> None:
+    """Raise ValueError or TypeError where the arguments of `similarity` break its contract."""
+    check_features(operator, "query", query)
+    check_features(operator, "key", key)
+    check_like(operator, "query", query, "key", key)
+    check_same_batch_and_channels(operator, query, key, ("query", "key"))
+    check_patch_size(operator, patch_size)
+    _check_query_index(operator, index, query, patch_size)
+
+
+def check_similarity_backward(
+    operator: str, grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> None:
+    """Raise ValueError or TypeError where the arguments of a gradient of `similarity` break its contract."""
+    check_similarity(operator, query, key, index, patch_size)
+    dtype = str(accumulation_dtype(query.dtype)).removeprefix("torch.")
+    for name, tensor in (("grad_score", grad_score), ("score", score)):
+        if _dtype(tensor) != dtype:
+            raise TypeError(
+                f"patchswap.{operator}: {name} must be {dtype} where query is {_dtype(query)}; got {_dtype(tensor)}"
+            )
+        if tuple(tensor.shape) != tuple(index.shape):
+            raise ValueError(
+                f"patchswap.{operator}: {name} must have the shape of index {_shape(index)}; got {_shape(tensor)}"
+            )
+        check_device(operator, name, tensor, "query", query)
+
+
 def check_convolve(
     features: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor | None, dilation: int, doubled: bool
 ) -> tuple[int, int]:
@@ -328,13 +362,33 @@ def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width:
     if index.dtype != torch.int64:
         raise TypeError(f"patchswap.{operator}: index must be int64; got {_dtype(index)}")
     rows, columns = patch_grid(height, width, patch_size)
-    if index.dim() != 3 or tuple(index.shape) != (like.shape[0], rows, columns):
+    if not _is_on_grid(index, like.shape[0], (rows, columns)):
         raise ValueError(
             f"patchswap.{operator}: index must have shape ({like.shape[0]}, {rows}, {columns}), the patch grid of a "
-            f"({height}, {width}) output at patch_size {patch_size}; got {_shape(index)}; "
-            "of a match with topk > 1 pass one rank, as in index[:, 0]"
+            f"({height}, {width}) output at patch_size {patch_size}, or with k from 1 to {MAX_TOPK} ranks after the "
+            f"batch; got {_shape(index)}"
         )
     check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
+
+
+def _check_query_index(operator: str, index: Tensor, query: Tensor, patch_size: int) -> None:
+    if index.dtype != torch.int64:
+        raise TypeError(f"patchswap.{operator}: index must be int64; got {_dtype(index)}")
+    grid = patch_grid(query.shape[2], query.shape[3], patch_size)
+    if not _is_on_grid(index, query.shape[0], grid):
+        raise ValueError(
+            f"patchswap.{operator}: index must have the shape of query's patch grid ({query.shape[0]}, {grid[0]}, "
+            f"{grid[1]}) at patch_size {patch_size}, or with k from 1 to {MAX_TOPK} ranks after the batch; "
+            f"got {_shape(index)}"
+        )
+    check_device(operator, "index", index, "query", query)
+
+
+def _is_on_grid(index: Tensor, batch: int, grid: tuple[int, int]) -> bool:
+    """Whether it is (batch, *grid), or has 1 to MAX_TOPK ranks after the batch."""
+    if index.dim() not in (3, 4) or not 1 <= rank_count(index) <= MAX_TOPK:
+        return False
+    return index.shape[0] == batch and tuple(index.shape[-2:]) == grid
 
 
 def _check_weights(operator: str, weights: Tensor, index: Tensor, features_name: str, features: Tensor) -> None:

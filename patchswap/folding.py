@@ -29,9 +29,12 @@ def fold(
 ) -> Tensor:
     """Put the chosen key patches at their queries' places; where patches overlap, take their mean.
 
-    Each output cell is the mean over the 1 to p*p matched patches that cover it; with weights w it is their weighted
-    mean, sum(w * copy) / sum(w). Cells that no matched patch of positive weight covers take `base`. A common factor of
-    all weights changes nothing, up to rounding. Deterministic, gradients included.
+    Each output cell is the mean over the matched patches that cover it, 1 to p*p of them; with weights w it is their
+    weighted mean, sum(w * copy) / sum(w). Cells that no matched patch of positive weight covers take `base`. A common
+    factor of all weights changes nothing, up to rounding. Deterministic, gradients included.
+
+    With the k best keys of each query (`match` with topk=k) all k copies count, up to k*p*p over a cell. Weights that
+    are a softmax of the scores make it a soft attention over k keys, and the copy of the best one in the limit.
 
     A Match carries the grid that its index counts in. `fold(match, values)` takes values on that grid, or on one that
     is r times as fine in both directions, such as features of an earlier layer: a patch is then r p cells wide, and
@@ -43,19 +46,22 @@ def fold(
     to base, which the gradient leaves out.
 
     Args:
-        index: the Match, or (B, h, w) int64 positions in the key's patch grid, -1 = no patch here.
+        index: the Match, or (B, h, w) or (B, k, h, w) int64 positions in the key's patch grid, k from 1 to 8; -1 = no
+            patch here.
         key: (B, C, r H', r W') features to copy, those that were matched or others of any C: float32, float64, bfloat16
             or float16 (accumulated in float32). (H', W') is the size of the key that was matched, and r = 1 where that
             is not known. A key of batch 1 serves all queries.
         output_size: (r H, r W); by default the size of base, or without it what index covers.
-        patch_size, padding, padding_mode: as for `match`; by default those of the Match, or 3, 0 and "zeros". What is
-            copied is padded in the same way, by r * padding cells, and the result has no padding.
+        patch_size, padding, padding_mode: as for `match`, but a patch_size from 1 to 7; by default those of the Match,
+            or 3, 0 and "zeros". What is copied is padded in the same way, by r * padding cells, and the result has no
+            padding.
         key_size: (H', W') of the key that was matched, for a plain index.
-        query_mask: (B, h, w) bool; patches where it is False are left out, as if their index were -1.
+        query_mask: bool in the shape of index; patches where it is False are left out, as if their index were -1.
         base: (B, C, r H, r W), same dtype as key; zeros by default.
-        weights: (B, h, w), how much the copy of each query counts: from 0 to 1e37, so that the sum over a cell is
-            finite. float32, or float64 where key is float64; under autocast half precision is brought to float32. A
-            weight of 0 leaves the patch out, as query_mask does. By default all count the same.
+        weights: in the shape of index, how much each copy counts: from 0 to 1e37, or to 1e35 where k*p*p is above 25,
+            so that the sum over a cell is finite. float32, or float64 where key is float64; under autocast half
+            precision is brought to float32. A weight of 0 leaves the patch out, as query_mask does. By default all
+            count the same.
         divisor: "covered", the mean as above; or a positive number by which the sum of copies, or of w * copy, is
             divided instead: p * p is what projects do that divide by the full count, borders included.
 
@@ -65,8 +71,8 @@ def fold(
     Raises:
         ValueError, TypeError, RuntimeError: shapes, dtypes or ranges outside the above, or the Match has been made with
             others. An index beyond the last key patch raises on the CPU, and so does a weight that is negative, NaN or
-            above 1e37; the CUDA kernel, which never waits for the device, takes such an index as -1 and such a weight
-            as 0.
+            too large; the CUDA kernel, which never waits for the device, takes such an index as -1 and such a weight as
+            0.
     """
     patch_size, padding, padding_mode = settings_of("fold", index, patch_size, padding, padding_mode)
     grid, index = grid_of(index), index_of(index)
@@ -148,14 +154,15 @@ def _coarsened(features: Tensor, ratio: int) -> Tensor:
 def _cover(
     index: Tensor, weights: Tensor | None, dtype: torch.dtype, rows: int, columns: int, patch_size: int
 ) -> Tensor:
-    """What the patches over each cell add up to, each 1 or its weight: (B, 1, rows, columns)."""
-    if index.shape[1] == 0:
+    """What the copies over each cell add up to, each 1 or its weight: (B, 1, rows, columns)."""
+    if index.shape[-2] == 0:
         return torch.zeros(index.shape[0], 1, rows, columns, dtype=dtype, device=index.device)
     if weights is None:
         counts = (index >= 0).to(dtype)
     else:
-        counts = torch.where(reference.counted(index, weights) >= 0, weights, 0)
-    around = F.pad(counts[:, None], [patch_size - 1] * 4)
+        counts = torch.where(reference.counted(index, weights, patch_size) >= 0, weights, 0)
+    counts = counts[:, None] if counts.dim() == 3 else counts.sum(1, keepdim=True)
+    around = F.pad(counts, [patch_size - 1] * 4)
     return F.avg_pool2d(around, patch_size, stride=1, divisor_override=1)
 
 

@@ -210,14 +210,8 @@ def cohere(
             keeps its key with score NaN.
     """
     settings = settings_of("cohere", match_or_index, patch_size, padding, padding_mode)
-    index, known = index_of(match_or_index), grid_of(match_or_index)
-    contract.check_features("cohere", "key", key)
-    grid = Grid((key.shape[2], key.shape[3]), *settings)
-    if known is not None and (grid.size[0] != known.size[0] or grid.size[1] != known.size[1]):
-        raise ValueError(
-            f"patchswap.cohere: key must have the height and width of the key that was matched, {known.size}, whose "
-            f"patches index counts; got {grid.size}"
-        )
+    check_size("cohere", match_or_index, key)
+    index, grid = index_of(match_or_index), Grid((key.shape[2], key.shape[3]), *settings)
     query, key, query_mask, key_mask = prepare("cohere", query, key, query_mask, key_mask, *settings)
     contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, grid.patch_size)
     return Match(*ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, grid.patch_size), grid)
@@ -245,6 +239,17 @@ def settings_of(
         usual.padding if padding is None else padding,
         usual.padding_mode if padding_mode is None else padding_mode,
     )
+
+
+def check_size(operator: str, match_or_index: Match | Tensor, key: Tensor) -> None:
+    """Raise unless key can be the one that was matched, where that is known."""
+    contract.check_features(operator, "key", key)
+    grid = grid_of(match_or_index)
+    if grid is not None and (key.shape[2] != grid.size[0] or key.shape[3] != grid.size[1]):
+        raise ValueError(
+            f"patchswap.{operator}: key must have the height and width of the key that was matched, {grid.size}, whose "
+            f"patches index counts; got {tuple(key.shape[2:])}"
+        )
 
 
 def grid_of(match_or_index: Match | Tensor) -> Grid | None:

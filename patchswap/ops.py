@@ -6,9 +6,9 @@ here, with the same schemas. In both cases the plain torch reference serves ever
 * Gradients: `fold` is linear in key and base and has gradients of every order in these. Its gradient with respect to
   weights is an operator, `fold_weights_backward`, which has none itself and says so where one is asked of it. `match`
   and `cohere` have none: an index is a choice and a score is reported for inspection, so all outputs are marked
-  non-differentiable. `convolve` is for inference, and says so where a gradient is asked of it. So does the operator
+  non-differentiable. `similarity` gives this score a gradient with respect to query and key, of the first order. `convolve` is for inference, and says so where a gradient is asked of it. So does the operator
   `fill_smoothly`; the function of that name takes the reference there.
-* Autocast: `match` and `cohere` run in float32, so that what they choose does not depend on autocast's dtype; `fold`
+* Autocast: `match`, `cohere` and `similarity` run in float32, so that what they choose does not depend on autocast's dtype; `fold`
   keeps key's dtype. The function `patchswap.fold` brings weights of half precision to float32 there.
 * vmap: the mapped dimension joins the batch, in one call. `convolve` with a weight or bias of its own for each is
   called for one after the other. torch.func.grad and jacrev fail: torch.library gives operators no gradient there.
@@ -42,6 +42,11 @@ SCHEMAS = {
     "fold_backward": "(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size, "
     "Tensor? weights=None) -> Tensor",
     "fold_weights_backward": "(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, "
+    "int patch_size) -> Tensor",
+    "similarity": "(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor",
+    "similarity_query_backward": "(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, "
+    "int patch_size) -> Tensor",
+    "similarity_key_backward": "(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, "
     "int patch_size) -> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
     "bool replicate, float slope) -> Tensor",
@@ -140,8 +145,27 @@ def fold_backward(
 def fold_weights_backward(
     grad_output: Tensor, index: Tensor, key: Tensor, output: Tensor, weights: Tensor, patch_size: int
 ) -> Tensor:
-    """torch.ops.patchswap.fold_weights_backward: (B, H-p+1, W-p+1) in the dtype of weights."""
+    """torch.ops.patchswap.fold_weights_backward: shape and dtype of weights."""
     return torch.ops.patchswap.fold_weights_backward(grad_output, index, key, output, weights, patch_size)
+
+
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+    """torch.ops.patchswap.similarity: the score of every pair in the shape of index; see patchswap.similarity."""
+    return torch.ops.patchswap.similarity(query, key, index, patch_size)
+
+
+def similarity_query_backward(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    """torch.ops.patchswap.similarity_query_backward: shape and dtype of query."""
+    return torch.ops.patchswap.similarity_query_backward(grad_score, query, key, index, score, patch_size)
+
+
+def similarity_key_backward(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    """torch.ops.patchswap.similarity_key_backward: shape and dtype of key."""
+    return torch.ops.patchswap.similarity_key_backward(grad_score, query, key, index, score, patch_size)
 
 
 def convolve(
@@ -264,6 +288,30 @@ def _fold_weights_backward_fake(
     return weights.new_empty(weights.shape)
 
 
+@torch.library.register_fake("patchswap::similarity")
+def _similarity_fake(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+    contract.check_similarity("similarity", query, key, index, patch_size)
+    return query.new_empty(index.shape, dtype=contract.accumulation_dtype(query.dtype))
+
+
+@torch.library.register_fake("patchswap::similarity_query_backward")
+def _similarity_query_backward_fake(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    operator = "similarity_query_backward"
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    return query.new_empty(query.shape)
+
+
+@torch.library.register_fake("patchswap::similarity_key_backward")
+def _similarity_key_backward_fake(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    operator = "similarity_key_backward"
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    return key.new_empty(key.shape)
+
+
 @torch.library.register_fake("patchswap::convolve")
 def _convolve_fake(
     features: Tensor,
@@ -310,7 +358,7 @@ def _fold_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[1]:
         grad_key = fold_backward(grad, index, ctx.key_size[0], ctx.key_size[1], ctx.patch_size, weights)
     if ctx.needs_input_grad[2]:
-        matched = index if weights is None else reference.counted(index, weights)
+        matched = index if weights is None else reference.counted(index, weights, ctx.patch_size)
         covered = reference.cover_count(matched, ctx.size[0], ctx.size[1], ctx.patch_size)[:, None] > 0
         grad_base = grad.masked_fill(covered, 0)
     if output is not None:
@@ -337,6 +385,19 @@ def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     return folded, None, None, None, None, grad_weights
 
 
+def _similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    query, key, index, patch_size = inputs
+    ctx.save_for_backward(query, key, index, output)
+    ctx.patch_size = patch_size
+
+
+def _similarity_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    given = (grad, *ctx.saved_tensors, ctx.patch_size)
+    grad_query = similarity_query_backward(*given) if ctx.needs_input_grad[0] else None
+    grad_key = similarity_key_backward(*given) if ctx.needs_input_grad[1] else None
+    return grad_query, grad_key, None, None
+
+
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     pass
 
@@ -349,6 +410,13 @@ def _fold_weights_backward_gradient(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError(
         "patchswap.fold: the gradient with respect to weights has no gradient itself; take weights.detach() where "
         "gradients of higher order are needed"
+    )
+
+
+def _similarity_backward_gradient(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError(
+        "patchswap.similarity: its gradient has no gradient itself; where gradients of higher order are needed, unfold "
+        "both maps and call torch.nn.functional.cosine_similarity"
     )
 
 
@@ -367,9 +435,13 @@ torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradi
 torch.library.register_autograd(
     "patchswap::fold_weights_backward", _fold_weights_backward_gradient, setup_context=_keep_nothing
 )
+torch.library.register_autograd("patchswap::similarity", _similarity_gradient, setup_context=_similarity_setup)
+for _name in ("similarity_query_backward", "similarity_key_backward"):
+    torch.library.register_autograd(f"patchswap::{_name}", _similarity_backward_gradient, setup_context=_keep_nothing)
 for _device in AUTOCAST_DEVICES:
     torch.library.register_autocast("patchswap::match", _device, torch.float32)
     torch.library.register_autocast("patchswap::cohere", _device, torch.float32)
+    torch.library.register_autocast("patchswap::similarity", _device, torch.float32)
 
 
 def _stacked(tensor: Tensor | None, dimension: int | None, count: int) -> Tensor | None:
@@ -415,6 +487,6 @@ def _convolve_vmap(info: Any, dimensions: tuple[int | None, ...], *arguments: An
     return torch.stack(results), 0
 
 
-for _name in ("match", "cohere", "fold", "fold_backward", "fold_weights_backward", "fill_smoothly"):
+for _name in set(SCHEMAS) - {"explain", "convolve"}:
     torch.library.register_vmap(f"patchswap::{_name}", _vmap_rule(_name))
 torch.library.register_vmap("patchswap::convolve", _convolve_vmap)

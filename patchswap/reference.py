@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -162,20 +163,19 @@ def fold(
     accumulate = contract.accumulation_dtype(key.dtype)
     batch, channels, key_height, key_width = key.shape
     rows, columns = contract.patch_grid(height, width, patch_size)
-    matched, source = _source_cells("fold", index, key_height, key_width, patch_size)
     if weights is not None:
-        _require_weights("fold", weights)
-        index = counted(index, weights)
-        matched = index >= 0
-        cover = _cover_weight(matched, weights, height, width, patch_size)
+        _require_weights("fold", weights, index, patch_size)
+        index = counted(index, weights, patch_size)
+        cover = _cover_weight(index, weights, height, width, patch_size)
     total = torch.zeros(batch, channels, height, width, dtype=accumulate, device=key.device)
     cells = key.to(accumulate).flatten(2)
-    for y, x in _offsets(matched, patch_size):
-        taken = (source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
-        values = cells.gather(2, taken).view(batch, channels, rows, columns)
-        if weights is not None:
-            values = (weights / cover[:, y : y + rows, x : x + columns])[:, None] * values
-        total[:, :, y : y + rows, x : x + columns] += torch.where(matched[:, None], values, 0)
+    for copy in _copies("fold", index, weights, key_height, key_width, patch_size):
+        for y, x in copy.offsets:
+            taken = (copy.source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
+            values = cells.gather(2, taken).view(batch, channels, rows, columns)
+            if copy.weights is not None:
+                values = (copy.weights / cover[:, y : y + rows, x : x + columns])[:, None] * values
+            total[:, :, y : y + rows, x : x + columns] += torch.where(copy.matched[:, None], values, 0)
     count = cover_count(index, height, width, patch_size)[:, None]
     filling = torch.zeros_like(total) if base is None else base.to(accumulate)
     mean = total / count.clamp(min=1) if weights is None else total
@@ -198,21 +198,21 @@ def fold_backward(
     accumulate = contract.accumulation_dtype(grad_output.dtype)
     batch, channels, height, width = grad_output.shape
     rows, columns = contract.patch_grid(height, width, patch_size)
-    matched, source = _source_cells("fold_backward", index, key_height, key_width, patch_size)
     if weights is None:
         share = grad_output.to(accumulate) / cover_count(index, height, width, patch_size)[:, None].clamp(min=1)
     else:
-        _require_weights("fold_backward", weights)
-        matched = counted(index, weights) >= 0
-        cover = _cover_weight(matched, weights, height, width, patch_size)
+        _require_weights("fold_backward", weights, index, patch_size)
+        index = counted(index, weights, patch_size)
+        cover = _cover_weight(index, weights, height, width, patch_size)
         share = grad_output.to(accumulate)
     grad_key = torch.zeros(batch, channels, key_height * key_width, dtype=accumulate, device=grad_output.device)
-    for y, x in _offsets(matched, patch_size):
-        taken = (source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
-        values = share[:, :, y : y + rows, x : x + columns]
-        if weights is not None:
-            values = (weights / cover[:, y : y + rows, x : x + columns])[:, None] * values
-        grad_key.scatter_add_(2, taken, torch.where(matched[:, None], values, 0).flatten(2))
+    for copy in _copies("fold_backward", index, weights, key_height, key_width, patch_size):
+        for y, x in copy.offsets:
+            taken = (copy.source + y * key_width + x).flatten(1)[:, None].expand(-1, channels, -1)
+            values = share[:, :, y : y + rows, x : x + columns]
+            if copy.weights is not None:
+                values = (copy.weights / cover[:, y : y + rows, x : x + columns])[:, None] * values
+            grad_key.scatter_add_(2, taken, torch.where(copy.matched[:, None], values, 0).flatten(2))
     return grad_key.view(batch, channels, key_height, key_width).to(grad_output.dtype)
 
 
@@ -221,24 +221,72 @@ def fold_weights_backward(
 ) -> Tensor:
     """Gradient of `fold` with respect to weights; see csrc/ops.h for the contract.
 
-    Returns (B, H-p+1, W-p+1) in the dtype of weights.
+    Returns the shape and dtype of weights.
     """
     contract.check_fold_weights_backward(grad_output, index, key, output, weights, patch_size)
     batch, channels, height, width = grad_output.shape
     rows, columns = contract.patch_grid(height, width, patch_size)
-    matched, source = _source_cells("fold_weights_backward", index, key.shape[2], key.shape[3], patch_size)
-    _require_weights("fold_weights_backward", weights)
-    cover = _cover_weight(counted(index, weights) >= 0, weights, height, width, patch_size)
+    _require_weights("fold_weights_backward", weights, index, patch_size)
+    cover = _cover_weight(counted(index, weights, patch_size), weights, height, width, patch_size)
     grad_output, key, output = (features.to(weights.dtype) for features in (grad_output, key, output))
     cells = key.flatten(2)
-    grad_weights = torch.zeros_like(weights)
-    for y, x in _offsets(matched, patch_size):
-        place = (..., slice(y, y + rows), slice(x, x + columns))
-        taken = (source + y * key.shape[3] + x).flatten(1)[:, None].expand(-1, channels, -1)
-        copies = cells.gather(2, taken).view(batch, channels, rows, columns)
-        products = (grad_output[place] * (copies - output[place])).sum(1)
-        grad_weights += torch.where(matched & (cover[place] > 0), products / cover[place], 0)
-    return grad_weights
+    gradients = []
+    for copy in _copies("fold_weights_backward", index, weights, key.shape[2], key.shape[3], patch_size):
+        gradients.append(weights.new_zeros(batch, rows, columns))
+        for y, x in copy.offsets:
+            place = (..., slice(y, y + rows), slice(x, x + columns))
+            taken = (copy.source + y * key.shape[3] + x).flatten(1)[:, None].expand(-1, channels, -1)
+            copies = cells.gather(2, taken).view(batch, channels, rows, columns)
+            products = (grad_output[place] * (copies - output[place])).sum(1)
+            gradients[-1] += torch.where(copy.matched & (cover[place] > 0), products / cover[place], 0)
+    return torch.stack(gradients, 1).view(weights.shape)
+
+
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+    """Normalised cross-correlation of every query patch with its keys; see csrc/ops.h for the contract.
+
+    Returns the shape of index, in the dtype of sums.
+    """
+    contract.check_similarity("similarity", query, key, index, patch_size)
+    pairs = _pairs("similarity", query, key, index, patch_size)
+    products = (pairs.query[:, None] * pairs.key).sum(2)
+    score = products * _inverse_root(pairs.key.square().sum(2)) * _inverse_root(pairs.query.square().sum(1))[:, None]
+    return torch.where(pairs.matched, score, -torch.inf).view(index.shape)
+
+
+def similarity_query_backward(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    """Gradient of `similarity` with respect to query, like query; see csrc/ops.h for the contract."""
+    operator = "similarity_query_backward"
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    pairs = _pairs(operator, query, key, index, patch_size)
+    grad, score = _of_pairs(grad_score), _of_pairs(score)
+    inverse = _inverse_root(pairs.query.square().sum(1))[:, None, None]
+    direction = pairs.key * _inverse_root(pairs.key.square().sum(2))[:, :, None]
+    own = pairs.query[:, None] * inverse
+    terms = torch.where(pairs.matched[:, :, None], grad * inverse * (direction - score * own), 0)
+    return _added_up(terms.sum(1), query, patch_size)
+
+
+def similarity_key_backward(
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+) -> Tensor:
+    """Gradient of `similarity` with respect to key, like key; see csrc/ops.h for the contract."""
+    operator = "similarity_key_backward"
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    pairs = _pairs(operator, query, key, index, patch_size)
+    grad, score = _of_pairs(grad_score), _of_pairs(score)
+    inverse = _inverse_root(pairs.key.square().sum(2))[:, :, None]
+    direction = (pairs.query * _inverse_root(pairs.query.square().sum(1))[:, None])[:, None]
+    own = pairs.key * inverse
+    terms = torch.where(pairs.matched[:, :, None], grad * inverse * (direction - score * own), 0)
+    batch, ranks, numbers, _ = terms.shape
+    rows, columns = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
+    patches = terms.new_zeros(batch, numbers, rows * columns)
+    for rank in range(ranks if patches.numel() else 0):
+        patches.scatter_add_(2, pairs.chosen[:, rank, None].expand(-1, numbers, -1), terms[:, rank])
+    return _added_up(patches, key, patch_size)
 
 
 def convolve(
@@ -306,29 +354,105 @@ def smooth_fill(image: Tensor, hole: Tensor) -> Tensor:
 
 
 def cover_count(index: Tensor, height: int, width: int, patch_size: int) -> Tensor:
-    """How many matched patches cover each cell: (B, height, width) int64, from 0 to patch_size**2."""
-    if index.shape[1] == 0:
+    """How many matched patches of all ranks cover each cell: (B, height, width) int64."""
+    matched = _with_ranks(index >= 0).sum(1)
+    if matched.shape[1] == 0:
         return index.new_zeros(index.shape[0], height, width)
-    matched = F.pad((index >= 0).to(torch.int64), [patch_size - 1] * 4)
+    matched = F.pad(matched, [patch_size - 1] * 4)
     return matched.unfold(1, patch_size, 1).unfold(2, patch_size, 1).sum(dim=(3, 4))
 
 
-def counted(index: Tensor, weights: Tensor) -> Tensor:
+def counted(index: Tensor, weights: Tensor, patch_size: int) -> Tensor:
     """The index with -1 where a patch does not count: weights of 0, and those that a CUDA kernel takes as 0."""
-    return index.masked_fill(~((weights > 0) & (weights <= contract.MAX_WEIGHT)), -1)
+    return index.masked_fill(~((weights > 0) & (weights <= contract.max_weight(index, patch_size))), -1)
 
 
-def _cover_weight(matched: Tensor, weights: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+class _Pairs(NamedTuple):
+    """Query patches and the keys they have, unfolded; n is C * p * p."""
+
+    query: Tensor  # (B, n, queries)
+    key: Tensor  # (B, k, n, queries); of no key the first one, or zeros
+    chosen: Tensor  # (B, k, queries) int64, 0 for no key
+    matched: Tensor  # (B, k, queries)
+
+
+def _pairs(operator: str, query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> _Pairs:
+    accumulate = contract.accumulation_dtype(query.dtype)
+    queries, keys = (_unfold(features.to(accumulate), patch_size) for features in (query, key))
+    _require_keys(operator, index, keys.shape[2])
+    index = _with_ranks(index).flatten(2)
+    chosen = index.clamp(min=0)
+    if keys.shape[2] == 0:
+        found = keys.new_zeros(*index.shape[:2], keys.shape[1], index.shape[2])
+    else:
+        found = torch.stack([keys.gather(2, one[:, None].expand(-1, keys.shape[1], -1)) for one in chosen.unbind(1)], 1)
+    return _Pairs(queries, found, chosen, index >= 0)
+
+
+def _unfold(features: Tensor, patch_size: int) -> Tensor:
+    """All patches, as torch.nn.functional.unfold gives them: (B, C * p * p, patches)."""
+    batch, channels, height, width = features.shape
+    rows, columns = contract.patch_grid(height, width, patch_size)
+    if rows == 0:
+        return features.new_zeros(batch, channels * patch_size**2, 0)
+    windows = features.unfold(2, patch_size, 1).unfold(3, patch_size, 1)  # (B, C, rows, columns, p, p)
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(batch, channels * patch_size**2, rows * columns)
+
+
+def _of_pairs(tensor: Tensor) -> Tensor:
+    """(B, k, 1, queries), as the keys of _Pairs lie."""
+    return _with_ranks(tensor).flatten(2)[:, :, None]
+
+
+def _added_up(patches: Tensor, like: Tensor, patch_size: int) -> Tensor:
+    """The transpose of _unfold: every cell is the sum over the patches with that cell, in the shape and dtype of like."""
+    rows, columns = contract.patch_grid(like.shape[2], like.shape[3], patch_size)
+    result = patches.new_zeros(like.shape)
+    patches = patches.view(*like.shape[:2], patch_size, patch_size, rows, columns)
+    for y, x in product(range(patch_size), range(patch_size)):
+        result[:, :, y : y + rows, x : x + columns] += patches[:, :, y, x]
+    return result.to(like.dtype)
+
+
+class _Copy(NamedTuple):
+    """One rank: what each query copies, all (B, rows, columns)."""
+
+    matched: Tensor
+    source: Tensor  # row-major cell of key where the patch begins, 0 where there is none
+    weights: Tensor | None
+    offsets: list[tuple[int, int]]  # the (y, x) cells of a patch; none without a match, as there may be no key cell
+
+
+def _copies(
+    operator: str, index: Tensor, weights: Tensor | None, key_height: int, key_width: int, patch_size: int
+) -> list[_Copy]:
+    key_rows, key_columns = contract.patch_grid(key_height, key_width, patch_size)
+    _require_keys(operator, index, key_rows * key_columns)
+    copies = []
+    for rank, chosen in enumerate(_with_ranks(index).unbind(1)):
+        row = torch.div(chosen, max(key_columns, 1), rounding_mode="floor")
+        source = torch.where(chosen >= 0, row * key_width + (chosen - row * key_columns), 0)
+        weight = None if weights is None else _with_ranks(weights)[:, rank]
+        copies.append(_Copy(chosen >= 0, source, weight, _offsets(chosen >= 0, patch_size)))
+    return copies
+
+
+def _with_ranks(tensor: Tensor) -> Tensor:
+    """(B, k, rows, columns), k = 1 where it had no ranks."""
+    return tensor if tensor.dim() == 4 else tensor[:, None]
+
+
+def _cover_weight(index: Tensor, weights: Tensor, height: int, width: int, patch_size: int) -> Tensor:
     """What the weights of the patches over each cell add up to: (B, height, width) in the dtype of weights."""
-    rows, columns = weights.shape[1:]
+    rows, columns = weights.shape[-2:]
     cover = weights.new_zeros(weights.shape[0], height, width)
-    for y, x in _offsets(matched, patch_size):
-        cover[:, y : y + rows, x : x + columns] += torch.where(matched, weights, 0)
+    for matched, weight in zip(_with_ranks(index >= 0).unbind(1), _with_ranks(weights).unbind(1), strict=True):
+        for y, x in _offsets(matched, patch_size):
+            cover[:, y : y + rows, x : x + columns] += torch.where(matched, weight, 0)
     return cover
 
 
 def _offsets(matched: Tensor, patch_size: int) -> list[tuple[int, int]]:
-    """The (y, x) cells of a patch; none where nothing is matched, as there may be no key cell to look at."""
     return list(product(range(patch_size), range(patch_size))) if matched.any() else []
 
 
@@ -363,18 +487,6 @@ def _inverse_norm(patches: Tensor) -> Tensor:
     return _inverse_root(patches.square().sum(dim=1))
 
 
-def _source_cells(
-    operator: str, index: Tensor, key_height: int, key_width: int, patch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Which patches are matched, and the row-major cell of key where each matched patch begins (0 elsewhere)."""
-    key_rows, key_columns = contract.patch_grid(key_height, key_width, patch_size)
-    _require_keys(operator, index, key_rows * key_columns)
-    matched = index >= 0
-    row = torch.div(index, max(key_columns, 1), rounding_mode="floor")
-    source = row * key_width + (index - row * key_columns)
-    return matched, torch.where(matched, source, 0)
-
-
 def _require_keys(operator: str, index: Tensor, keys: int) -> None:
     if index.numel() and (index.amin() < -1 or index.amax() >= keys):
         raise ValueError(
@@ -383,12 +495,12 @@ def _require_keys(operator: str, index: Tensor, keys: int) -> None:
         )
 
 
-def _require_weights(operator: str, weights: Tensor) -> None:
-    wrong = ~((weights >= 0) & (weights <= contract.MAX_WEIGHT))
+def _require_weights(operator: str, weights: Tensor, index: Tensor, patch_size: int) -> None:
+    most = contract.max_weight(index, patch_size)
+    wrong = ~((weights >= 0) & (weights <= most))
     if wrong.any():
         raise ValueError(
-            f"patchswap.{operator}: weights must be numbers from 0 to {contract.MAX_WEIGHT:g}; "
-            f"got {float(weights[wrong][0]):g}"
+            f"patchswap.{operator}: weights must be numbers from 0 to {most:g}; got {float(weights[wrong][0]):g}"
         )
 
 

@@ -23,9 +23,9 @@
 namespace patchswap {
 namespace {
 
-constexpr int kMostPatches = 25;  // that cover a cell
+constexpr int kMostCopies = kMaxTopk * kMaxFoldPatch * kMaxFoldPatch;  // that cover a cell
 
-// What one sample's queries chose. The weights are read where they count only.
+// What one sample's queries chose: [ranks][rows][columns]. The weights are read where they count only.
 template <class Sum>
 struct Queries {
   const int64_t* index;
@@ -34,40 +34,42 @@ struct Queries {
 
 template <bool kIsWeighted, class Sum>
 Queries<Sum> queries_of(const FoldCall& call, int64_t sample) {
-  const int64_t first = sample * call.rows * call.columns;
+  const int64_t first = sample * call.ranks * call.rows * call.columns;
   return {.index = call.index.const_data_ptr<int64_t>() + first,
           .weights = kIsWeighted ? call.weights->const_data_ptr<Sum>() + first : nullptr};
 }
 
-// The patches that cover one cell, and what they count together: their number, or the sum of their weights.
+// The copies that cover one cell, and what they count together: their number, or the sum of their weights.
 template <class Sum>
 struct Cover {
   int count;
   Sum total;
 };
 
-// The key cells (row-major offsets) that fall on output cell (y, x), at most p * p, and with weights those of their
-// patches. A patch of weight 0 is left out.
+// The key cells (row-major offsets) that fall on output cell (y, x), at most ranks * p * p, and with weights those of
+// their patches. A patch of weight 0 is left out.
 template <bool kIsWeighted, class Sum>
 Cover<Sum> source_cells(const FoldCall& call, const Queries<Sum>& queries, int64_t y, int64_t x, int64_t* cells,
                         Sum* weights) {
   int count = 0;
   Sum total = 0;
-  for (int64_t dy = 0; dy < call.patch_size; dy++) {
-    const int64_t row = y - dy;
-    if (row < 0 || row >= call.rows) continue;
-    for (int64_t dx = 0; dx < call.patch_size; dx++) {
-      const int64_t column = x - dx;
-      if (column < 0 || column >= call.columns) continue;
-      const int64_t key = queries.index[row * call.columns + column];
-      if (key < 0) continue;
-      if constexpr (kIsWeighted) {
-        const Sum weight = queries.weights[row * call.columns + column];
-        if (weight == 0) continue;
-        total += weight;
-        weights[count] = weight;
+  for (int64_t rank = 0; rank < call.ranks; rank++) {
+    for (int64_t dy = 0; dy < call.patch_size; dy++) {
+      const int64_t row = y - dy;
+      if (row < 0 || row >= call.rows) continue;
+      for (int64_t dx = 0; dx < call.patch_size; dx++) {
+        const int64_t column = x - dx;
+        if (column < 0 || column >= call.columns) continue;
+        const int64_t copy = (rank * call.rows + row) * call.columns + column, key = queries.index[copy];
+        if (key < 0) continue;
+        if constexpr (kIsWeighted) {
+          const Sum weight = queries.weights[copy];
+          if (weight == 0) continue;
+          total += weight;
+          weights[count] = weight;
+        }
+        cells[count++] = (key / call.key_columns + dy) * call.key_width + key % call.key_columns + dx;
       }
-      cells[count++] = (key / call.key_columns + dy) * call.key_width + key % call.key_columns + dx;
     }
   }
   return {.count = count, .total = kIsWeighted ? total : static_cast<Sum>(count)};
@@ -87,8 +89,8 @@ template <bool kIsWeighted, class Sum>
 Band<Sum> find_band(const FoldCall& call, const Queries<Sum>& queries, int64_t first) {
   constexpr size_t kMostCells = 1 << 16;
   Band<Sum> band{.first = first, .end = first};
-  int64_t found[kMostPatches];
-  Sum weights[kMostPatches];
+  int64_t found[kMostCopies];
+  Sum weights[kMostCopies];
   for (; band.end < call.height && band.cells.size() < kMostCells; band.end++) {
     for (int64_t x = 0; x < call.width; x++) {
       const auto [count, total] = source_cells<kIsWeighted>(call, queries, band.end, x, found, weights);
@@ -177,10 +179,10 @@ void average_cells(const FoldCall& call, const BandShare<Sum>& share) {
 template <bool kIsWeighted, class Sum>
 std::vector<Sum> find_covers(const FoldCall& call) {
   std::vector<Sum> covers(call.batch * call.height * call.width);
-  const int64_t grain = grain_size(call.width * call.patch_size * call.patch_size);
+  const int64_t grain = grain_size(call.width * call.ranks * call.patch_size * call.patch_size);
   torch::stable::parallel_for(0, call.batch * call.height, grain, [&](int64_t begin, int64_t end) {
-    int64_t cells[kMostPatches];
-    Sum weights[kMostPatches];
+    int64_t cells[kMostCopies];
+    Sum weights[kMostCopies];
     for (int64_t item = begin; item < end; item++) {
       const Queries<Sum> queries = queries_of<kIsWeighted, Sum>(call, item / call.height);
       for (int64_t x = 0; x < call.width; x++) {
@@ -192,23 +194,23 @@ std::vector<Sum> find_covers(const FoldCall& call) {
   return covers;
 }
 
-// What each query's copy makes up of each cell it covers: [B][rows][columns][p * p]. Not set where it has none.
+// What each copy makes up of each cell it covers: [B][ranks][rows][columns][p * p]. Not set where there is none.
 template <class Sum>
 std::vector<Sum> find_shares(const FoldCall& call, const std::vector<Sum>& covers) {
   const int64_t patch_cells = call.patch_size * call.patch_size;
-  std::vector<Sum> shares(call.batch * call.rows * call.columns * patch_cells);
+  std::vector<Sum> shares(call.index.numel() * patch_cells);
   const int64_t grain = grain_size(call.columns * patch_cells);
-  torch::stable::parallel_for(0, call.batch * call.rows, grain, [&](int64_t begin, int64_t end) {
+  const Queries<Sum> all = queries_of<true, Sum>(call, 0);
+  torch::stable::parallel_for(0, call.batch * call.ranks * call.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {
-      const int64_t sample = item / call.rows, row = item % call.rows;
-      const Queries<Sum> queries = queries_of<true, Sum>(call, sample);
+      const int64_t sample = item / call.rows / call.ranks, row = item % call.rows;
       Sum* share = shares.data() + item * call.columns * patch_cells;
       for (int64_t column = 0; column < call.columns; column++) {
-        const int64_t query = row * call.columns + column;
+        const int64_t copy = item * call.columns + column;
         for (int64_t cell = 0; cell < patch_cells; cell++, share++) {
-          if (queries.index[query] < 0 || queries.weights[query] == 0) continue;
+          if (all.index[copy] < 0 || all.weights[copy] == 0) continue;
           const int64_t y = row + cell / call.patch_size, x = column + cell % call.patch_size;
-          *share = queries.weights[query] / covers[(sample * call.height + y) * call.width + x];
+          *share = all.weights[copy] / covers[(sample * call.height + y) * call.width + x];
         }
       }
     }
@@ -216,11 +218,14 @@ std::vector<Sum> find_shares(const FoldCall& call, const std::vector<Sum>& cover
   return shares;
 }
 
-// Planes of the gradient with respect to key. With weights `shares` is given, without them it is empty.
+// Planes of the gradient with respect to key. With weights `shares` is given, without them it is empty. P is the patch
+// size, or 0 where it is known at run time only.
 template <int P, bool kIsWeighted, class Element, class Sum = Accumulate<Element>>
 void fold_backward_planes(const FoldCall& call, const std::vector<Sum>& covers, const std::vector<Sum>& shares,
                           int64_t begin, int64_t end) {
   const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
+  const int64_t queries_in_rank = call.rows * call.columns;
+  const int size = P > 0 ? P : static_cast<int>(call.patch_size);
   std::vector<Sum> total(key_plane), from_cell(plane);
   for (int64_t channel = begin; channel < end; channel++) {
     const int64_t sample = channel / call.channels;
@@ -231,16 +236,18 @@ void fold_backward_planes(const FoldCall& call, const std::vector<Sum>& covers, 
       from_cell[cell] = kIsWeighted ? number : number / std::max(Sum(1), covers[sample * plane + cell]);
     }
     std::fill(total.begin(), total.end(), Sum(0));
-    for (int64_t row = 0; row < call.rows; row++) {
+    for (int64_t item = 0; item < call.ranks * call.rows; item++) {
+      const int64_t row = item % call.rows;
       for (int64_t column = 0; column < call.columns; column++) {
-        const int64_t query = row * call.columns + column, key = queries.index[query];
+        const int64_t copy = item * call.columns + column, key = queries.index[copy];
         if (key < 0) continue;
-        if (kIsWeighted && queries.weights[query] == 0) continue;
+        if (kIsWeighted && queries.weights[copy] == 0) continue;
         Sum* to = &total[key / call.key_columns * call.key_width + key % call.key_columns];
         const Sum* from = &from_cell[row * call.width + column];
-        const Sum* share = kIsWeighted ? &shares[(sample * call.rows * call.columns + query) * P * P] : nullptr;
-        for (int dy = 0; dy < P; dy++) {
-          for (int dx = 0; dx < P; dx++) to[dx] += kIsWeighted ? share[dy * P + dx] * from[dx] : from[dx];
+        const Sum* share =
+            kIsWeighted ? &shares[(sample * call.ranks * queries_in_rank + copy) * size * size] : nullptr;
+        for (int dy = 0; dy < size; dy++) {
+          for (int dx = 0; dx < size; dx++) to[dx] += kIsWeighted ? share[dy * size + dx] * from[dx] : from[dx];
           to += call.key_width;
           from += call.width;
         }
@@ -251,7 +258,7 @@ void fold_backward_planes(const FoldCall& call, const std::vector<Sum>& covers, 
   }
 }
 
-// Rows of queries, counted through the batch, of the gradient with respect to weights.
+// Rows of queries, counted through ranks and batch, of the gradient with respect to weights.
 template <class Element, class Sum = Accumulate<Element>>
 void fold_weights_backward_rows(const FoldWeightsCall& work, const std::vector<Sum>& covers, int64_t begin,
                                 int64_t end) {
@@ -260,7 +267,7 @@ void fold_weights_backward_rows(const FoldWeightsCall& work, const std::vector<S
   const int64_t patch_cells = call.patch_size * call.patch_size;
   std::vector<Sum> products(call.columns * patch_cells);  // of each query and cell: the sum over channels
   for (int64_t item = begin; item < end; item++) {
-    const int64_t sample = item / call.rows, row = item % call.rows;
+    const int64_t sample = item / call.rows / call.ranks, row = item % call.rows;
     const int64_t* index = call.index.const_data_ptr<int64_t>() + item * call.columns;
     std::fill(products.begin(), products.end(), Sum(0));
     for (int64_t channel = sample * call.channels; channel < (sample + 1) * call.channels; channel++) {
@@ -298,16 +305,17 @@ void check_queries(const char* operation, const FoldCall& call) {
   check_index_range(operation, call.index.const_data_ptr<int64_t>(), call.index.numel(),
                     call.key_rows * call.key_columns);
   if (!call.weights) return;
+  const double most = call.most_weight();
   with_element_type(call.weights->scalar_type(), [&](auto zero) {
     using Weight = decltype(zero);
     const Weight* weights = call.weights->const_data_ptr<Weight>();
     const Weight* end = weights + call.weights->numel();
-    const Weight* wrong = std::find_if_not(
-        weights, end, [](Weight weight) { return weight >= Weight(0) && weight <= Weight(kMaxWeight); });
+    const Weight* wrong =
+        std::find_if_not(weights, end, [most](Weight weight) { return weight >= Weight(0) && weight <= Weight(most); });
     if (wrong == end) return;
     const double value = static_cast<double>(*wrong);
     std::ostringstream text;
-    text << "patchswap." << operation << ": weights must be numbers from 0 to " << kMaxWeight << "; got ";
+    text << "patchswap." << operation << ": weights must be numbers from 0 to " << most << "; got ";
     std::isnan(value) ? text << "nan" : text << value;  // whose sign would be written, too
     throw std::runtime_error(text.str());
   });
@@ -353,7 +361,7 @@ void fold_cpu(const FoldCall& call) {
 void fold_backward_cpu(const FoldCall& call) {
   check_queries("fold_backward", call);
   if (call.result.numel() == 0) return;
-  const int64_t grain = grain_size(call.rows * call.columns * call.patch_size * call.patch_size);
+  const int64_t grain = grain_size(call.ranks * call.rows * call.columns * call.patch_size * call.patch_size);
   with_element_type(call.source.scalar_type(), [&](auto element) {
     with_weights(call, [&](auto is_weighted) {
       using Element = decltype(element);
@@ -361,7 +369,7 @@ void fold_backward_cpu(const FoldCall& call) {
       constexpr bool kIsWeighted = decltype(is_weighted)::value;
       const std::vector<Sum> covers = find_covers<kIsWeighted, Sum>(call);
       const std::vector<Sum> shares = kIsWeighted ? find_shares(call, covers) : std::vector<Sum>();
-      with_patch_size(call.patch_size, [&](auto patch_size) {
+      with_usual_patch_size(call.patch_size, [&](auto patch_size) {
         torch::stable::parallel_for(0, call.batch * call.channels, grain, [&](int64_t begin, int64_t end) {
           fold_backward_planes<decltype(patch_size)::value, kIsWeighted, Element>(call, covers, shares, begin, end);
         });
@@ -378,7 +386,7 @@ void fold_weights_backward_cpu(const FoldWeightsCall& work) {
   with_element_type(call.source.scalar_type(), [&](auto element) {
     using Element = decltype(element);
     const auto covers = find_covers<true, Accumulate<Element>>(call);
-    torch::stable::parallel_for(0, call.batch * call.rows, grain, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, call.batch * call.ranks * call.rows, grain, [&](int64_t begin, int64_t end) {
       fold_weights_backward_rows<Element>(work, covers, begin, end);
     });
   });

@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+
 #include "../dtype.h"
 #include "../ops.h"
 #include "fold.cuh"
@@ -11,9 +13,7 @@
 namespace patchswap {
 namespace {
 
-static_assert(kLargestWeight == kMaxWeight);
-
-FoldShape shape_of(const FoldCall& call) {
+Chosen shape_of(const FoldCall& call) {
   const auto narrow = [](int64_t size) { return static_cast<int>(size); };
   STD_TORCH_CHECK(call.height * call.width < kMostCells && call.key_height * call.key_width < kMostCells,
                   "patchswap.fold: a map must have fewer than 2^30 cells in each channel; got ", call.height, " x ",
@@ -24,16 +24,18 @@ FoldShape shape_of(const FoldCall& call) {
           .width = narrow(call.width),
           .key_height = narrow(call.key_height),
           .key_width = narrow(call.key_width),
+          .ranks = static_cast<int>(call.ranks),
           .rows = narrow(call.rows),
           .columns = narrow(call.columns),
           .key_rows = narrow(call.key_rows),
-          .key_columns = narrow(call.key_columns)};
+          .key_columns = narrow(call.key_columns),
+          .patch_size = static_cast<int>(call.patch_size)};
 }
 
 template <class Element>
 FoldWork<Element> work_of(const FoldCall& call) {
   return {.shape = shape_of(call),
-          .tiles = fold_tiles(call.result.size(2) * call.result.size(3), call.channels),
+          .tiles = cell_tiles(call.result.size(2) * call.result.size(3), call.channels),
           .source = call.source.const_data_ptr<Element>(),
           .base = call.base ? call.base->const_data_ptr<Element>() : nullptr,
           .result = call.result.mutable_data_ptr<Element>(),
@@ -41,11 +43,16 @@ FoldWork<Element> work_of(const FoldCall& call) {
           .is_laid = call.is_laid};
 }
 
+template <class Weight>
+GivenWeights<Weight> given_weights(const FoldCall& call) {
+  return {.weights = call.weights->const_data_ptr<Weight>(), .most = static_cast<Weight>(call.most_weight())};
+}
+
 // Calls function(weights) with an EqualWeights or a GivenWeights.
 template <class Weight, class Function>
 void with_weights(const FoldCall& call, Function function) {
   if (call.weights) {
-    function(GivenWeights<Weight>{call.weights->const_data_ptr<Weight>()});
+    function(given_weights<Weight>(call));
   } else {
     function(EqualWeights{});
   }
@@ -64,7 +71,7 @@ void fold_cuda(const FoldCall& call) {
   const cudaStream_t stream = current_stream(call.result);
   with_element_type(call.source.scalar_type(), [&](auto element) {
     using Element = decltype(element);
-    with_patch_size(call.patch_size, [&](auto patch_size) {
+    with_usual_patch_size(call.patch_size, [&](auto patch_size) {
       constexpr int kPatchSize = decltype(patch_size)::value;
       const FoldWork<Element> work = work_of<Element>(call);
       with_weights<Accumulate<Element>>(call, [&](auto weights) {
@@ -75,14 +82,15 @@ void fold_cuda(const FoldCall& call) {
   });
 }
 
-// Workspace: 12 bytes for every key patch, 12 for every query, 4 for every cell of the output, 8 with float64 weights.
+// Workspace: 12 bytes for every key patch and for every query, in each rank; 4 for every cell of the output, 8 with
+// float64 weights.
 void fold_backward_cuda(const FoldCall& call) {
   using torch::headeronly::ScalarType;
   if (call.result.numel() == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(call.result.get_device_index());
   const cudaStream_t stream = current_stream(call.result);
-  const FoldShape shape = shape_of(call);
-  const int64_t keys = call.batch * call.key_rows * call.key_columns, queries = call.index.numel();
+  const Chosen shape = shape_of(call);
+  const int64_t keys = call.batch * call.ranks * call.key_rows * call.key_columns, queries = call.index.numel();
   const int64_t cells = call.batch * call.height * call.width;
   Tensor longs = new_array(call.index, 1 + keys, ScalarType::Long);
   Tensor ints = new_array(call.index, keys + 3 * queries, ScalarType::Int);
@@ -99,12 +107,13 @@ void fold_backward_cuda(const FoldCall& call) {
   with_element_type(call.source.scalar_type(), [&](auto element) {
     using Element = decltype(element);
     using Sum = Accumulate<Element>;
-    with_patch_size(call.patch_size, [&](auto patch_size) {
+    with_usual_patch_size(call.patch_size, [&](auto patch_size) {
       constexpr int kPatchSize = decltype(patch_size)::value;
       with_weights<Sum>(call, [&](auto weights) {
         using Weights = decltype(weights);
         auto* const cover = covers.mutable_data_ptr<typename Weights::Cover>();
-        start(count_runs<kPatchSize, Weights>, run_blocks(cells), kRunThreads, 0, stream, shape, runs, weights, cover);
+        start(count_runs<kPatchSize, Weights>, run_blocks(std::max(cells, queries)), kRunThreads, 0, stream, shape,
+              runs, weights, cover);
         start(place_runs, run_blocks(keys), kRunThreads, kRunShared, stream, shape, runs);
         start(list_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
         start(order_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
@@ -124,14 +133,14 @@ void fold_weights_backward_cuda(const FoldWeightsCall& work) {
   with_element_type(call.source.scalar_type(), [&](auto element) {
     using Element = decltype(element);
     using Sum = Accumulate<Element>;
-    const GivenWeights<Sum> weights{call.weights->const_data_ptr<Sum>()};
+    const GivenWeights<Sum> weights = given_weights<Sum>(call);
     const FoldWeightsWork<Element, Sum> maps{.shape = shape_of(call),
                                              .channels = call.channels,
                                              .grad = call.source.const_data_ptr<Element>(),
                                              .key = work.key.const_data_ptr<Element>(),
                                              .output = work.output.const_data_ptr<Element>(),
                                              .result = call.result.mutable_data_ptr<Sum>()};
-    with_patch_size(call.patch_size, [&](auto patch_size) {
+    with_usual_patch_size(call.patch_size, [&](auto patch_size) {
       constexpr int kPatchSize = decltype(patch_size)::value;
       start(fold_weights_backward<kPatchSize, Sum, Element>, run_blocks(call.index.numel()), kRunThreads, 0, stream,
             maps, weights);

@@ -18,62 +18,29 @@
 // form, two passes of which the first copies the keys channels last, would read and write the whole map once more. One
 // pass fetches less where neighbouring patches come from neighbouring places, as those of photographs do, and more
 // where they do not.
-//
-// The gradient of a key cell comes from the queries that chose a patch with that cell. They are kept as one run of
-// queries for each key patch: counted, listed in the order in which atomics let them arrive, and then ordered, by
-// counting for each query those of its run that come before it. That takes time with the square of the longest runs,
-// but most have a few members, it is done once for all channels, and a sort of the index takes about a dozen launches.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
+#include "chosen.cuh"
 #include "device.cuh"
 
 namespace patchswap {
 
-constexpr int kTileCells = 512;             // most cells of a block, a thread each
 constexpr int kFoldBound = 2 * kTileCells;  // for the compiler: no more registers than let two blocks reside
-constexpr int kSlabChannels = 16;           // channels of a block
 // What a thread reads before it uses any of it, as far as registers go: channels of one tap, and taps.
 template <int P, class Sum>
 constexpr int kChannelsAtOnce = (P == 1 ? 16 : 32) / static_cast<int>(sizeof(Sum));
 template <int P>
 constexpr int kTapsAtOnce = P == 3 ? 3 : 1;
-constexpr int kRunThreads = 256;
-constexpr int kRunShared = kRunThreads * 4 + kRunThreads / kWarp * 8;  // bytes of shared memory of place_runs
-// Of either map, in one channel of one sample: cells, and all that is counted within a sample, are numbered in 32 bits.
-constexpr int64_t kMostCells = 1 << 30;
-constexpr double kLargestWeight = 1e37;  // so that those of a cell have a finite sum in float32
-
-// Sizes as in struct FoldCall.
-struct FoldShape {
-  const int64_t* index;  // [B][rows][columns]
-  int64_t batch;
-  int height, width, key_height, key_width;
-  int rows, columns, key_rows, key_columns;
-
-  PATCHSWAP_DEVICE int cells() const { return height * width; }
-  PATCHSWAP_DEVICE int keys() const { return key_rows * key_columns; }
-  PATCHSWAP_DEVICE int queries() const { return rows * columns; }
-  // The key patch that the query at (row, column) has, or -1.
-  PATCHSWAP_DEVICE int key_of(int64_t sample, int row, int column) const {
-    const bool is_query = row >= 0 && row < rows && column >= 0 && column < columns;
-    const int64_t key = is_query ? index[sample * queries() + row * columns + column] : -1;
-    return key >= 0 && key < keys() ? static_cast<int>(key) : -1;
-  }
-  // The key cell in row dy and column dx of this key patch.
-  PATCHSWAP_DEVICE int key_cell(int key, int dy, int dx) const {
-    return (key / key_columns + dy) * key_width + key % key_columns + dx;
-  }
-};
 
 // The weight of the copy of a query in the cells that it covers: 1 for each, so that cells become plain means.
 struct EqualWeights {
   using Cover = int;
   // 0 where the query has no patch.
-  PATCHSWAP_DEVICE int of(const FoldShape& p, int64_t sample, int row, int column) const {
-    return p.key_of(sample, row, column) >= 0;
+  PATCHSWAP_DEVICE int of(const Chosen& p, int64_t layer, int row, int column) const {
+    return p.key_of(layer, row, column) >= 0;
   }
 };
 
@@ -81,79 +48,48 @@ struct EqualWeights {
 template <class Weight>
 struct GivenWeights {
   using Cover = Weight;
-  const Weight* weights;  // [B][rows][columns]
+  const Weight* weights;  // [B][ranks][rows][columns]
+  Weight most;            // so that those of a cell have a finite sum
 
-  PATCHSWAP_DEVICE Weight of(const FoldShape& p, int64_t sample, int row, int column) const {
-    if (p.key_of(sample, row, column) < 0) return 0;
-    const Weight weight = weights[sample * p.queries() + row * p.columns + column];
-    return weight > 0 && weight <= static_cast<Weight>(kLargestWeight) ? weight : 0;
+  PATCHSWAP_DEVICE Weight of(const Chosen& p, int64_t layer, int row, int column) const {
+    if (p.key_of(layer, row, column) < 0) return 0;
+    const Weight weight = weights[layer * p.queries() + row * p.columns + column];
+    return weight > 0 && weight <= most ? weight : 0;
   }
 };
 
-// What the patches over cell (y, x) count together; nothing (0) for cells below the last row of patches.
+// The patch size: P, or where that is 0 what is known at run time only.
+template <int P>
+PATCHSWAP_DEVICE int side(const Chosen& p) {
+  return P > 0 ? P : p.patch_size;
+}
+
+// What the copies over cell (y, x) count together; nothing (0) for cells below the last row of patches.
 template <int P, class Weights>
-PATCHSWAP_DEVICE typename Weights::Cover cover_of(const FoldShape& p, const Weights& weights, int64_t sample, int y,
+PATCHSWAP_DEVICE typename Weights::Cover cover_of(const Chosen& p, const Weights& weights, int64_t sample, int y,
                                                   int x) {
+  const int size = side<P>(p);
   typename Weights::Cover cover = 0;
+#pragma unroll 1
+  for (int rank = 0; rank < p.ranks; rank++) {
+    const int64_t layer = sample * p.ranks + rank;
 #pragma unroll
-  for (int tap = 0; tap < P * P; tap++) cover += weights.of(p, sample, y - tap / P, x - tap % P);
+    for (int tap = 0; tap < size * size; tap++) cover += weights.of(p, layer, y - tap / size, x - tap % size);
+  }
   return cover;
 }
-
-// How a result (B, channels, cells) is shared among blocks: tiles of neighbouring cells by slabs of channels.
-struct FoldTiles {
-  int64_t channels, slabs;
-  int cells, tiles;
-  int threads;  // of a block: the cells of a tile, in whole warps
-
-  int64_t blocks(int64_t batch) const { return batch * slabs * tiles; }
-};
-
-inline FoldTiles fold_tiles(int64_t cells, int64_t channels) {
-  const int64_t tiles = (cells + kTileCells - 1) / kTileCells, tile_cells = (cells + tiles - 1) / tiles;
-  return {.channels = channels,
-          .slabs = (channels + kSlabChannels - 1) / kSlabChannels,
-          .cells = static_cast<int>(cells),
-          .tiles = static_cast<int>(tiles),
-          .threads = static_cast<int>((tile_cells + kWarp - 1) / kWarp * kWarp)};
-}
-
-// What a thread has of the result: one cell, in up to kSlabChannels channels.
-struct FoldShare {
-  int64_t sample, first_plane;  // planes are counted through the batch
-  int cell, channels;           // cell is tiles.cells or more for threads without work
-
-  PATCHSWAP_DEVICE explicit FoldShare(const FoldTiles& tiles) {
-    const int64_t slab = block_index() / tiles.tiles, first_channel = slab % tiles.slabs * kSlabChannels;
-    const int64_t left = tiles.channels - first_channel;
-    sample = slab / tiles.slabs;
-    first_plane = sample * tiles.channels + first_channel;
-    cell = block_index() % tiles.tiles * tiles.threads + thread_index();
-    channels = left < kSlabChannels ? static_cast<int>(left) : kSlabChannels;
-  }
-};
 
 // Of fold: source is key (B, C, key_height, key_width), result and base, unless null, are (B, C, height, width).
 // Of fold_backward: source is grad_output (B, C, height, width), result is (B, C, key_height, key_width), base is null.
 template <class Element>
 struct FoldWork {
-  FoldShape shape;
-  FoldTiles tiles;  // of the result
+  Chosen shape;
+  CellTiles tiles;  // of the result
   const Element* source;
   const Element* base;
   Element* result;
   // Of fold: the source is (B, key_height, key_width, C) instead; the cells that no patch covers are left as they are.
   bool is_channels_last, is_laid;
-};
-
-// The queries that chose each key patch.
-struct Runs {
-  int64_t* used;     // [1] how much of the lists has been given to runs; starts at 0
-  int64_t* begin;    // [B][keys] where in the lists the run begins
-  int32_t* length;   // [B][keys] starts at 0
-  int32_t* arrival;  // [B][queries] place within its run at which a matched query arrived
-  int32_t* arrived;  // [B * queries] top-left cells of queries, run by run, in the order of arrival
-  int32_t* ordered;  // [B * queries] the same, each run ascending
 };
 
 // Values that lie `pitch` apart, N of them read before the first is written; zeros without a source.
@@ -211,9 +147,9 @@ template <int P, class Sum, class Element, class Weights>
 PATCHSWAP_KERNEL(kFoldBound)
 fold(const FoldWork<Element> work, const Weights weights) {
   constexpr bool kIsWeighted = !std::is_same_v<Weights, EqualWeights>;
-  const FoldShape& p = work.shape;
-  const FoldShare share(work.tiles);
-  const int y = share.cell / p.width, x = share.cell % p.width;
+  const Chosen& p = work.shape;
+  const CellShare share(work.tiles);
+  const int size = side<P>(p), y = share.cell / p.width, x = share.cell % p.width;
   const auto cover = cover_of<P>(p, weights, share.sample, y, x);  // 0 in threads without a cell, too
 
   const int64_t plane = work.tiles.cells, key_plane = p.key_height * p.key_width;
@@ -233,22 +169,26 @@ fold(const FoldWork<Element> work, const Weights weights) {
 #pragma unroll 1
   for (int left = share.channels; left > 0; left -= kAtOnce) {
     Sum sum[kAtOnce] = {};
+#pragma unroll 1
+    for (int rank = 0; rank < p.ranks; rank++) {
+      const int64_t layer = share.sample * p.ranks + rank;
 #pragma unroll kTapsAtOnce < P>
-    for (int tap = 0; tap < P * P; tap++) {
-      const int key = p.key_of(share.sample, y - tap / P, x - tap % P);
-      const Element* number = source + p.key_cell(key, tap / P, tap % P) * cell_pitch;
-      if constexpr (kIsWeighted) {
-        const Sum part = weights.of(p, share.sample, y - tap / P, x - tap % P) / cover;
+      for (int tap = 0; tap < size * size; tap++) {
+        const int key = p.key_of(layer, y - tap / size, x - tap % size);
+        const Element* number = source + p.key_cell(key, tap / size, tap % size) * cell_pitch;
+        if constexpr (kIsWeighted) {
+          const Sum part = weights.of(p, layer, y - tap / size, x - tap % size) / cover;
 #pragma unroll
-        for (int i = 0; i < kAtOnce; i++) {
-          sum[i] += part > 0 && i < left ? part * static_cast<Sum>(*number) : Sum(0);
-          number += channel_pitch;
-        }
-      } else {
+          for (int i = 0; i < kAtOnce; i++) {
+            sum[i] += part > 0 && i < left ? part * static_cast<Sum>(*number) : Sum(0);
+            number += channel_pitch;
+          }
+        } else {
 #pragma unroll
-        for (int i = 0; i < kAtOnce; i++) {
-          sum[i] += key >= 0 && i < left ? static_cast<Sum>(*number) : Sum(0);
-          number += channel_pitch;
+          for (int i = 0; i < kAtOnce; i++) {
+            sum[i] += key >= 0 && i < left ? static_cast<Sum>(*number) : Sum(0);
+            number += channel_pitch;
+          }
         }
       }
     }
@@ -263,77 +203,17 @@ fold(const FoldWork<Element> work, const Weights weights) {
 
 // ---- gradient with respect to key
 
-PATCHSWAP_DEVICE int64_t run_thread() { return static_cast<int64_t>(block_index()) * kRunThreads + thread_index(); }
-inline int64_t run_blocks(int64_t threads) { return (threads + kRunThreads - 1) / kRunThreads; }
-
-// One thread per cell of (B, height, width): what the patches over it count together, for fold_backward, and the
-// arrival of the query that begins there.
+// One thread per cell of (B, height, width) and per copy: what the copies over this cell count together, for
+// fold_backward, and the arrival of this copy.
 template <int P, class Weights>
 PATCHSWAP_KERNEL(kRunThreads)
-count_runs(const FoldShape p, const Runs runs, const Weights weights, typename Weights::Cover* covers) {
+count_runs(const Chosen p, const Runs runs, const Weights weights, typename Weights::Cover* covers) {
   const int64_t thread = run_thread();
-  if (thread >= p.batch * p.cells()) return;
-  const int64_t sample = thread / p.cells();
-  const int cell = static_cast<int>(thread % p.cells()), y = cell / p.width, x = cell % p.width;
-  covers[thread] = cover_of<P>(p, weights, sample, y, x);
-  const int key = p.key_of(sample, y, x);
-  if (key < 0) return;
-  runs.arrival[sample * p.queries() + y * p.columns + x] = atomic_add(runs.length + sample * p.keys() + key, 1);
-}
-
-// One thread per (sample, key): a place in the lists for its run. A warp asks for all of its runs together. Where a
-// run lies depends on which warp comes first; what fold_backward reads from it does not.
-PATCHSWAP_KERNEL(kRunThreads)
-place_runs(const FoldShape p, const Runs runs) {
-  const Shared<int64_t> begins = shared_memory<int64_t>(0, kRunThreads / kWarp);
-  const Shared<int> lengths = shared_memory<int>(kRunThreads / kWarp * 8, kRunThreads);
-  const int64_t key = run_thread();
-  const bool exists = key < p.batch * p.keys();
-  const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
-  lengths.store(thread, exists ? runs.length[key] : 0);
-  warp_barrier();
-  int64_t before = 0, all = 0;  // lengths of this warp's runs
-  for (int i = 0; i < kWarp; i++) {
-    const int length = lengths.load(warp * kWarp + i);
-    before += i < lane ? length : 0;
-    all += length;
+  if (thread < p.batch * p.cells()) {
+    const int cell = static_cast<int>(thread % p.cells());
+    covers[thread] = cover_of<P>(p, weights, thread / p.cells(), cell / p.width, cell % p.width);
   }
-  if (lane == 0) begins.store(warp, all > 0 ? atomic_add(runs.used, all) : 0);
-  warp_barrier();
-  if (exists) runs.begin[key] = begins.load(warp) + before;
-}
-
-// The query of a thread of list_runs and order_runs, which have one thread per (sample, query).
-struct Member {
-  int64_t query = 0, run = -1;  // counted through the batch; run is -1 for a query without a match
-  int cell = 0;
-
-  PATCHSWAP_DEVICE explicit Member(const FoldShape& p) {
-    query = run_thread();
-    if (query >= p.batch * p.queries()) return;
-    const int64_t sample = query / p.queries();
-    const int place = static_cast<int>(query % p.queries()), row = place / p.columns, column = place % p.columns;
-    const int key = p.key_of(sample, row, column);
-    cell = row * p.width + column;
-    if (key >= 0) run = sample * p.keys() + key;
-  }
-};
-
-PATCHSWAP_KERNEL(kRunThreads)
-list_runs(const FoldShape p, const Runs runs) {
-  const Member member(p);
-  if (member.run >= 0) runs.arrived[runs.begin[member.run] + runs.arrival[member.query]] = member.cell;
-}
-
-PATCHSWAP_KERNEL(kRunThreads)
-order_runs(const FoldShape p, const Runs runs) {
-  const Member member(p);
-  if (member.run < 0) return;
-  const int64_t begin = runs.begin[member.run];
-  const int length = runs.length[member.run];
-  int place = 0;
-  for (int i = 0; i < length; i++) place += runs.arrived[begin + i] < member.cell;
-  runs.ordered[begin + place] = member.cell;
+  count_run(p, runs);
 }
 
 // covers: [B][height][width], of count_runs. Grid: tiles.blocks(B) blocks of tiles.threads threads.
@@ -342,21 +222,18 @@ PATCHSWAP_KERNEL(kFoldBound)
 fold_backward(const FoldWork<Element> work, const Runs runs, const Weights weights,
               const typename Weights::Cover* covers) {
   constexpr bool kIsWeighted = !std::is_same_v<Weights, EqualWeights>;
-  const FoldShape& p = work.shape;
-  const FoldShare share(work.tiles);
-  const int y = share.cell / p.key_width, x = share.cell % p.key_width;
-  // The run of the key patch whose cell number `tap` is this one, of the batch; -1 where there is none.
-  const auto run_of = [&](int tap) -> int64_t {
-    const int row = y - tap / P, column = x - tap % P;
-    const bool is_key = row >= 0 && row < p.key_rows && column >= 0 && column < p.key_columns;
-    return is_key ? share.sample * p.keys() + row * p.key_columns + column : -1;
-  };
+  const Chosen& p = work.shape;
+  const CellShare share(work.tiles);
+  const int size = side<P>(p), y = share.cell / p.key_width, x = share.cell % p.key_width;
 
   bool is_chosen = false;
-#pragma unroll P
-  for (int tap = 0; tap < P * P; tap++) {
-    const int64_t run = run_of(tap);
-    is_chosen |= (run >= 0 ? runs.length[run] : 0) > 0;
+#pragma unroll 1
+  for (int rank = 0; rank < p.ranks; rank++) {
+#pragma unroll P> 0 ? P : 1
+    for (int tap = 0; tap < size * size; tap++) {
+      const int64_t run = p.run_of(share.sample * p.ranks + rank, y - tap / size, x - tap % size);
+      is_chosen |= (run >= 0 ? runs.length[run] : 0) > 0;
+    }
   }
   const int64_t plane = p.cells(), key_plane = work.tiles.cells;
   Element* result = work.result + share.first_plane * key_plane;
@@ -372,17 +249,19 @@ fold_backward(const FoldWork<Element> work, const Runs runs, const Weights weigh
   for (int left = share.channels; left > 0; left -= kAtOnce) {
     Sum sum[kAtOnce] = {};
 #pragma unroll 1
-    for (int tap = 0; tap < P * P; tap++) {
-      const int64_t run = run_of(tap);
+    for (int step = 0; step < p.ranks * size * size; step++) {
+      const int64_t layer = share.sample * p.ranks + step / (size * size);
+      const int tap = step % (size * size);
+      const int64_t run = p.run_of(layer, y - tap / size, x - tap % size);
       if (run < 0) continue;
       const int32_t* member = runs.ordered + runs.begin[run];
       const int length = runs.length[run];
 #pragma unroll 1
       for (int i = 0; i < length; i++) {
-        const int cell = member[i] + tap / P * p.width + tap % P;
+        const int cell = member[i] + tap / size * p.width + tap % size;
         const Sum cover = static_cast<Sum>(covers[cell]);
         if constexpr (kIsWeighted) {
-          const Sum weight = weights.of(p, share.sample, member[i] / p.width, member[i] % p.width);
+          const Sum weight = weights.of(p, layer, member[i] / p.width, member[i] % p.width);
           if (weight == 0) continue;
           const Sum part = weight / cover;
 #pragma unroll
@@ -411,35 +290,35 @@ fold_backward(const FoldWork<Element> work, const Runs runs, const Weights weigh
 // All maps are channels first.
 template <class Element, class Weight>
 struct FoldWeightsWork {
-  FoldShape shape;
+  Chosen shape;
   int64_t channels;
   const Element* grad;    // (B, C, height, width)
   const Element* key;     // (B, C, key_height, key_width)
   const Element* output;  // of fold, as grad
-  Weight* result;         // [B][rows][columns]
+  Weight* result;         // [B][ranks][rows][columns]
 };
 
-// One thread per (sample, query).
+// One thread per copy.
 template <int P, class Sum, class Element>
 PATCHSWAP_KERNEL(kRunThreads)
 fold_weights_backward(const FoldWeightsWork<Element, Sum> work, const GivenWeights<Sum> weights) {
-  const FoldShape& p = work.shape;
-  const int64_t query = run_thread();
-  if (query >= p.batch * p.queries()) return;
-  const int64_t sample = query / p.queries(), first_plane = sample * work.channels;
-  const int place = static_cast<int>(query % p.queries()), row = place / p.columns, column = place % p.columns;
-  const int key = p.key_of(sample, row, column);
+  const Chosen& p = work.shape;
+  const int64_t copy = run_thread();
+  if (copy >= p.layers() * p.queries()) return;
+  const int64_t layer = copy / p.queries(), sample = layer / p.ranks, first_plane = sample * work.channels;
+  const int place = static_cast<int>(copy % p.queries()), row = place / p.columns, column = place % p.columns;
+  const int key = p.key_of(layer, row, column), size = side<P>(p);
   const int64_t plane = p.cells(), key_plane = p.key_height * p.key_width;
   Sum total = 0;
 #pragma unroll 1
-  for (int tap = 0; key >= 0 && tap < P * P; tap++) {
-    const int y = row + tap / P, x = column + tap % P;
+  for (int tap = 0; key >= 0 && tap < size * size; tap++) {
+    const int y = row + tap / size, x = column + tap % size;
     const Sum cover = cover_of<P>(p, weights, sample, y, x);
     if (cover == 0) continue;
     const int64_t cell = first_plane * plane + y * p.width + x;
     const Element* grad = work.grad + cell;
     const Element* output = work.output + cell;
-    const Element* copied = work.key + first_plane * key_plane + p.key_cell(key, tap / P, tap % P);
+    const Element* copied = work.key + first_plane * key_plane + p.key_cell(key, tap / size, tap % size);
     Sum product = 0;
 #pragma unroll 4
     for (int64_t channel = 0; channel < work.channels; channel++) {
@@ -448,7 +327,7 @@ fold_weights_backward(const FoldWeightsWork<Element, Sum> work, const GivenWeigh
     }
     total += product / cover;
   }
-  work.result[query] = total;
+  work.result[copy] = total;
 }
 
 }  // namespace patchswap

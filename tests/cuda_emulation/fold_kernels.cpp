@@ -6,6 +6,7 @@
 #include <torch/headeronly/util/Half.h>
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -28,8 +29,9 @@ struct Call {
   const void* key;
   const void* output;
   int64_t batch, channels, height, width, key_height, key_width;
-  int32_t patch_size, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
+  int32_t patch_size, ranks, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
   int32_t is_channels_last, is_laid, is_gradient_of_weights;
+  double most_weight;
 };
 
 template <class Kernel>
@@ -44,18 +46,20 @@ int patches_along(int64_t size, int patch_size) {
 template <int P, class Element, class Weights>
 void run_call(const emulation::Schedule& schedule, const Call& call, const Runs* runs, const Weights& weights) {
   using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
-  FoldShape shape = {};
+  Chosen shape = {};
   shape.index = call.index;
   shape.batch = call.batch;
   shape.height = static_cast<int>(call.height);
   shape.width = static_cast<int>(call.width);
   shape.key_height = static_cast<int>(call.key_height);
   shape.key_width = static_cast<int>(call.key_width);
-  shape.rows = patches_along(call.height, P);
-  shape.columns = patches_along(call.width, P);
-  shape.key_rows = patches_along(call.key_height, P);
-  shape.key_columns = patches_along(call.key_width, P);
-  const int64_t queries = call.batch * shape.queries(), keys = call.batch * shape.keys();
+  shape.ranks = call.ranks;
+  shape.patch_size = call.patch_size;
+  shape.rows = patches_along(call.height, call.patch_size);
+  shape.columns = patches_along(call.width, call.patch_size);
+  shape.key_rows = patches_along(call.key_height, call.patch_size);
+  shape.key_columns = patches_along(call.key_width, call.patch_size);
+  const int64_t queries = shape.layers() * shape.queries(), keys = shape.layers() * shape.keys();
   if constexpr (!std::is_same_v<Weights, EqualWeights>) {
     if (call.is_gradient_of_weights) {
       FoldWeightsWork<Element, Sum> work = {};
@@ -72,7 +76,7 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   const int64_t cells = call.height * call.width, key_cells = call.key_height * call.key_width;
   FoldWork<Element> work = {};
   work.shape = shape;
-  work.tiles = fold_tiles(runs == nullptr ? cells : key_cells, call.channels);
+  work.tiles = cell_tiles(runs == nullptr ? cells : key_cells, call.channels);
   work.source = static_cast<const Element*>(call.source);
   work.base = static_cast<const Element*>(call.base);
   work.result = static_cast<Element*>(call.result);
@@ -84,7 +88,8 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
     return;
   }
   auto* const covers = static_cast<typename Weights::Cover*>(call.covers);
-  run(schedule, run_blocks(call.batch * cells), kRunThreads, 0, [&] { count_runs<P>(shape, *runs, weights, covers); });
+  run(schedule, run_blocks(std::max(call.batch * cells, queries)), kRunThreads, 0,
+      [&] { count_runs<P>(shape, *runs, weights, covers); });
   run(schedule, run_blocks(keys), kRunThreads, kRunShared, [&] { place_runs(shape, *runs); });
   run(schedule, run_blocks(queries), kRunThreads, 0, [&] { list_runs(shape, *runs); });
   run(schedule, run_blocks(queries), kRunThreads, 0, [&] { order_runs(shape, *runs); });
@@ -95,7 +100,8 @@ template <int P, class Element>
 void run_weights(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
   using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
   if (call.weights != nullptr) {
-    run_call<P, Element>(schedule, call, runs, GivenWeights<Sum>{static_cast<const Sum*>(call.weights)});
+    run_call<P, Element>(schedule, call, runs,
+                         GivenWeights<Sum>{static_cast<const Sum*>(call.weights), static_cast<Sum>(call.most_weight)});
   } else {
     run_call<P, Element>(schedule, call, runs, EqualWeights());
   }
@@ -108,6 +114,7 @@ void run_patch_size(const emulation::Schedule& schedule, const Call& call, const
   if (call.patch_size == 1) run_weights<1, Element>(schedule, call, runs);
   if (call.patch_size == 5) run_weights<5, Element>(schedule, call, runs);
 #endif
+  if (call.patch_size % 2 == 0 || call.patch_size == 7) run_weights<0, Element>(schedule, call, runs);
 }
 
 }  // namespace

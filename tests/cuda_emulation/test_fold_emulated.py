@@ -21,8 +21,9 @@ class Call(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("index", "source", "base", "result")],
         *[(name, ctypes.c_void_p) for name in ("weights", "covers", "key", "output")],
         *[(name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "key_height", "key_width")],
-        *[(name, ctypes.c_int32) for name in ("patch_size", "dtype")],
+        *[(name, ctypes.c_int32) for name in ("patch_size", "ranks", "dtype")],
         *[(name, ctypes.c_int32) for name in ("is_channels_last", "is_laid", "is_gradient_of_weights")],
+        ("most_weight", ctypes.c_double),
     ]
 
 
@@ -64,7 +65,8 @@ class FoldKernels:
             call = Call(
                 *map(emulation.pointer, (tensors["index"], tensors["grad"], None, result)),
                 *map(emulation.pointer, (tensors["weights"], None, tensors["key"], tensors["output"])),
-                *(*grad.shape, *key.shape[2:], patch_size, DTYPES.index(grad.dtype), False, False, True),
+                *(*grad.shape, *key.shape[2:], patch_size, contract.rank_count(index), DTYPES.index(grad.dtype)),
+                *(False, False, True, contract.max_weight(index, patch_size)),
             )
             message = self.library.run_fold(ctypes.byref(schedule), ctypes.byref(call), None)
             emulation.expect_success("fold_weights_backward", message)
@@ -94,8 +96,9 @@ class FoldKernels:
             tensors += [None, None]
             call = Call(
                 *map(emulation.pointer, tensors),
-                *(batch, channels, *size, *key_size, patch_size, DTYPES.index(source.dtype)),
-                *(is_channels_last, is_laid, False),
+                *(batch, channels, *size, *key_size, patch_size, contract.rank_count(index)),
+                *(DTYPES.index(source.dtype), is_channels_last, is_laid, False),
+                contract.max_weight(index, patch_size),
             )
             runs = self._runs(memory, index, key_size, patch_size) if is_gradient else None
             message = self.library.run_fold(
@@ -115,7 +118,9 @@ class FoldKernels:
 
     def _runs(self, memory, index, key_size, patch_size):
         queries = index.numel()
-        keys = torch.Size(contract.patch_grid(*key_size, patch_size)).numel() * index.shape[0]
+        keys = (
+            torch.Size(contract.patch_grid(*key_size, patch_size)).numel() * index.shape[0] * contract.rank_count(index)
+        )
         lists = [memory.empty(name, (queries,), torch.int32) for name in ("arrival", "arrived", "ordered")]
         tensors = [
             memory.filled("used", (1,), torch.int64, 0),
@@ -138,7 +143,7 @@ def as_taken(index, weights, key_size, patch_size):
     """The index without what lies beyond the keys, and the weights without what is none."""
     keys = torch.Size(contract.patch_grid(*key_size, patch_size)).numel()
     if weights is not None:
-        weights = torch.where((weights >= 0) & (weights <= contract.MAX_WEIGHT), weights, 0)
+        weights = torch.where((weights >= 0) & (weights <= contract.max_weight(index, patch_size)), weights, 0)
     return torch.where(index < keys, index.clamp(min=-1), -1), weights
 
 
@@ -173,25 +178,26 @@ def assert_is_weights_gradient(result, grad, index, key, output, weights, patch_
 
 def weigh(index, dtype):
     """Weights of every kind: ordinary ones, zeros, and what is no weight."""
-    others = torch.tensor([0.0, 0.0, 1e-30, 1e37, -1.0, torch.nan, torch.inf])
+    others = torch.tensor([0.0, 0.0, 1e-30, 9e34, -1.0, torch.nan, torch.inf, 1e38])
     choice = torch.randint(0, 3 * len(others), index.shape)
     weights = torch.where(choice < len(others), others[choice.clamp(max=len(others) - 1)], torch.rand(index.shape))
     return weights.to(contract.accumulation_dtype(dtype))
 
 
-def choose(kind, batch, size, key_size, patch_size):
-    """An index of `batch` samples: where it is -1, and what it holds elsewhere."""
+def choose(kind, batch, size, key_size, patch_size, ranks=None):
+    """An index of `batch` samples, with `ranks` if given: where it is -1, and what it holds elsewhere."""
     rows, columns = contract.patch_grid(*size, patch_size)
     key_rows, key_columns = contract.patch_grid(*key_size, patch_size)
     keys = key_rows * key_columns
-    index = torch.randint(-1, max(keys, 1), (batch, rows, columns))
+    shape = (batch, rows, columns) if ranks is None else (batch, ranks, rows, columns)
+    index = torch.randint(-1, max(keys, 1), shape)
     if keys == 0 or kind == "none":
         return torch.full_like(index, -1)
     if kind == "sparse":
         return torch.where(torch.rand(index.shape) < 0.2, index, -1)
     if kind == "hole":
         inside = torch.zeros(index.shape, dtype=torch.bool)
-        inside[:, rows // 3 : rows // 3 * 2 + 1, columns // 3 : columns // 3 * 2 + 1] = True
+        inside[..., rows // 3 : rows // 3 * 2 + 1, columns // 3 : columns // 3 * 2 + 1] = True
         return torch.where(inside, index, -1)
     if kind == "one key":
         return torch.full_like(index, keys - 1)
@@ -282,6 +288,35 @@ def test_weights(kernels, emulation, shape, patch_size, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("patch_size", "ranks"), [(2, None), (4, 2), (6, 8), (7, 3), (3, 2), (1, 8), (5, 3)])
+def test_ranks_and_patches_of_any_size(kernels, emulation, patch_size, ranks, dtype):
+    check_everything(kernels, emulation, (2, 19), (11, 13), (9, 12), patch_size, ranks, dtype)
+
+
+def check_everything(kernels, emulation, batch_and_channels, size, key_size, patch_size, ranks, dtype):
+    """fold from keys of both layouts and its gradients, with and without weights, in all schedules."""
+    key, base = (torch.randn(*batch_and_channels, *one).to(dtype) for one in (key_size, size))
+    grad = torch.randn_like(base)
+    for i, kind in enumerate(KINDS):
+        index = choose(kind, batch_and_channels[0], size, key_size, patch_size, ranks)
+        for weights in (None, weigh(index, dtype)):
+            schedule = emulation.SCHEDULES[i % len(emulation.SCHEDULES)]
+            result = kernels.fold(index, key, base, size, patch_size, schedule, weights=weights)
+            assert torch.equal(result, expected_fold(index, key, base, size, patch_size, weights)), kind
+            cells = key.to(memory_format=torch.channels_last)
+            again = kernels.fold(index, cells, base, size, patch_size, schedule, is_laid=True, weights=weights)
+            assert torch.equal(again, result), kind
+            gradients = [
+                kernels.fold_backward(grad, index, key_size, patch_size, one, weights=weights)
+                for one in emulation.SCHEDULES
+            ]
+            assert_is_gradient(gradients[0], grad, index, patch_size, weights)
+            assert all(torch.equal(one, gradients[0]) for one in gradients), "depends on the order of atomics"
+        gradient = kernels.fold_weights_backward(grad, index, key, result, weights, patch_size, schedule)
+        assert_is_weights_gradient(gradient, grad, index, key, result, weights, patch_size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("offset", [0, 1, 3])
 @pytest.mark.parametrize("with_base", [True, False])
 def test_maps_that_begin_anywhere(kernels, emulation, dtype, offset, with_base):
@@ -350,42 +385,62 @@ def test_values_of_a_patch_of_weight_0_do_not_matter(kernels, emulation):
 
 
 class Mutant(NamedTuple):
-    text: str  # must occur once in fold.cuh
+    text: str  # must occur once in the file
     replacement: str
+    file: str = "fold.cuh"
 
 
+CHOSEN = "chosen.cuh"
 MUTANTS = {
-    "index of the sample before": Mutant("index[sample * queries()", "index[(sample > 0 ? sample - 1 : 0) * queries()"),
-    "indices beyond the last key": Mutant("key >= 0 && key < keys()", "key >= 0"),
-    "wrap-around at the right edge": Mutant("&& column >= 0 && column < columns;", ";"),
-    "last channels left out": Mutant("static_cast<int>(left) : kSlab", "static_cast<int>(left) - 1 : kSlab"),
+    "index of the layer before": Mutant(
+        "index[layer * queries()", "index[(layer > 0 ? layer - 1 : 0) * queries()", CHOSEN
+    ),
+    "indices beyond the last key": Mutant("key >= 0 && key < keys()", "key >= 0", CHOSEN),
+    "wrap-around at the right edge": Mutant("row < rows && column >= 0 && column < columns;", "row < rows;", CHOSEN),
+    "wrap-around at the right edge of the key": Mutant("&& column >= 0 && column < key_columns;", ";", CHOSEN),
+    "last channels left out": Mutant("static_cast<int>(left) : kSlab", "static_cast<int>(left) - 1 : kSlab", CHOSEN),
     "pieces where some cells are covered": Mutant("(empty & piece) == piece", "(empty & piece) != 0"),
     "pieces without alignment": Mutant("alignment % 16 == 0 &&", ""),
     "tail of the pieces left out": Mutant("(channels - place + kPiece - 1) / kPiece", "(channels - place) / kPiece"),
     "cells behind the last one": Mutant("share.cell < work.tiles.cells && cover == 0", "cover == 0"),
-    "key row of the wrong width": Mutant("* key_width + key %", "* width + key %"),
+    "key row of the wrong width": Mutant("* key_width + key %", "* width + key %", CHOSEN),
     "cells of channels last maps not apart": Mutant("work.is_channels_last ? channels : 1;", "1;"),
     "channels of a slab as in planes": Mutant("first_channel * channel_pitch", "first_channel * key_plane"),
     "base wiped out": Mutant("if (!work.is_laid) {", "{"),
     "sum instead of mean": Mutant("sum[i] / static_cast<Sum>(cover)", "sum[i]"),
-    "order of arrival kept": Mutant("runs.ordered[begin + place]", "runs.ordered[begin + runs.arrival[member.query]]"),
-    "runs overlap": Mutant("before += i < lane ? length : 0;", "before += i < lane - 1 ? length : 0;"),
-    "runs of warps overlap": Mutant("atomic_add(runs.used, all)", "atomic_add(runs.used, all - 1)"),
-    "lengths read without barrier": Mutant(": 0);\n  warp_barrier();\n  int64_t before", ": 0);\n  int64_t before"),
-    "begins read without barrier": Mutant("  warp_barrier();\n  if (exists) runs.begin", "  if (exists) runs.begin"),
+    "first rank only": Mutant(
+        "const int64_t layer = share.sample * p.ranks + rank;", "const int64_t layer = share.sample * p.ranks;"
+    ),
+    "cover of the first rank": Mutant(
+        "const int64_t layer = sample * p.ranks + rank;", "const int64_t layer = sample * p.ranks;"
+    ),
+    "gradient of the first rank only": Mutant("step < p.ranks * size * size", "step < size * size"),
+    "gradient of a rank in all": Mutant("share.sample * p.ranks + step / (size * size)", "share.sample * p.ranks"),
+    "samples counted as layers": Mutant("sample = layer / p.ranks, first", "sample = layer % p.batch, first"),
+    "order of arrival kept": Mutant(
+        "runs.ordered[begin + place]", "runs.ordered[begin + runs.arrival[member.copy]]", CHOSEN
+    ),
+    "runs overlap": Mutant("before += i < lane ? length : 0;", "before += i < lane - 1 ? length : 0;", CHOSEN),
+    "runs of warps overlap": Mutant("atomic_add(runs.used, all)", "atomic_add(runs.used, all - 1)", CHOSEN),
+    "lengths read without barrier": Mutant(
+        ": 0);\n  warp_barrier();\n  int64_t before", ": 0);\n  int64_t before", CHOSEN
+    ),
+    "begins read without barrier": Mutant(
+        "  warp_barrier();\n  if (exists) runs.begin", "  if (exists) runs.begin", CHOSEN
+    ),
     "cover count of another sample": Mutant("covers += share.sample * plane;", ""),
-    "last tap left out": Mutant("is_chosen |=", "if (tap < P * P - 1) is_chosen |="),
-    "weights of the sample before": Mutant("weights[sample * p.queries()", "weights[(sample / 2) * p.queries()"),
+    "last tap left out": Mutant("is_chosen |=", "if (tap < size * size - 1) is_chosen |="),
+    "weights of the layer before": Mutant("weights[layer * p.queries()", "weights[(layer / 2) * p.queries()"),
     "weights on the grid of cells": Mutant("p.queries() + row * p.columns", "p.queries() + row * p.width"),
-    "negative weights": Mutant("return weight > 0 && weight <=", "return weight <="),
-    "infinite weights": Mutant("weight > 0 && weight <= static_cast<Weight>(kLargestWeight)", "weight > 0"),
-    "weights where nothing is matched": Mutant("if (p.key_of(sample, row, column) < 0) return 0;\n", ""),
-    "weighted sum instead of mean": Mutant("y - tap / P, x - tap % P) / cover;", "y - tap / P, x - tap % P);"),
+    "negative weights": Mutant("return weight > 0 && weight <= most", "return weight <= most"),
+    "infinite weights": Mutant("weight > 0 && weight <= most", "weight > 0"),
+    "weights where nothing is matched": Mutant("if (p.key_of(layer, row, column) < 0) return 0;\n", ""),
+    "weighted sum instead of mean": Mutant("x - tap % size) / cover;", "x - tap % size);"),
     "copies of weight 0": Mutant("part > 0 && i < left", "key >= 0 && i < left"),
     "weight of the cell, not of the query": Mutant("member[i] / p.width, member[i] % p.width", "y, x"),
     "gradient of weight 0": Mutant("if (weight == 0) continue;", ""),
     "gradient in cells without weight": Mutant("if (cover == 0) continue;", ""),
-    "output of another cell": Mutant("work.output + cell;", "work.output + cell - tap % P;"),
+    "output of another cell": Mutant("work.output + cell;", "work.output + cell - tap % size;"),
     "copy of another sample": Mutant("work.key + first_plane * key_plane +", "work.key +"),
     "gradient of queries without match": Mutant("tap = 0; key >= 0 && tap", "tap = 0; tap"),
     "mean not taken off": Mutant("- static_cast<Sum>(output[channel * plane])", ""),
@@ -424,6 +479,7 @@ def run_cases(kernels, emulation) -> None:
         assert_is_gradient(gradient, grad, index, 3, weights)
         gradient = kernels.fold_weights_backward(grad, index, key, result, weights, 3, schedule)
         assert_is_weights_gradient(gradient, grad, index, key, result, weights, 3)
+    check_everything(kernels, emulation, (2, 5), (8, 9), (7, 6), 3, 3, torch.float32)
     test_values_of_a_patch_of_weight_0_do_not_matter(kernels, emulation)
 
 
@@ -434,7 +490,8 @@ def test_unchanged_kernels_pass(kernels, emulation):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_fails(builder, emulation, name):
     flags = ["-O0", *emulation.TRAPS, *INCLUDE]
-    library = builder.build_mutant("fold_kernels.cpp", "fold.cuh", *MUTANTS[name], flags)
+    text, replacement, file = MUTANTS[name]
+    library = builder.build_mutant("fold_kernels.cpp", file, text, replacement, flags)
     with pytest.raises(AssertionError) as raised:
         run_cases(FoldKernels(emulation, library), emulation)
     print(f"{name}: {raised.value}")

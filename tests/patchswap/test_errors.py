@@ -110,13 +110,17 @@ COHERE = {
 }
 FOLD = {
     "rank": ((index, features[0], None, 8, 9, 3), "key must have shape (B, C, H, W); got (3, 8, 9)"),
-    "patch_size": ((index, features, None, 8, 9, 7), "patch_size must be 1, 3 or 5; got 7"),
+    "patch_size": ((index, features, None, 8, 9, 8), "fold: patch_size must be from 1 to 7; got 8"),
     "index dtype": ((index.int(), features, None, 8, 9, 3), "index must be int64; got int32"),
     "index shape": (
         (index, features, None, 9, 9, 3),
         "index must have shape (2, 7, 7), the patch grid of a (9, 9) output",
     ),
-    "topk": ((index[:, None], features, None, 8, 9, 3), "pass one rank, as in index[:, 0]"),
+    "ranks": (
+        (index[:, None].expand(-1, 9, -1, -1), features, None, 8, 9, 3),
+        "or with k from 1 to 8 ranks after the batch; got (2, 9, 6, 7)",
+    ),
+    "no ranks": ((index[:, None][:, :0], features, None, 8, 9, 3), "ranks after the batch; got (2, 0, 6, 7)"),
     "negative": ((index, features, None, -1, 9, 3), "output_size must not be negative; got (-1, 9)"),
     "base shape": ((index, features, features[:, :2], 8, 9, 3), "base must have shape (2, 3, 8, 9)"),
     "base dtype": ((index, features, features.half(), 8, 9, 3), "base and key must have the same dtype"),
@@ -153,7 +157,7 @@ FOLD_BACKWARD = {
 FOLD_WEIGHTS_BACKWARD = {
     "rank": ((features[0], index, features, features, grid.float(), 3), "grad_output must have shape (B, C, H, W)"),
     "index shape": ((features, index[:1], features, features, grid.float(), 3), "index must have shape (2, 6, 7)"),
-    "patch_size": ((features, index, features, features, grid.float(), 2), "patch_size must be 1, 3 or 5; got 2"),
+    "patch_size": ((features, index, features, features, grid.float(), 0), "patch_size must be from 1 to 7; got 0"),
     "key": (
         (features, index, features[:, :2], features, grid.float(), 3),
         "key and grad_output must agree in batch and channels; got (2, 2, 8, 9) and (2, 3, 8, 9)",
@@ -175,6 +179,53 @@ FOLD_WEIGHTS_BACKWARD = {
         (features, index + 42, features, features, grid.float(), 3),
         "index must be from -1 to 41",
     ),
+}
+SIMILARITY = {
+    "rank": ((features, features[0], index, 3), "similarity: key must have shape (B, C, H, W); got (3, 8, 9)"),
+    "integers": (
+        (features.int(), features, index, 3),
+        "query must be float32, float64, bfloat16 or float16; got int32",
+    ),
+    "two dtypes": (
+        (features, features.half(), index, 3),
+        "query and key must have the same dtype; got float32 and float16",
+    ),
+    "batch": (
+        (features, features[:1], index, 3),
+        "similarity: query and key must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
+    ),
+    "patch_size": ((features, features, index, 8), "similarity: patch_size must be from 1 to 7; got 8"),
+    "index dtype": ((features, features, index.int(), 3), "similarity: index must be int64; got int32"),
+    "index shape": (
+        (features, features, index, 2),
+        "similarity: index must have the shape of query's patch grid (2, 7, 8) at patch_size 2, or with k from 1 to 8 "
+        "ranks after the batch; got (2, 6, 7)",
+    ),
+    "ranks": ((features, features, index[:, None].expand(-1, 9, -1, -1), 3), "ranks after the batch; got (2, 9, 6, 7)"),
+    "index high": (
+        (features, features, index + 42, 3),
+        "similarity: index must be from -1 to 41, the last key patch; got 42 to 42",
+    ),
+    "index low": ((features, features, index - 2, 3), "index must be from -1 to 41"),
+}
+SIMILARITY_BACKWARD = {
+    "grad dtype": (
+        (grid.double(), features, features, index, grid.float(), 3),
+        "grad_score must be float32 where query is float32; got float64",
+    ),
+    "score dtype": (
+        (grid.double(), features.double(), features.double(), index, grid.float(), 3),
+        "score must be float64 where query is float64; got float32",
+    ),
+    "grad shape": (
+        (grid.float()[:1], features, features, index, grid.float(), 3),
+        "grad_score must have the shape of index (2, 6, 7); got (1, 6, 7)",
+    ),
+    "score shape": (
+        (grid.float(), features, features, index, grid.float()[:, None], 3),
+        "score must have the shape of index (2, 6, 7); got (2, 1, 6, 7)",
+    ),
+    "index high": ((grid.float(), features, features, index + 42, grid.float(), 3), "index must be from -1 to 41"),
 }
 kernel, skip = torch.zeros(4, 3, 3, 3), torch.zeros(2, 2, 8, 9)
 CONVOLVE = {
@@ -220,6 +271,9 @@ OPERATORS = {
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,
     "fold_weights_backward": FOLD_WEIGHTS_BACKWARD,
+    "similarity": SIMILARITY,
+    "similarity_query_backward": SIMILARITY_BACKWARD,
+    "similarity_key_backward": SIMILARITY_BACKWARD,
     "convolve": CONVOLVE,
     "fill_smoothly": FILL_SMOOTHLY,
 }
@@ -384,10 +438,12 @@ def test_fold_of_values_on_another_grid():
         patchswap.fold(match.index, values, key_size=(8, 9))
     with pytest.raises(ValueError, match=rf"cohere: {words}; got \(16, 19\)"):
         patchswap.cohere(match, features, values, weight=0.1)
+    with pytest.raises(ValueError, match=rf"similarity: {words}; got \(16, 19\)"):
+        patchswap.similarity(features, values, match)
     with pytest.raises(ValueError, match=f"fold: {words}"):
         patchswap.fold(patchswap.cohere(match, features, features, weight=0.1), values)
-    with pytest.raises(ValueError, match="pass one rank"):
-        patchswap.fold(patchswap.match(features, features, topk=2), features)
+    with pytest.raises(ValueError, match=words):
+        patchswap.fold(patchswap.match(features, features, topk=2), values)
     with pytest.raises(ValueError, match=r"key_size must be that of the match, \(8, 9\); got \(9, 8\)"):
         patchswap.fold(match, features, key_size=(9, 8))
     with pytest.raises(ValueError, match=r"output_size must be a multiple of 2.*got \(16, 19\)"):
@@ -396,7 +452,12 @@ def test_fold_of_values_on_another_grid():
 
 def test_a_match_made_with_other_settings():
     match = patchswap.match(features, features, padding=1)
-    for function in (patchswap.fold, lambda *given, **others: patchswap.cohere(*given, features, weight=0, **others)):
+    functions = (
+        patchswap.fold,
+        lambda match, key, **others: patchswap.cohere(match, features, key, weight=0, **others),
+        lambda match, key, **others: patchswap.similarity(features, key, match, **others),
+    )
+    for function in functions:
         with pytest.raises(ValueError, match="patch_size must be that of the match, 3; got 5"):
             function(match, features, patch_size=5)
         with pytest.raises(ValueError, match="padding must be that of the match, 1; got 0"):

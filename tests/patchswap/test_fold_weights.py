@@ -1,4 +1,4 @@
-"""fold with weights: its values and its gradient with respect to weights."""
+"""fold with weights, and of the k best: its values and its gradient with respect to weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def tolerance(dtype):
     return {"rtol": 4 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(dtype).eps}
 
 
-def problem(dtype, patch_size=3, batch=2, channels=3, size=(11, 7), key_size=(9, 8), device="cpu"):
+def problem(dtype, patch_size=3, batch=2, channels=3, size=(11, 7), key_size=(9, 8), device="cpu", ranks=None):
     """index with gaps, key, base, and weights of which a fifth are 0."""
     key, base = (torch.randn(batch, channels, *one, device=device).to(dtype) for one in (key_size, size))
-    shape = (batch, *contract.patch_grid(*size, patch_size))
+    shape = (batch, *(() if ranks is None else (ranks,)), *contract.patch_grid(*size, patch_size))
     key_rows, key_columns = contract.patch_grid(*key_size, patch_size)
     index = torch.where(torch.rand(shape) < 0.5, torch.randint(0, max(key_rows * key_columns, 1), shape), -1)
     weights = torch.where(torch.rand(shape) < 0.2, 0, torch.rand(shape, dtype=contract.accumulation_dtype(dtype)))
@@ -36,14 +36,16 @@ def problem(dtype, patch_size=3, batch=2, channels=3, size=(11, 7), key_size=(9,
 def slow_fold(index, key, base, weights, patch_size):
     """Cell by cell in float64, as the docstring has it: sum(w * copy) / sum(w), or base."""
     key, result = key.double(), base.double().clone()
-    columns = key.shape[3] - patch_size + 1
+    if index.dim() == 3:
+        index, weights = index[:, None], weights[:, None]
+    _, ranks, rows, columns = index.shape
     for b, y, x in itertools.product(*map(range, (result.shape[0], *result.shape[2:]))):
         total, sum_of_weights = torch.zeros(result.shape[1], dtype=torch.float64), 0.0
-        for dy, dx in itertools.product(range(patch_size), repeat=2):
+        for rank, dy, dx in itertools.product(range(ranks), range(patch_size), range(patch_size)):
             row, column = y - dy, x - dx
-            if 0 <= row < index.shape[1] and 0 <= column < index.shape[2] and index[b, row, column] >= 0:
-                top, left = divmod(int(index[b, row, column]), columns)
-                weight = float(weights[b, row, column])
+            if 0 <= row < rows and 0 <= column < columns and index[b, rank, row, column] >= 0:
+                top, left = divmod(int(index[b, rank, row, column]), key.shape[3] - patch_size + 1)
+                weight = float(weights[b, rank, row, column])
                 total += weight * key[b, :, top + dy, left + dx]
                 sum_of_weights += weight
         if sum_of_weights > 0:
@@ -52,10 +54,11 @@ def slow_fold(index, key, base, weights, patch_size):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("patch_size", range(1, 8))
+@pytest.mark.parametrize("ranks", [None, 1, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_is_the_weighted_mean(device, dtype, patch_size, layout):
-    index, key, base, weights = problem(dtype, patch_size, device=device)
+def test_is_the_weighted_mean(device, dtype, patch_size, ranks, layout):
+    index, key, base, weights = problem(dtype, patch_size, device=device, ranks=ranks)
     result = patchswap.fold(
         index, key.to(memory_format=layout), patch_size=patch_size, base=base.to(memory_format=layout), weights=weights
     )
@@ -70,12 +73,13 @@ def test_is_the_weighted_mean(device, dtype, patch_size, layout):
 @given(
     sizes=st.tuples(*[st.integers(0, 12)] * 4),
     batch=st.integers(0, 3),
-    patch_size=st.sampled_from([1, 3, 5]),
+    patch_size=st.integers(1, 7),
+    ranks=st.sampled_from([None, 1, 2, 8]),
     seed=st.integers(0, 1 << 30),
 )
-def test_any_shape_forward_and_backward(sizes, batch, patch_size, seed):
+def test_any_shape_forward_and_backward(sizes, batch, patch_size, ranks, seed):
     torch.manual_seed(seed)
-    index, key, base, weights = problem(torch.float32, patch_size, batch, 2, sizes[:2], sizes[2:])
+    index, key, base, weights = problem(torch.float32, patch_size, batch, 2, sizes[:2], sizes[2:], ranks=ranks)
     grad = torch.randn_like(base)
     result = ops.fold(index, key, base, *sizes[:2], patch_size, weights)
     torch.testing.assert_close(result, reference.fold(index, key, base, *sizes[:2], patch_size, weights))
@@ -99,6 +103,57 @@ def test_equal_weights_give_the_plain_mean(device, dtype):
     for value in (1, 0.3, 1e-30, 1e37):
         result = patchswap.fold(index, key, base=base, weights=torch.full_like(weights, value))
         torch.testing.assert_close(result, expected, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+def test_one_rank_is_an_index_without_ranks_bit_for_bit(device, patch_size):
+    index, key, base, weights = problem(torch.float32, patch_size, device=device)
+    grad, size = torch.randn_like(base), key.shape[2:]
+    for given in (None, weights):
+        ranked = None if given is None else given[:, None]
+        result = ops.fold(index, key, base, 11, 7, patch_size, given)
+        assert torch.equal(ops.fold(index[:, None], key, base, 11, 7, patch_size, ranked), result)
+        gradient = ops.fold_backward(grad, index, *size, patch_size, given)
+        assert torch.equal(ops.fold_backward(grad, index[:, None], *size, patch_size, ranked), gradient)
+    gradient = ops.fold_weights_backward(grad, index, key, result, weights, patch_size)
+    ranked = ops.fold_weights_backward(grad, index[:, None], key, result, weights[:, None], patch_size)
+    assert torch.equal(ranked, gradient[:, None])
+
+
+def test_ranks_without_weights_count_the_same(device):
+    """The mean over all copies; a query may have fewer keys than ranks."""
+    query, key = torch.randn(1, 4, 8, 9, device=device), torch.randn(1, 4, 3, 4, device=device)
+    match = patchswap.match(query, key, topk=3)
+    assert bool((match.index[:, 2] == -1).all()) and bool((match.index[:, 1] >= 0).all())
+    each = [patchswap.fold(match.index[:, rank], key) for rank in range(2)]
+    torch.testing.assert_close(patchswap.fold(match, key), (each[0] + each[1]) / 2)
+    equal = torch.full_like(match.score, 0.7)
+    torch.testing.assert_close(patchswap.fold(match, key, weights=equal), patchswap.fold(match, key))
+
+
+def test_soft_attention_over_the_best_becomes_hard(device):
+    """softmax(score / T) as weights, against plain torch; the colder, the nearer to the best key alone."""
+    query, key = torch.randn(2, 6, 9, 10, device=device), torch.randn(2, 6, 8, 11, device=device)
+    values = torch.randn(2, 3, 8, 11, device=device)
+    match = patchswap.match(query, key, topk=4)
+    hard = patchswap.fold(match.index[:, 0], values)
+    differences = []
+    for temperature in (1.0, 0.1, 0.01, 1e-6):
+        weights = torch.softmax(match.score / temperature, dim=1)
+        soft = patchswap.fold(match, values, weights=weights)
+        total, count = torch.zeros(2, 3, 9, 10, device=device), torch.zeros(2, 1, 9, 10, device=device)
+        patches = torch.nn.functional.unfold(values, 3)
+        for rank in range(4):
+            taken = match.index[:, rank].flatten(1)[:, None]
+            share = weights[:, rank].flatten(1)[:, None]
+            total += torch.nn.functional.fold(
+                patches.gather(2, taken.expand(-1, 27, -1)) * share, (9, 10), kernel_size=3
+            )
+            count += torch.nn.functional.fold(share.expand(-1, 9, -1), (9, 10), kernel_size=3)
+        torch.testing.assert_close(soft, total / count)
+        differences.append(float((soft - hard).abs().max()))
+    assert differences == sorted(differences, reverse=True)
+    torch.testing.assert_close(soft, hard)
 
 
 def test_a_common_factor_changes_nothing(device):
@@ -154,9 +209,10 @@ def test_strides_and_many_channels(device):
     torch.testing.assert_close(found, again, rtol=1e-4, atol=1e-3)  # plain torch sums in the order of the strides
 
 
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
-def test_gradients(device, patch_size):
-    index, key, base, weights = problem(torch.float64, patch_size, channels=2, size=(5, 7), device=device)
+@pytest.mark.parametrize(("patch_size", "ranks"), [(1, None), (3, None), (5, None), (2, 2), (3, 2), (4, None), (6, 1)])
+def test_gradients(device, patch_size, ranks):
+    shape = {"channels": 2, "size": (7, 7) if patch_size == 6 else (5, 7), "device": device, "ranks": ranks}
+    index, key, base, weights = problem(torch.float64, patch_size, **shape)
     weights = (weights + 0.1).requires_grad_()
     key.requires_grad_(), base.requires_grad_()
 
@@ -214,17 +270,20 @@ def test_half_gradient_is_summed_in_float32(device, dtype):
     assert float(ops.fold_backward(grad, index, 3, 3, 1, weights)[0, 0, 0, 0]) == 400
 
 
+@pytest.mark.parametrize("ranks", [None, 3])
 @pytest.mark.parametrize("value", [-0.5, -torch.inf, torch.nan, torch.inf, 2e37])
-def test_what_is_no_weight(value):
-    index, key, base, weights = problem(torch.float32)
-    weights[1, 2, 3] = value
+def test_what_is_no_weight(value, ranks):
+    """27 copies of weight 1e37 would have an infinite sum."""
+    index, key, base, weights = problem(torch.float32, ranks=ranks)
+    weights[1, ..., 2, 3] = value
+    most = r"1e\+37" if ranks is None else r"1e\+35"
     calls = {
         "fold": (index, key, None, 11, 7, 3, weights),
         "fold_backward": (base, index, 9, 8, 3, weights),
         "fold_weights_backward": (base, index, key, base, weights, 3),
     }
     for name, arguments in calls.items():
-        words = rf"{name}: weights must be numbers from 0 to 1e\+37; got {value:g}".replace("2e+37", r"2e\+37")
+        words = rf"{name}: weights must be numbers from 0 to {most}; got {value:g}".replace("2e+37", r"2e\+37")
         with pytest.raises((RuntimeError, ValueError), match=words):
             getattr(ops, name)(*arguments)
         with pytest.raises(ValueError, match=words):
@@ -244,9 +303,10 @@ def test_what_is_no_weight_on_the_gpu():
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("ranks", [None, 2])
 @pytest.mark.parametrize(("dtype", "requires_grad"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_opcheck(device, dtype, requires_grad):
-    index, key, base, weights = problem(dtype, device=device)
+def test_opcheck(device, dtype, requires_grad, ranks):
+    index, key, base, weights = problem(dtype, device=device, ranks=ranks)
     key, base, weights = (tensor.requires_grad_(requires_grad) for tensor in (key, base, weights))
     operators = torch.ops.patchswap
     torch.library.opcheck(operators.fold.default, (index, key, base, 11, 7, 3, weights))
@@ -262,7 +322,9 @@ def test_compile_with_dynamic_shapes(device):
     counter = CompileCounterWithBackend("aot_eager")
 
     def loss(index, key, base, weights):
-        return patchswap.fold(index, key, base=base, weights=weights * 2).square().sum()
+        one = patchswap.fold(index, key, base=base, weights=weights * 2)
+        two = patchswap.fold(index[:, None].expand(-1, 2, -1, -1), key, base=base)
+        return (one * two).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend=counter, dynamic=True)
     for size, key_size in (((9, 16), (11, 21)), ((12, 7), (9, 13)), ((30, 11), (13, 6))):
@@ -275,14 +337,15 @@ def test_compile_with_dynamic_shapes(device):
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # torch warns where it has no rule and calls once for each
+@pytest.mark.parametrize("ranks", [None, 2])
 @pytest.mark.parametrize("in_dims", [(0, 0, 0), (None, 0, None), (None, None, 1)])
-def test_vmap(device, in_dims):
+def test_vmap(device, in_dims, ranks):
     def paint(index, key, weights):
         output = patchswap.fold(index, key, weights=weights)
         gradient = ops.fold_backward(output, index, 9, 8, 3, weights)
         return output, gradient, ops.fold_weights_backward(output, index, key, output, weights, 3)
 
-    samples = [problem(torch.float32, device=device) for _ in range(3)]
+    samples = [problem(torch.float32, device=device, ranks=ranks) for _ in range(3)]
     index, key, weights = (
         torch.stack([sample[i] for sample in samples], at) if at is not None else samples[0][i]
         for i, at in zip((0, 1, 3), in_dims, strict=True)

@@ -99,6 +99,35 @@ def test_fold_with_gaps(device, weighted, with_base):
         assert torch.equal(found.where(cover == 0, 0), expected.where(cover == 0, 0))
 
 
+@pytest.mark.parametrize("divisor", ["covered", 9])
+def test_fold_of_several_keys(device, divisor):
+    """Soft attention over the k best keys, whose weights add up to 1 for each query."""
+    query, key = maps(device)
+    match = patchswap.match(query, key, padding=1, topk=4)
+    weights = torch.softmax(match.score * 10, 1)
+    found = patchswap.fold(match, key, weights=weights, divisor=divisor)
+    ranks = [patchswap.Match(match.index[:, rank], match.score[:, rank], match.grid) for rank in range(4)]
+    sums = [patchswap.fold(one, key, weights=weights[:, rank], divisor=1) for rank, one in enumerate(ranks)]
+    cover = F.fold(torch.ones(1, 9, 54, device=device), (6, 9), 3, padding=1)
+    torch.testing.assert_close(found, sum(sums) / (cover if divisor == "covered" else divisor))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_similarity_of_a_match(device, mode):
+    query, key = maps(device)
+    match = patchswap.match(query, key[:1], patch_size=5, padding=2, padding_mode=mode)
+    for found in (
+        patchswap.similarity(query, key[:1], match),
+        patchswap.similarity(query, key[:1], match.index, 5, padding=2, padding_mode=mode),
+    ):
+        torch.testing.assert_close(found, match.score)
+    query.requires_grad_(), key.requires_grad_()
+    found = torch.autograd.grad(patchswap.similarity(query, key[:1], match).sum(), (query, key))
+    by_hand = (padded(query, 2, mode), padded(key[:1].expand(2, -1, -1, -1), 2, mode))
+    expected = torch.autograd.grad(patchswap.similarity(*by_hand, match.index, 5).sum(), (query, key))
+    torch.testing.assert_close(found, expected)
+
+
 def test_no_padding_with_a_constant_divisor(device):
     query, key = maps(device)
     match = patchswap.match(query, key)
