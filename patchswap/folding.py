@@ -116,11 +116,14 @@ def fold(
     else:
         result = ops.fold(index, key, None, rows, columns, patch_size, weights)
         cover = _cover(index, weights, contract.accumulation_dtype(key.dtype), rows, columns, patch_size)
-        result = (result * (cover / divisor)).to(key.dtype)
+        if weights is None:
+            result.mul_(cover / divisor)
+        else:  # whose gradient needs the result as it is
+            result = (result * (cover / divisor)).to(key.dtype)
         result = result if base is None else torch.where(cover > 0, result, base)
     if padding > 0:
-        result = result[..., padding : rows - padding, padding : columns - padding].contiguous()
-    return F.pixel_shuffle(result, ratio) if ratio > 1 else result
+        result = result[..., padding : rows - padding, padding : columns - padding]
+    return F.pixel_shuffle(result, ratio) if ratio > 1 else result.contiguous()
 
 
 def ratio_of(operator: str, name: str, values: Tensor, key_size: tuple[int, int] | None) -> int:
