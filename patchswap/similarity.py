@@ -9,7 +9,7 @@ from patchswap.swap import Match, as_autocast_gives
 
 
 def similarity(query: Tensor, key: Tensor, index: Tensor | Match, patch_size: int = 3) -> Tensor:
-    """The normalised cross-correlation of every query patch with its chosen keys: the score of `match`, with a gradient.
+    """The normalised cross-correlation of query patches with their chosen keys: the score of `match`, with a gradient.
 
     For patches q and k it is <q, k> / (|q| |k|). It equals this plain torch code, shown for one key a query::
 
