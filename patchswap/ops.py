@@ -6,10 +6,11 @@ here, with the same schemas. In both cases the plain torch reference serves ever
 * Gradients: `fold` is linear in key and base and has gradients of every order in these. Its gradient with respect to
   weights is an operator, `fold_weights_backward`, which has none itself and says so where one is asked of it. `match`
   and `cohere` have none: an index is a choice and a score is reported for inspection, so all outputs are marked
-  non-differentiable. `similarity` gives this score a gradient with respect to query and key, of the first order. `convolve` is for inference, and says so where a gradient is asked of it. So does the operator
-  `fill_smoothly`; the function of that name takes the reference there.
-* Autocast: `match`, `cohere` and `similarity` run in float32, so that what they choose does not depend on autocast's dtype; `fold`
-  keeps key's dtype. The function `patchswap.fold` brings weights of half precision to float32 there.
+  non-differentiable. `similarity` gives this score a gradient with respect to query and key, of the first order.
+  `convolve` is for inference, and says so where a gradient is asked of it. So does the operator `fill_smoothly`; the
+  function of that name takes the reference there.
+* Autocast: `match`, `cohere` and `similarity` run in float32, so that what they choose does not depend on autocast's
+  dtype; `fold` keeps key's dtype. The function `patchswap.fold` brings weights of half precision to float32 there.
 * vmap: the mapped dimension joins the batch, in one call. `convolve` with a weight or bias of its own for each is
   called for one after the other. torch.func.grad and jacrev fail: torch.library gives operators no gradient there.
 * torch.export and torch.compile(dynamic=True) leave B, H and W open, above the patch size.

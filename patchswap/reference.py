@@ -405,7 +405,7 @@ def _of_pairs(tensor: Tensor) -> Tensor:
 
 
 def _added_up(patches: Tensor, like: Tensor, patch_size: int) -> Tensor:
-    """The transpose of _unfold: every cell is the sum over the patches with that cell, in the shape and dtype of like."""
+    """The transpose of _unfold, in the shape and dtype of like: a cell is the sum over the patches with that cell."""
     rows, columns = contract.patch_grid(like.shape[2], like.shape[3], patch_size)
     result = patches.new_zeros(like.shape)
     patches = patches.view(*like.shape[:2], patch_size, patch_size, rows, columns)

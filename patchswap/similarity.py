@@ -17,7 +17,7 @@ def similarity(
     padding: int | None = None,
     padding_mode: str | None = None,
 ) -> Tensor:
-    """The normalised cross-correlation of every query patch with its chosen keys: the score of `match`, with a gradient.
+    """The normalised cross-correlation of query patches with their chosen keys: the score of `match`, with a gradient.
 
     For patches q and k it is <q, k> / (|q| |k|). It equals this plain torch code, shown for one key a query::
 

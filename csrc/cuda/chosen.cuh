@@ -58,8 +58,8 @@ struct CellTiles {
   int64_t blocks(int64_t batch) const { return batch * slabs * tiles; }
 };
 
-inline CellTiles cell_tiles(int64_t cells, int64_t channels) {
-  const int64_t tiles = (cells + kTileCells - 1) / kTileCells, tile_cells = (cells + tiles - 1) / tiles;
+inline CellTiles cell_tiles(int64_t cells, int64_t channels, int most_cells = kTileCells) {
+  const int64_t tiles = (cells + most_cells - 1) / most_cells, tile_cells = (cells + tiles - 1) / tiles;
   return {.channels = channels,
           .slabs = (channels + kSlabChannels - 1) / kSlabChannels,
           .cells = static_cast<int>(cells),
@@ -148,7 +148,7 @@ list_runs(const Chosen p, const Runs runs) {
 }
 
 PATCHSWAP_KERNEL(kRunThreads)
-order_runs(const Chosen p, const Runs runs) {
+sort_runs(const Chosen p, const Runs runs) {
   const Member member(p);
   if (member.run < 0) return;
   const int64_t begin = runs.begin[member.run];

@@ -9,6 +9,7 @@
 #include "../ops.h"
 #include "fold.cuh"
 #include "launch.cuh"
+#include "runs.cuh"
 
 namespace patchswap {
 namespace {
@@ -58,11 +59,6 @@ void with_weights(const FoldCall& call, Function function) {
   }
 }
 
-Tensor new_array(const Tensor& like, int64_t count, torch::headeronly::ScalarType dtype) {
-  const int64_t shape[] = {count};
-  return torch::stable::new_empty(like, {shape, 1}, dtype);
-}
-
 }  // namespace
 
 void fold_cuda(const FoldCall& call) {
@@ -90,20 +86,10 @@ void fold_backward_cuda(const FoldCall& call) {
   const torch::stable::accelerator::DeviceGuard guard(call.result.get_device_index());
   const cudaStream_t stream = current_stream(call.result);
   const Chosen shape = shape_of(call);
-  const int64_t keys = call.batch * call.ranks * call.key_rows * call.key_columns, queries = call.index.numel();
   const int64_t cells = call.batch * call.height * call.width;
-  Tensor longs = new_array(call.index, 1 + keys, ScalarType::Long);
-  Tensor ints = new_array(call.index, keys + 3 * queries, ScalarType::Int);
   Tensor covers = new_array(call.index, cells, call.weights ? call.weights->scalar_type() : ScalarType::Int);
-  int32_t* const ints_data = ints.mutable_data_ptr<int32_t>();
-  const Runs runs{.used = longs.mutable_data_ptr<int64_t>(),
-                  .begin = longs.mutable_data_ptr<int64_t>() + 1,
-                  .length = ints_data,
-                  .arrival = ints_data + keys,
-                  .arrived = ints_data + keys + queries,
-                  .ordered = ints_data + keys + 2 * queries};
-  check_cuda(cudaMemsetAsync(runs.used, 0, sizeof(int64_t), stream));
-  check_cuda(cudaMemsetAsync(runs.length, 0, keys * sizeof(int32_t), stream));
+  const RunsMemory memory(call.index, shape, stream);
+  const Runs runs = memory.runs();
   with_element_type(call.source.scalar_type(), [&](auto element) {
     using Element = decltype(element);
     using Sum = Accumulate<Element>;
@@ -112,11 +98,9 @@ void fold_backward_cuda(const FoldCall& call) {
       with_weights<Sum>(call, [&](auto weights) {
         using Weights = decltype(weights);
         auto* const cover = covers.mutable_data_ptr<typename Weights::Cover>();
-        start(count_runs<kPatchSize, Weights>, run_blocks(std::max(cells, queries)), kRunThreads, 0, stream, shape,
-              runs, weights, cover);
-        start(place_runs, run_blocks(keys), kRunThreads, kRunShared, stream, shape, runs);
-        start(list_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
-        start(order_runs, run_blocks(queries), kRunThreads, 0, stream, shape, runs);
+        start(count_runs<kPatchSize, Weights>, run_blocks(std::max(cells, call.index.numel())), kRunThreads, 0, stream,
+              shape, runs, weights, cover);
+        order_runs(shape, runs, stream);
         const FoldWork<Element> work = work_of<Element>(call);
         start(fold_backward<kPatchSize, Sum, Element, Weights>, work.tiles.blocks(call.batch), work.tiles.threads, 0,
               stream, work, runs, weights, static_cast<const typename Weights::Cover*>(cover));

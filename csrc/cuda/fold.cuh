@@ -1,7 +1,7 @@
 // fold and its gradients on the GPU.
 //
 //   fold                     one launch
-//   fold_backward            five: count_runs, place_runs, list_runs, order_runs, fold_backward
+//   fold_backward            five: count_runs, place_runs, list_runs, sort_runs, fold_backward
 //   fold_weights_backward    one
 //
 // All are gathers, without atomics on features. A thread of the first two has one cell of the result and adds up what
@@ -34,6 +34,10 @@ template <int P, class Sum>
 constexpr int kChannelsAtOnce = (P == 1 ? 16 : 32) / static_cast<int>(sizeof(Sum));
 template <int P>
 constexpr int kTapsAtOnce = P == 3 ? 3 : 1;
+template <int P>
+constexpr int kRowTaps = P > 0 ? P : 1;
+template <int P>
+constexpr int kCoverTapsAtOnce = P == 3 ? 9 : kRowTaps<P>;
 
 // The weight of the copy of a query in the cells that it covers: 1 for each, so that cells become plain means.
 struct EqualWeights {
@@ -73,7 +77,7 @@ PATCHSWAP_DEVICE typename Weights::Cover cover_of(const Chosen& p, const Weights
 #pragma unroll 1
   for (int rank = 0; rank < p.ranks; rank++) {
     const int64_t layer = sample * p.ranks + rank;
-#pragma unroll
+#pragma unroll kCoverTapsAtOnce < P>
     for (int tap = 0; tap < size * size; tap++) cover += weights.of(p, layer, y - tap / size, x - tap % size);
   }
   return cover;
@@ -229,7 +233,7 @@ fold_backward(const FoldWork<Element> work, const Runs runs, const Weights weigh
   bool is_chosen = false;
 #pragma unroll 1
   for (int rank = 0; rank < p.ranks; rank++) {
-#pragma unroll P> 0 ? P : 1
+#pragma unroll kRowTaps < P>
     for (int tap = 0; tap < size * size; tap++) {
       const int64_t run = p.run_of(share.sample * p.ranks + rank, y - tap / size, x - tap % size);
       is_chosen |= (run >= 0 ? runs.length[run] : 0) > 0;

@@ -92,7 +92,7 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
       [&] { count_runs<P>(shape, *runs, weights, covers); });
   run(schedule, run_blocks(keys), kRunThreads, kRunShared, [&] { place_runs(shape, *runs); });
   run(schedule, run_blocks(queries), kRunThreads, 0, [&] { list_runs(shape, *runs); });
-  run(schedule, run_blocks(queries), kRunThreads, 0, [&] { order_runs(shape, *runs); });
+  run(schedule, run_blocks(queries), kRunThreads, 0, [&] { sort_runs(shape, *runs); });
   run(schedule, blocks, work.tiles.threads, 0, [&] { fold_backward<P, Sum>(work, *runs, weights, covers); });
 }
 

@@ -109,11 +109,11 @@ def test_equal_weights_give_the_plain_mean(device, dtype):
 def test_one_rank_is_an_index_without_ranks_bit_for_bit(device, patch_size):
     index, key, base, weights = problem(torch.float32, patch_size, device=device)
     grad, size = torch.randn_like(base), key.shape[2:]
-    for given in (None, weights):
-        ranked = None if given is None else given[:, None]
-        result = ops.fold(index, key, base, 11, 7, patch_size, given)
+    for one in (None, weights):
+        ranked = None if one is None else one[:, None]
+        result = ops.fold(index, key, base, 11, 7, patch_size, one)
         assert torch.equal(ops.fold(index[:, None], key, base, 11, 7, patch_size, ranked), result)
-        gradient = ops.fold_backward(grad, index, *size, patch_size, given)
+        gradient = ops.fold_backward(grad, index, *size, patch_size, one)
         assert torch.equal(ops.fold_backward(grad, index[:, None], *size, patch_size, ranked), gradient)
     gradient = ops.fold_weights_backward(grad, index, key, result, weights, patch_size)
     ranked = ops.fold_weights_backward(grad, index[:, None], key, result, weights[:, None], patch_size)

@@ -223,10 +223,10 @@ def test_gradient_near_the_ends_of_float32(device, scales):
     grad = torch.randn(index.shape, device=device)
     found = gradients(patchswap.similarity, query, key, index, 3, grad)
     score = reference.similarity(query.double(), key.double(), index, 3)
-    given = grad.double(), query.double(), key.double(), index, score, 3
+    arguments = grad.double(), query.double(), key.double(), index, score, 3
     torch.testing.assert_close(patchswap.similarity(query, key, index).double(), score, rtol=1e-5, atol=1e-5)
     for gradient, scale, name in zip(found, scales, ("query", "key"), strict=True):
-        expected = getattr(reference, f"similarity_{name}_backward")(*given)
+        expected = getattr(reference, f"similarity_{name}_backward")(*arguments)
         torch.testing.assert_close(gradient.double() * scale, expected * scale, rtol=1e-4, atol=1e-5)
 
 
@@ -258,12 +258,12 @@ def test_half_precision_is_summed_in_float32(device, dtype):
 def test_opcheck(device, dtype, requires_grad, ranks):
     query, key, index = problem(dtype, ranks=ranks, device=device)
     operators = torch.ops.patchswap
-    given = query.requires_grad_(requires_grad), key.requires_grad_(requires_grad), index.clamp(min=0)
-    torch.library.opcheck(operators.similarity.default, (*given, 3))
-    score = ops.similarity(*given, 3).detach()
-    given = torch.randn_like(score), query.detach(), key.detach(), index, score, 3
-    torch.library.opcheck(operators.similarity_query_backward.default, given)
-    torch.library.opcheck(operators.similarity_key_backward.default, given)
+    arguments = query.requires_grad_(requires_grad), key.requires_grad_(requires_grad), index.clamp(min=0)
+    torch.library.opcheck(operators.similarity.default, (*arguments, 3))
+    score = ops.similarity(*arguments, 3).detach()
+    arguments = torch.randn_like(score), query.detach(), key.detach(), index, score, 3
+    torch.library.opcheck(operators.similarity_query_backward.default, arguments)
+    torch.library.opcheck(operators.similarity_key_backward.default, arguments)
 
 
 def loss(query, key):
@@ -332,17 +332,17 @@ def test_autocast(device, dtype):
 def test_vmap(device, in_dims, ranks):
     def compare(query, key, index):
         score = patchswap.similarity(query, key, index)
-        given = (torch.ones_like(score), query, key, index, score, 3)
-        return score, ops.similarity_query_backward(*given), ops.similarity_key_backward(*given)
+        arguments = (torch.ones_like(score), query, key, index, score, 3)
+        return score, ops.similarity_query_backward(*arguments), ops.similarity_key_backward(*arguments)
 
     samples = [problem(torch.float32, ranks=ranks, device=device) for _ in range(3)]
-    given = [
+    arguments = [
         samples[0][i] if at is None else torch.stack([sample[i] for sample in samples], at)
         for i, at in enumerate(in_dims)
     ]
-    found = vmap(compare, in_dims)(*given)
+    found = vmap(compare, in_dims)(*arguments)
     for i in range(3):
-        one = [tensor if at is None else tensor.select(at, i) for tensor, at in zip(given, in_dims, strict=True)]
+        one = [tensor if at is None else tensor.select(at, i) for tensor, at in zip(arguments, in_dims, strict=True)]
         for result, expected in zip(found, compare(*one), strict=True):
             torch.testing.assert_close(result[i], expected, rtol=0, atol=1e-6)
 
@@ -363,5 +363,5 @@ def test_index_beyond_the_last_key_on_the_gpu():
     wrong = torch.where(index % 5 == 0, 54 + index, index)
     right = torch.where(index % 5 == 0, -1, index)
     grad = torch.randn(index.shape, device="cuda")
-    for function in (patchswap.similarity, lambda *given: gradients(patchswap.similarity, *given, 3, grad)[1]):
+    for function in (patchswap.similarity, lambda *arguments: gradients(patchswap.similarity, *arguments, 3, grad)[1]):
         assert torch.equal(function(query, key, wrong), function(query, key, right))
