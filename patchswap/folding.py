@@ -77,6 +77,8 @@ def fold(
     patch_size, padding, padding_mode = settings_of("fold", index, patch_size, padding, padding_mode)
     grid, index = grid_of(index), index_of(index)
     contract.check_features("fold", "key", key)
+    if index.dim() not in (3, 4):
+        raise ValueError(f"patchswap.fold: index must have shape (B, h, w) or (B, k, h, w); got {tuple(index.shape)}")
     contract.check_patch_size("fold", patch_size)
     contract.check_padding("fold", padding, padding_mode, patch_size, {"key": key})
     _check_divisor(divisor)
@@ -92,12 +94,13 @@ def fold(
             f"patchswap.fold: output_size must be a multiple of {ratio}, as key is so many times as fine as what was "
             f"matched; got ({height}, {width})"
         )
-    key = repeated(key, index.shape[0]) if index.dim() > 0 else key
+    key = repeated(key, index.shape[0])
     if base is not None:
         contract.check_base("fold", base, key, height, width)
         base = _coarsened(padded(base, ratio * padding, "zeros"), ratio)
     key = _coarsened(padded(key, ratio * padding, padding_mode), ratio)
     rows, columns = height // ratio + 2 * padding, width // ratio + 2 * padding
+    _check_size_of_index(index, rows, columns, patch_size, padding, (height, width))
     if weights is not None and is_autocast(key):
         weights = float_under_autocast(weights)
     contract.check_fold(index, key, base, rows, columns, patch_size, weights)
@@ -123,7 +126,7 @@ def fold(
         result = result if base is None else torch.where(cover > 0, result, base)
     if padding > 0:
         result = result[..., padding : rows - padding, padding : columns - padding]
-    return F.pixel_shuffle(result, ratio) if ratio > 1 else result.contiguous()
+    return _refined(result, ratio).contiguous()
 
 
 def ratio_of(operator: str, name: str, values: Tensor, key_size: tuple[int, int] | None) -> int:
@@ -150,8 +153,20 @@ def _known_size(grid: Grid | None, key_size: tuple[int, int] | None) -> tuple[in
 
 
 def _coarsened(features: Tensor, ratio: int) -> Tensor:
-    """ratio * ratio cells side by side become one, with as many times the channels."""
-    return F.pixel_unshuffle(features, ratio) if ratio > 1 else features
+    """(B, C, r H, r W) -> (B, C r r, H, W), as F.pixel_unshuffle does more slowly, and not for empty maps."""
+    if ratio == 1:
+        return features
+    height, width = features.shape[2] // ratio, features.shape[3] // ratio
+    cells = features.unflatten(3, (width, ratio)).unflatten(2, (height, ratio))
+    return cells.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+
+
+def _refined(features: Tensor, ratio: int) -> Tensor:
+    """The inverse of _coarsened."""
+    if ratio == 1:
+        return features
+    cells = features.unflatten(1, (features.shape[1] // ratio**2, ratio, ratio))
+    return cells.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
 
 
 def _cover(
@@ -167,6 +182,18 @@ def _cover(
     counts = counts[:, None] if counts.dim() == 3 else counts.sum(1, keepdim=True)
     around = F.pad(counts, [patch_size - 1] * 4)
     return F.avg_pool2d(around, patch_size, stride=1, divisor_override=1)
+
+
+def _check_size_of_index(
+    index: Tensor, rows: int, columns: int, patch_size: int, padding: int, output_size: tuple[int, int]
+) -> None:
+    """Raise where a padded index does not fit the size of the output, in words that name the size without padding."""
+    grid = contract.patch_grid(rows, columns, patch_size)
+    if padding > 0 and (index.shape[-2] != grid[0] or index.shape[-1] != grid[1]):
+        raise ValueError(
+            f"patchswap.fold: index must have {grid[0]} rows and {grid[1]} columns, the patch grid of a {output_size} "
+            f"output at patch_size {patch_size} and padding {padding}; got {tuple(index.shape)}"
+        )
 
 
 def _check_divisor(divisor: float | str) -> None:

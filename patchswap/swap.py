@@ -236,6 +236,8 @@ def _ratio_of_values(
 ) -> int:
     """How many times as fine as the key a map of values is; raises where it does not fit."""
     name = "values" if isinstance(values, Tensor) else f"values[{number}]"
+    if not isinstance(level, Tensor):
+        raise TypeError(f"patchswap.swap: {name} must be a tensor; got {type(level).__name__}")
     contract.check_features("swap", name, level)
     contract.check_device("swap", name, level, "query", query)
     if level.shape[0] != query.shape[0] and level.shape[0] != 1:

@@ -383,6 +383,8 @@ def test_values_that_do_not_fit():
         patchswap.swap(features, features, values=features[:1].expand(3, -1, -1, -1))
     with pytest.raises(TypeError, match=r"swap: values\[0\] must be float32"):
         patchswap.swap(features, features, values=[features.int()])
+    with pytest.raises(TypeError, match=r"swap: values\[1\] must be a tensor; got NoneType"):
+        patchswap.swap(features, features, values=[features, None])
 
 
 def test_padding():
@@ -448,6 +450,12 @@ def test_fold_of_values_on_another_grid():
         patchswap.fold(match, features, key_size=(9, 8))
     with pytest.raises(ValueError, match=r"output_size must be a multiple of 2.*got \(16, 19\)"):
         patchswap.fold(match, torch.zeros(2, 3, 16, 18), output_size=(16, 19))
+    with pytest.raises(ValueError, match=r"index must have shape \(B, h, w\) or \(B, k, h, w\); got \(6,\)"):
+        patchswap.fold(index[0, :, 0], features)
+    match = patchswap.match(features, features, padding=1)
+    words = r"must have 9 rows and 9 columns, the patch grid of a \(9, 9\) output at patch_size 3 and padding 1; got"
+    with pytest.raises(ValueError, match=words):
+        patchswap.fold(match, features, output_size=(9, 9))
 
 
 def test_a_match_made_with_other_settings():

@@ -62,6 +62,27 @@ def test_several_levels_in_one_call(device):
     assert patchswap.swap(query, key, values=()) == ()
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize(
+    ("query_shape", "key_shape"),
+    [
+        ((0, 4, 6, 7), (0, 4, 5, 8)),
+        ((0, 4, 6, 7), (1, 4, 5, 8)),
+        ((2, 0, 6, 7), (2, 0, 5, 8)),
+        ((2, 4, 2, 9), (2, 4, 5, 8)),  # smaller than a patch
+        ((2, 4, 6, 7), (2, 4, 1, 8)),
+        ((2, 4, 1, 1), (2, 4, 1, 1)),
+    ],
+)
+def test_tiny_and_empty(device, query_shape, key_shape, padding):
+    query, key = torch.randn(query_shape, device=device), torch.randn(key_shape, device=device)
+    fine = torch.randn(key_shape[0], 3, 2 * key_shape[2], 2 * key_shape[3], device=device)
+    coarse, finer = patchswap.swap(query, key, values=(key, fine), padding=padding)
+    assert coarse.shape == query.shape
+    assert finer.shape == (query_shape[0], 3, 2 * query_shape[2], 2 * query_shape[3])
+    assert bool(coarse.isfinite().all()) and bool(finer.isfinite().all())
+
+
 def test_base_and_weights_of_a_finer_level(device):
     query, key = torch.randn(2, 4, 6, 7, device=device), torch.randn(2, 4, 5, 8, device=device)
     values, base = torch.randn(2, 2, 10, 16, device=device), torch.randn(2, 2, 12, 14, device=device)
