@@ -117,13 +117,7 @@ def fold(
     if divisor == "covered":
         result = ops.fold(index, key, base, rows, columns, patch_size, weights)
     else:
-        result = ops.fold(index, key, None, rows, columns, patch_size, weights)
-        cover = _cover(index, weights, contract.accumulation_dtype(key.dtype), rows, columns, patch_size)
-        if weights is None:
-            result.mul_(cover / divisor)
-        else:  # whose gradient needs the result as it is
-            result = (result * (cover / divisor)).to(key.dtype)
-        result = result if base is None else torch.where(cover > 0, result, base)
+        result = _divided(index, key, base, rows, columns, patch_size, weights, divisor)
     if padding > 0:
         result = result[..., padding : rows - padding, padding : columns - padding]
     return _refined(result, ratio).contiguous()
@@ -167,6 +161,24 @@ def _refined(features: Tensor, ratio: int) -> Tensor:
         return features
     cells = features.unflatten(1, (features.shape[1] // ratio**2, ratio, ratio))
     return cells.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+
+
+def _divided(
+    index: Tensor,
+    key: Tensor,
+    base: Tensor | None,
+    rows: int,
+    columns: int,
+    patch_size: int,
+    weights: Tensor | None,
+    divisor: float,
+) -> Tensor:
+    """The sum of the copies over each cell, divided by a number: their mean times what they add up to."""
+    mean = ops.fold(index, key, None, rows, columns, patch_size, weights)
+    cover = _cover(index, weights, contract.accumulation_dtype(key.dtype), rows, columns, patch_size)
+    share = cover / divisor  # of weights the gradient needs the mean as it is
+    result = mean.mul_(share) if weights is None else (mean * share).to(key.dtype)
+    return result if base is None else torch.where(cover > 0, result, base)
 
 
 def _cover(
