@@ -217,7 +217,7 @@ def test_zero_norm(device, dtype):
 
 @pytest.mark.parametrize("scales", [(1e-17, 1.0), (1e-17, 1e-17), (1e16, 1e-17), (1e16, 1e16), (1.0, 1e16)])
 def test_gradient_near_the_ends_of_float32(device, scales):
-    """The gradient goes with one over the norm of its own patch, whatever that of the other: their product overflows."""
+    """The gradient goes with one over the norm of its own patch; one over the product of both would overflow."""
     query, key, index = problem(torch.float32, device=device)
     query, key = query * scales[0], key * scales[1]
     grad = 1e8 * torch.randn(index.shape, device=device)
