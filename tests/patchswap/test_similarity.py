@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -355,6 +357,39 @@ def test_gradients_of_higher_order_are_refused(device):
     (gradient,) = torch.autograd.grad(score.square().sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="patchswap.similarity: its gradient has no gradient itself; where"):
         torch.autograd.grad(gradient.sum(), key)
+
+
+PEAK = """
+import torch
+from patchswap import ops
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+def step(query, key, index):
+    score = ops.similarity(query, key, index, 3)
+    for backward in (ops.similarity_query_backward, ops.similarity_key_backward):
+        backward(torch.ones_like(score), query, key, index, score, 3)
+
+torch.set_num_threads(2)
+query, key = torch.randn(1, 256, 200, 200), torch.randn(1, 256, 200, 200).to(memory_format=torch.channels_last)
+index = torch.randint(0, 198 * 198, (1, 198, 198))
+step(query[:, :8, :16, :16], key[:, :8, :16, :16], torch.zeros(1, 14, 14, dtype=torch.int64))
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+before = status("VmRSS")
+step(query, key, index)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_memory():
+    """One gradient of 39 MiB, a quarter of each map, and some numbers for each cell; unfolded, a map has 350 MiB."""
+    result = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < (39 + 2 * 10 + 8) << 10
 
 
 @pytest.mark.gpu
