@@ -488,6 +488,16 @@ def _convolve_vmap(info: Any, dimensions: tuple[int | None, ...], *arguments: An
     return torch.stack(results), 0
 
 
-for _name in set(SCHEMAS) - {"explain", "convolve"}:
+for _name in (
+    "match",
+    "cohere",
+    "fold",
+    "fold_backward",
+    "fold_weights_backward",
+    "similarity",
+    "similarity_query_backward",
+    "similarity_key_backward",
+    "fill_smoothly",
+):
     torch.library.register_vmap(f"patchswap::{_name}", _vmap_rule(_name))
 torch.library.register_vmap("patchswap::convolve", _convolve_vmap)

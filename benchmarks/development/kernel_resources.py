@@ -32,6 +32,7 @@ FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) by
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+)(?:\+(\d+))? bytes smem")
 LAUNCH = re.compile(r"\bstart\((\w+)(?:<[\w, ]+>)?, [^;]*?, ([\w:]+), stream\b")
+HOST_HEADERS = ("launch.cuh", "runs.cuh")
 SERIALISED = re.compile(r"wgmma.* serialized")
 
 
@@ -143,12 +144,12 @@ def dynamic_shared() -> dict[str, int]:
     value is asked of the C++ compiler, which takes the headers with tests/cuda_emulation in place of a GPU.
     """
     folder = ROOT / "csrc" / "cuda"
-    text = "\n".join(source.read_text() for source in sorted(folder.glob("*.cu")))
+    text = "\n".join(source.read_text() for source in [*sorted(folder.glob("*.cu")), folder / "runs.cuh"])
     launches = dict(LAUNCH.findall(text))
     if not launches:
         return {}
     included = "".join(
-        f'#include "{name}"\n' for name in re.findall(r'#include "(\w+\.cuh)"', text) if name != "launch.cuh"
+        f'#include "{name}"\n' for name in re.findall(r'#include "(\w+\.cuh)"', text) if name not in HOST_HEADERS
     )
     values = "".join(f'extern "C" const int {kernel}_bytes = {value};\n' for kernel, value in launches.items())
     with tempfile.TemporaryDirectory() as build:

@@ -61,8 +61,8 @@ void with_norms(const SimilarityCall& call, cudaStream_t stream, const Work& wor
     Sum* const squares = key_norm + key_patches;
     const auto find_norms = [&](const MapView<Element>& map, int64_t patches, Sum* norms) {
       if (patches == 0) return;
-      start(square_cells<Sum, Element>, pair_blocks(call.batch * map.cells()), kPairThreads, kPairShared<Sum>, stream,
-            map, call.batch, call.channels, squares);
+      start(square_cells<Sum, Element>, pair_blocks(call.batch * map.cells()), kPairThreads, kPairShared, stream, map,
+            call.batch, call.channels, squares);
       start(invert_norms<Sum>, run_blocks(patches), kRunThreads, 0, stream, static_cast<const Sum*>(squares),
             call.batch, map.height, map.width, static_cast<int>(call.patch_size), norms);
     };
@@ -96,7 +96,7 @@ void similarity_cuda(const SimilarityCall& call) {
   with_norms(call, stream, [&](auto work) {
     using Element = std::remove_const_t<std::remove_pointer_t<decltype(work.query.features)>>;
     using Sum = Accumulate<Element>;
-    start(similarity<Sum, Element>, pair_blocks(call.score.numel()), kPairThreads, kPairShared<Sum>, stream, work);
+    start(similarity<Sum, Element>, pair_blocks(call.score.numel()), kPairThreads, kPairShared, stream, work);
   });
 }
 
@@ -107,9 +107,9 @@ void similarity_query_backward_cuda(const SimilarityGradientCall& gradient) {
   const cudaStream_t stream = current_stream(call.query);
   with_norms(call, stream, [&](auto work) {
     using Element = std::remove_const_t<std::remove_pointer_t<decltype(work.query.features)>>;
+    using Sum = Accumulate<Element>;
     add_gradient(gradient, work);
-    start(similarity_query_backward<Accumulate<Element>, Element>, work.tiles.blocks(call.batch), work.tiles.threads, 0,
-          stream, work);
+    start(similarity_query_backward<Sum, Element>, work.tiles.blocks(call.batch), work.tiles.threads, 0, stream, work);
   });
 }
 
@@ -120,13 +120,14 @@ void similarity_key_backward_cuda(const SimilarityGradientCall& gradient) {
   const cudaStream_t stream = current_stream(call.query);
   with_norms(call, stream, [&](auto work) {
     using Element = std::remove_const_t<std::remove_pointer_t<decltype(work.query.features)>>;
+    using Sum = Accumulate<Element>;
     add_gradient(gradient, work);
     const RunsMemory memory(call.index, work.shape, stream);
     const Runs runs = memory.runs();
     start(count_choices, run_blocks(call.index.numel()), kRunThreads, 0, stream, work.shape, runs);
     order_runs(work.shape, runs, stream);
-    start(similarity_key_backward<Accumulate<Element>, Element>, work.tiles.blocks(call.batch), work.tiles.threads, 0,
-          stream, work, runs);
+    start(similarity_key_backward<Sum, Element>, work.tiles.blocks(call.batch), work.tiles.threads, 0, stream, work,
+          runs);
   });
 }
 

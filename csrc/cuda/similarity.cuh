@@ -26,8 +26,7 @@ constexpr int kPairThreads = 256;  // of a block that shares the channels of kWa
 constexpr int kPairWarps = kPairThreads / kWarp;
 constexpr int kGatherCells = 256;               // most cells of a block of a gradient, a thread each
 constexpr int kGatherBound = 3 * kGatherCells;  // for the compiler: no more registers than let three blocks reside
-template <class Sum>
-constexpr int kPairShared = kPairThreads * static_cast<int>(sizeof(Sum));  // bytes of shared memory
+constexpr int kPairShared = kPairThreads * static_cast<int>(sizeof(double));  // bytes, whatever the sums are
 
 // A (B, C, height, width) map; strides count numbers.
 template <class Element>

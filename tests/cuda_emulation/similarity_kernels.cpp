@@ -76,7 +76,7 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   const auto find_norms = [&](const MapView<Element>& map, int64_t patches, void* norms) {
     if (patches == 0) return;
     Sum* const squares = static_cast<Sum*>(call.squares);
-    run(schedule, pair_blocks(call.batch * map.cells()), kPairThreads, kPairShared<Sum>,
+    run(schedule, pair_blocks(call.batch * map.cells()), kPairThreads, kPairShared,
         [&] { square_cells<Sum>(map, call.batch, call.channels, squares); });
     run(schedule, run_blocks(patches), kRunThreads, 0, [&] {
       invert_norms<Sum>(squares, call.batch, map.height, map.width, call.patch_size, static_cast<Sum*>(norms));
@@ -86,7 +86,7 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   find_norms(work.key, call.batch * shape.keys(), call.key_norm);
   const int64_t pairs = shape.layers() * shape.queries(), keys = shape.layers() * shape.keys();
   if (call.result == nullptr) {
-    run(schedule, pair_blocks(pairs), kPairThreads, kPairShared<Sum>, [&] { similarity<Sum>(work); });
+    run(schedule, pair_blocks(pairs), kPairThreads, kPairShared, [&] { similarity<Sum>(work); });
     return;
   }
   const int64_t cells = runs == nullptr ? call.height * call.width : call.key_height * call.key_width;

@@ -47,6 +47,16 @@ for dtype in (torch.float32, torch.float64, torch.float16):
         match = patchswap.cohere(index, query, key, weight=0.2, patch_size=patch_size)
         exact = patchswap.reference.cohere(index, query.double(), key.double(), None, None, 0.2, 6, patch_size)
         assert torch.equal(match.index, exact[0]) and (match.score - exact[1]).abs().max() < 2e-6
+        query.requires_grad_(), key.requires_grad_()
+        score = patchswap.similarity(query, key, index, patch_size)
+        found = torch.autograd.grad(score.sum(), (query, key))
+        maps = query.detach().double(), key.detach().double(), index
+        exact = patchswap.reference.similarity(*maps, patch_size)
+        torch.testing.assert_close(score.double(), exact, rtol=1e-5, atol=1e-5)
+        for name, gradient in zip(("query", "key"), found):
+            backward = getattr(patchswap.reference, f"similarity_{name}_backward")
+            expected = backward(torch.ones_like(exact), *maps, exact, patch_size).to(dtype)
+            torch.testing.assert_close(gradient, expected, rtol=4e-3 if dtype == torch.float16 else 1e-5, atol=1e-4)
 """
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -217,17 +219,18 @@ def test_zero_norm(device, dtype):
 
 @pytest.mark.parametrize("scales", [(1e-17, 1.0), (1e-17, 1e-17), (1e16, 1e-17), (1e16, 1e16), (1.0, 1e16)])
 def test_gradient_near_the_ends_of_float32(device, scales):
-    """The gradient goes with one over the norm of its own patch, whatever the norm of the other one."""
+    """The gradient goes with one over the norm of its own patch; one over the product of both would overflow."""
     query, key, index = problem(torch.float32, device=device)
     query, key = query * scales[0], key * scales[1]
-    grad = torch.randn(index.shape, device=device)
+    grad = 1e8 * torch.randn(index.shape, device=device)
     found = gradients(patchswap.similarity, query, key, index, 3, grad)
     score = reference.similarity(query.double(), key.double(), index, 3)
     arguments = grad.double(), query.double(), key.double(), index, score, 3
     torch.testing.assert_close(patchswap.similarity(query, key, index).double(), score, rtol=1e-5, atol=1e-5)
     for gradient, scale, name in zip(found, scales, ("query", "key"), strict=True):
         expected = getattr(reference, f"similarity_{name}_backward")(*arguments)
-        torch.testing.assert_close(gradient.double() * scale, expected * scale, rtol=1e-4, atol=1e-5)
+        unit = scale / 1e8
+        torch.testing.assert_close(gradient.double() * unit, expected * unit, rtol=1e-4, atol=1e-5)
 
 
 def test_not_finite(device):
@@ -354,6 +357,39 @@ def test_gradients_of_higher_order_are_refused(device):
     (gradient,) = torch.autograd.grad(score.square().sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="patchswap.similarity: its gradient has no gradient itself; where"):
         torch.autograd.grad(gradient.sum(), key)
+
+
+PEAK = """
+import torch
+from patchswap import ops
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+def step(query, key, index):
+    score = ops.similarity(query, key, index, 3)
+    for backward in (ops.similarity_query_backward, ops.similarity_key_backward):
+        backward(torch.ones_like(score), query, key, index, score, 3)
+
+torch.set_num_threads(2)
+query, key = torch.randn(1, 256, 200, 200), torch.randn(1, 256, 200, 200).to(memory_format=torch.channels_last)
+index = torch.randint(0, 198 * 198, (1, 198, 198))
+step(query[:, :8, :16, :16], key[:, :8, :16, :16], torch.zeros(1, 14, 14, dtype=torch.int64))
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak counts from here
+before = status("VmRSS")
+step(query, key, index)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_memory():
+    """One gradient of 39 MiB, a quarter of each map, and some numbers for each cell; unfolded, a map has 350 MiB."""
+    result = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < (39 + 2 * 10 + 8) << 10
 
 
 @pytest.mark.gpu
