@@ -75,21 +75,14 @@ class Search {
   PATCHSWAP_DEVICE void work_on(const Item& new_item) {
     item = new_item;
     const int tile_slot = thread_index() % kTileSlots;
-    const int group = item.tile * kGroupsInTile + tile_slot / kSlots;
-    Slot slot{0, 0, 0, 0};
-    if (group < p.plan[item.sample].groups) {
-      slot = p.slots[(item.sample * p.group_pitch + group) * kSlots + tile_slot % kSlots];
-    }
+    const Slot slot = slot_of(p, item, tile_slot / kSlots, tile_slot % kSlots);
 
     block_barrier();  // the item before is done with shared memory
     if (thread_index() < kTileSlots) {
       patches.store(thread_index(), item.sample * static_cast<int>(p.query.patches()) + slot.patch);
       slot_rows.store(thread_index(), static_cast<int>(slot.rows));
     }
-    uint32_t rows = slot.rows;
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-      rows |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(rows), mask));
-    }
+    uint32_t rows = union_of_warp(slot.rows);
     if (thread_index() == 0) {
       scalars.store(0, relative_bound(p, item.sample));
       scalars.store(1, power_of_two(-p.key_shift[item.sample]));

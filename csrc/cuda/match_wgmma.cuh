@@ -1,62 +1,36 @@
-// The search for Hopper: products of warpgroups on tiles that bulk copies bring in. See search.cuh and hopper.cuh
-// first.
+// The search for Hopper: products of warpgroups on tiles that bulk copies bring in. See search.cuh, hopper.cuh and
+// bulk_copies.cuh first.
 //
-// A block has three warpgroups. The first one copies: it brings the operands into a ring of stages in shared memory,
-// each of its four warps one unit of channels of every chunk, as a warp takes tens of cycles to start one copy. The
-// other two multiply and compare: each has one of the tile's groups of 64 query slots and all 128 key cells of the
-// stretch, of which 126 begin a patch of their own. All three go through the same items, steps and chunks of channels,
-// and meet only at the stages:
-//
-//   full[stage]   the stage's copies have arrived: every copying warp announces its bytes, the copies count them down
-//   empty[stage]  nobody reads the stage any more: every multiplying warp arrives once its products have been waited
-//   for
-//
-// Stages are written and read by the asynchronous proxy only, so these barriers are all that they need, except for the
-// first filling with zeros (slots that nobody needs and cells beyond the map are not copied; what stands there does not
-// count, but is to be defined).
-//
-// A stage holds 32 channels as [unit][cell][8 channels], the order of the packed maps, so what is contiguous there is
-// one copy: the stretch of key cells, and every run of slots whose cells follow each other. A core matrix of the
-// products is 8 cells of one unit.
+// A block has three warpgroups. The first one copies. The other two multiply and compare: each has one of the tile's
+// groups of 64 query slots and all 128 key cells of the stretch, of which 126 begin a patch of their own. All three go
+// through the same items, steps and chunks of channels. The copying one is bulk_copies.cuh; a multiplying warp releases
+// a stage once its products have been waited for.
 //
 // Three blocks of 64 x 128 numbers live in the registers of a warpgroup in turn as c_t, c_{t-1} and c_{t-2} + c_{t-1}.
 // For the sums along the diagonal, lanes exchange numbers by shuffles; what a warp needs of the first two rows of the
-// next one goes through shared memory, together with thresholds and factors. Each of these has two
-// buffers, used in turn. One barrier of the warpgroup for each row of queries suffices: a warp that writes a buffer has
-// passed the barrier of the other one, and so have all warps that have read what it overwrites.
+// next one goes through shared memory, together with thresholds and factors. Each of these has two buffers, used in
+// turn. One barrier of the warpgroup for each row of queries suffices: a warp that writes a buffer has passed the
+// barrier of the other one, and so have all warps that have read what it overwrites.
 #pragma once
 
+#include "bulk_copies.cuh"
 #include "hopper.cuh"
 #include "search.cuh"
 
 namespace patchswap {
 namespace wgmma {
 
+using copies::kCells, copies::kStretch, copies::kStages, copies::kUnitsInChunk;
+using copies::kGroupWords, copies::kKeysInStage, copies::kStageWords;
+using copies::stages, copies::barriers, copies::stage_of, copies::round_of, copies::full, copies::empty;
+
 constexpr int kThreads = (1 + kGroupsInTile) * kWarpgroup;
-constexpr int kCells = 128;               // key cells of an item at one step
-constexpr int kStretch = kCells - kHalo;  // keys
-constexpr int kUnitsInChunk = kChunk / kUnit;
-constexpr int kCopyWarps = kWarpgroup / kWarp;
-static_assert(kCopyWarps == kUnitsInChunk, "a copying warp has one unit of every chunk");
-constexpr int kStages = 8;                                  // a power of two
 constexpr int kWarps = kGroupsInTile * kWarpgroup / kWarp;  // that multiply
 constexpr int kWarpSlots = kSlots * kGroupsInTile / kWarps;
 static_assert(kSlots == 64 && kWarpSlots == 16 && kUnitsInChunk % 2 == 0);
 
 // Registers per thread: 64512 in all, which is what the block begins with.
 constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;
-
-// Places in a stage, in 16-byte words. A word is one unit of channels of one cell.
-constexpr int kGroupWords = kUnitsInChunk * kSlots;
-constexpr int kKeysInStage = kGroupsInTile * kGroupWords;
-constexpr int kStageWords = kKeysInStage + kUnitsInChunk * kCells;
-
-// A run of slots whose cells follow each other.
-struct alignas(16) Run {
-  int32_t place;  // of its first slot in a stage
-  int32_t cell, count, unused;
-};
-constexpr int kMostRuns = kGroupsInTile * kSlots;
 
 struct alignas(8) Pair {
   float number[2];
@@ -72,149 +46,17 @@ constexpr int kBests = kWarpSlots * kPairs;  // of one warp
 constexpr int kRoundNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kScaleNote = 4, kBoundNote = 5;
 constexpr int kLengthNote = 6, kNotes = 8;
 
-// Dynamic shared memory, in bytes.
-constexpr int kStagesAt = 0;                                              // Words [kStages][kStageWords]
-constexpr int kBestAt = kStagesAt + kStages * kStageWords * 16;           // float [kWarps][kBests]
+// Dynamic shared memory, in bytes, behind that of the copies.
+constexpr int kBestAt = copies::kBytes;                                   // float [kWarps][kBests]
 constexpr int kEdgesAt = kBestAt + kWarps * kBests * 4;                   // Pair [2][kWarps][kEdgePairs]
 constexpr int kFactorAt = kEdgesAt + 2 * kWarps * kEdgePairs * 8;         // Pair [2][kGroupsInTile][kPairs]
 constexpr int kThresholdAt = kFactorAt + 2 * kGroupsInTile * kCells * 4;  // float [2][kGroupsInTile][kSlots]
 constexpr int kQueryAt = kThresholdAt + 2 * kGroupsInTile * kSlots * 4;   // int [2][kGroupsInTile][kSlots]
-constexpr int kRunsAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;        // Run [kCopyWarps][kMostRuns]
-constexpr int kPatchAt = kRunsAt + kCopyWarps * kMostRuns * 16;           // int [kGroupsInTile * kSlots]
+constexpr int kPatchAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;       // int [kGroupsInTile * kSlots]
 constexpr int kRowsAt = kPatchAt + kGroupsInTile * kSlots * 4;            // int [kGroupsInTile * kSlots]
 constexpr int kNotesAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kNotes]
-constexpr int kBarriersAt = kNotesAt + kWarps * kNotes * 4;               // uint64_t [2][kStages]: full, empty
-static_assert(kBarriersAt % 8 == 0);
-constexpr int kSharedBytes = kBarriersAt + 2 * kStages * 8;
+constexpr int kSharedBytes = kNotesAt + kWarps * kNotes * 4;
 static_assert(kSharedBytes <= 227 * 1024 && 2 * kKeyRuns == 32);
-
-PATCHSWAP_DEVICE Shared<Words> stages() { return shared_memory<Words>(kStagesAt, kStages * kStageWords); }
-PATCHSWAP_DEVICE Shared<uint64_t> barriers() { return shared_memory<uint64_t>(kBarriersAt, 2 * kStages); }
-
-// Chunks are numbered over all items of a block. Where chunk n is, and for how many chunks the stage was used before.
-PATCHSWAP_DEVICE int stage_of(unsigned n) { return static_cast<int>(n % kStages); }
-PATCHSWAP_DEVICE int round_of(unsigned n) { return static_cast<int>(n / kStages); }
-PATCHSWAP_DEVICE int full(int stage) { return stage; }
-PATCHSWAP_DEVICE int empty(int stage) { return kStages + stage; }
-
-// Starts the barriers and fills the stages with zeros. All threads of the block.
-PATCHSWAP_DEVICE void start() {
-  for (int i = thread_index(); i < kStages * kStageWords; i += kThreads) stages().store_words(i, Words{{0, 0, 0, 0}});
-  if (thread_index() == 0) {
-    for (int stage = 0; stage < kStages; stage++) {
-      start_copy_barrier(barriers(), full(stage), kCopyWarps);
-      start_copy_barrier(barriers(), empty(stage), kWarps);
-    }
-    fence_for_started_barriers();
-  }
-  fence_for_async_proxy();
-  block_barrier();
-}
-
-PATCHSWAP_DEVICE Slot slot_of(const Problem& p, const Item& item, int group, int slot) {
-  const int number = item.tile * kGroupsInTile + group;
-  if (number >= p.plan[item.sample].groups) return Slot{0, 0, 0, 0};
-  return p.slots[(item.sample * p.group_pitch + number) * kSlots + slot];
-}
-
-// Over the lanes of a warp.
-PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-    bits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(bits), mask));
-  }
-  return bits;
-}
-
-// ---- the warps that copy
-
-// Bits of 64 slots, of which a lane has one in each half.
-PATCHSWAP_DEVICE uint64_t ballot_of_slots(bool low, bool high) {
-  const uint32_t bits = ballot(low);
-  return static_cast<uint64_t>(ballot(high)) << kWarp | bits;
-}
-PATCHSWAP_DEVICE int count_slots(uint64_t bits) {
-  return count_bits(static_cast<uint32_t>(bits)) + count_bits(static_cast<uint32_t>(bits >> kWarp));
-}
-PATCHSWAP_DEVICE uint64_t bits_below(int bit) { return (uint64_t(1) << bit) - 1; }
-
-// What to copy for an item's queries at every step.
-struct Runs {
-  int count, slots;  // slots in all of them
-  uint32_t rows;     // in which any slot of the tile has a query
-};
-
-// Fills the table of runs with those of the slots that a query needs.
-PATCHSWAP_DEVICE Runs find_runs(const Problem& p, const Item& item, Shared<Run> table) {
-  const int lane = thread_index() % kWarp;
-  Runs runs{0, 0, 0};
-  warp_barrier();  // the table of the item before has been read
-#pragma unroll 1
-  for (int group = 0; group < kGroupsInTile; group++) {
-    const Slot low = slot_of(p, item, group, lane), high = slot_of(p, item, group, lane + kWarp);
-    runs.rows |= low.rows | high.rows;
-    const uint64_t used = ballot_of_slots(low.rows != 0, high.rows != 0), needed = used | used << 1 | used << 2;
-    const int before_low = shuffle(low.cell, lane - 1), before_high = shuffle(high.cell, lane - 1);
-    const uint64_t follows =
-        ballot_of_slots(lane > 0 && low.cell == before_low + 1, high.cell == (lane > 0 ? before_high : before_low) + 1);
-    const uint64_t begins = needed & ~(follows & needed << 1), ends = begins | ~needed;
-    for (int half = 0; half < 2; half++) {
-      const int slot = half * kWarp + lane;
-      if (!(begins >> slot & 1)) continue;
-      const uint64_t ends_above = ends & ~bits_below(slot) & ~(uint64_t(1) << slot);
-      const int end = count_slots((ends_above & (0 - ends_above)) - 1);  // 64 where there is none
-      table.store(runs.count + count_slots(begins & bits_below(slot)),
-                  Run{group * kGroupWords + slot, half == 0 ? low.cell : high.cell, end - slot, 0});
-    }
-    runs.count += count_slots(begins);
-    runs.slots += count_slots(needed);
-  }
-  warp_barrier();
-  runs.rows = union_of_warp(runs.rows);
-  return runs;
-}
-
-PATCHSWAP_DEVICE void copy_all(const Problem& p) {
-  const int lane = thread_index() % kWarp, own_unit = shuffle(thread_index() / kWarp, 0);
-  const Shared<Run> table = shared_memory<Run>(kRunsAt + own_unit * kMostRuns * 16, kMostRuns);
-  const int query_width = static_cast<int>(p.query.width), key_width = static_cast<int>(p.key.width);
-  const int key_cells = static_cast<int>(p.key.cell_count()), units = static_cast<int>(p.query.units);
-  unsigned n = 0;  // chunk to be copied next
-  Item item;
-  for (int round = 0; find_item(p, round, kStretch, item); round++) {
-    const Runs runs = find_runs(p, item, table);
-    const RowRange range = row_range(p, item, runs.rows, kStretch);
-    if (range.first > range.last) continue;
-    for (int step = range.first; step <= range.last + kHalo; step++) {
-      // Cells of the stretch that are in the map. There are some at every step of an item.
-      const int start = item.start + step * key_width;
-      const int begin = start > 0 ? start : 0, end = start + kCells < key_cells ? start + kCells : key_cells;
-      for (int unit = item.sample * units; unit < (item.sample + 1) * units; unit += kUnitsInChunk, n++) {
-        const int stage = stage_of(n);
-        wait_at_copy_barrier(barriers(), empty(stage), (round_of(n) + 1) % 2);  // passes at once in the first round
-        if (lane == 0) arrive_and_announce(barriers(), full(stage), (runs.slots + end - begin) * 16);
-        warp_barrier();  // no copy before its bytes are announced
-                         // One branch with the copy in it: of two, the lanes would take one after the other.
-#pragma unroll 1
-        for (int i = lane; i <= runs.count; i += kWarp) {
-          const Half* cells = p.key.cells;
-          int place = kKeysInStage + own_unit * kCells + begin - start, count = end - begin;
-          int word = (unit + own_unit) * static_cast<int>(p.key.cell_pitch) + begin;  // the caller keeps it in 32 bits
-          if (i < runs.count) {
-            const Run run = table.load(i);
-            cells = p.query.cells;
-            place = run.place + own_unit * kSlots;
-            count = run.count;
-            word = (unit + own_unit) * static_cast<int>(p.query.cell_pitch) + run.cell + step * query_width;
-          }
-          bulk_copy_async(stages(), stage * kStageWords + place, cells + static_cast<int64_t>(word) * kUnit, count * 16,
-                          barriers(), full(stage));
-        }
-      }
-    }
-  }
-}
-
-// ---- the warpgroups that multiply and compare
 
 // A thread's 64 numbers of its warpgroup's 64 x 128 block. Lane 4 g + t of warp w has slots 16 w + g and, half 1,
 // 16 w + g + 8, and cells 8 j + 2 t + e of both.
@@ -473,10 +315,10 @@ class Search {
 // Dynamic shared memory: wgmma::kSharedBytes. Any number of blocks. Empty in code for anything but sm_90a.
 PATCHSWAP_KERNEL(wgmma::kThreads) match_wgmma(const Problem p) {
 #if defined(PATCHSWAP_HOPPER)
-  wgmma::start();
+  copies::start_stages(wgmma::kThreads, wgmma::kWarps);
   if (thread_index() < kWarpgroup) {
     give_up_registers<wgmma::kCopyRegisters>();
-    wgmma::copy_all(p);
+    copies::copy_all(p);
   } else {
     take_registers<wgmma::kMultiplyRegisters>();
     wgmma::Search(p).work();

@@ -68,6 +68,21 @@ PATCHSWAP_DEVICE bool find_item(const Problem& p, int round, int stretch, Item& 
   return item_at(p, static_cast<int64_t>(round) * block_count() + block_index(), stretch, item);
 }
 
+// Slot `slot` of a group of the item's tile; one without queries where the tile has no such group.
+PATCHSWAP_DEVICE Slot slot_of(const Problem& p, const Item& item, int group, int slot) {
+  const int number = item.tile * kGroupsInTile + group;
+  if (number >= p.plan[item.sample].groups) return Slot{0, 0, 0, 0};
+  return p.slots[(item.sample * p.group_pitch + number) * kSlots + slot];
+}
+
+// Over the lanes of a warp.
+PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    bits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(bits), mask));
+  }
+  return bits;
+}
+
 // First and last query row below the slots at which an item has both queries and keys; none where first > last.
 struct RowRange {
   int first, last;

@@ -36,10 +36,10 @@ MUTANTS = {
         "rescore.cuh", "best_patch.store(warp, choice.patch);\n      }\n      block_barrier();", "}"
     ),
     "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch * parts - 1);", "== kPatch * parts - 2);"),
-    "zeros not shown to products": Mutant("match_wgmma.cuh", "  fence_for_async_proxy();\n", ""),
+    "zeros not shown to products": Mutant("bulk_copies.cuh", "  fence_for_async_proxy();\n", ""),
     "full stages not waited for": Mutant("match_wgmma.cuh", "wait_at_copy_barrier(barriers(), full(", "(void)(full("),
     "empty stages not waited for": Mutant(
-        "match_wgmma.cuh", "wait_at_copy_barrier(barriers(), empty(", "(void)(empty("
+        "bulk_copies.cuh", "wait_at_copy_barrier(barriers(), empty(", "(void)(empty("
     ),
     "stages released while they are read": Mutant("match_wgmma.cuh", "wait_for_products<1>();", ""),
     "products not waited for": Mutant("match_wgmma.cuh", "wait_for_products(c.numbers);", ""),
@@ -47,18 +47,18 @@ MUTANTS = {
     "rows handed round without barrier": Mutant("match_wgmma.cuh", "named_barrier(1 + group, kWarpgroup);", ""),
     "halves not used in turn": Mutant("match_wgmma.cuh", "half ^= 1;", ""),
     # indices
-    "wrong bytes announced": Mutant("match_wgmma.cuh", "(runs.slots + end - begin)", "(runs.slots + kCells)"),
-    "wrong parity": Mutant("match_wgmma.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
+    "wrong bytes announced": Mutant("bulk_copies.cuh", "(pieces.slots + end - begin)", "(pieces.slots + kCells)"),
+    "wrong parity": Mutant("bulk_copies.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
     "edge of the same warp": Mutant("match_wgmma.cuh", "(warp_in_group() + 1) %", "warp_in_group() %"),
     "first two rows taken for one": Mutant("match_wgmma.cuh", "is_first_two_rows = g < 2", "is_first_two_rows = g < 1"),
-    "halo of slots not copied": Mutant("match_wgmma.cuh", "used | used << 1 | used << 2", "used | used << 1"),
+    "halo of slots not copied": Mutant("bulk_copies.cuh", "used | used << 1 | used << 2", "used | used << 1"),
     "distances of an operand swapped": Mutant("match_wgmma.cuh", "kCells * 16, 8 * 16)", "8 * 16, kCells * 16)"),
-    "stage empty one warp early": Mutant("match_wgmma.cuh", "empty(stage), kWarps)", "empty(stage), kWarps - 1)"),
-    "stretch begins before the map": Mutant("match_wgmma.cuh", "begin = start > 0 ? start : 0", "begin = start"),
+    "stage empty one warp early": Mutant("bulk_copies.cuh", "empty(stage), releases)", "empty(stage), releases - 1)"),
+    "stretch begins before the map": Mutant("bulk_copies.cuh", "begin = start > 0 ? start : 0", "begin = start"),
     "stretch ends behind the map": Mutant(
-        "match_wgmma.cuh", "start + kCells < key_cells ? start + kCells : key_cells", "start + kCells"
+        "bulk_copies.cuh", "start + kCells < key_cells ? start + kCells : key_cells", "start + kCells"
     ),
-    "runs across a gap": Mutant("match_wgmma.cuh", "needed & ~(follows & needed << 1)", "needed & ~(needed << 1)"),
+    "pieces across a gap": Mutant("bulk_copies.cuh", "needed & ~(follows & needed << 1)", "needed & ~(needed << 1)"),
     "wrong lane two rows down": Mutant("match_wgmma.cuh", "(g + 2) % 8 * 4 + next_t", "(g + 2) % 8 * 4 + t"),
     "cells of the next run not sent": Mutant("match_wgmma.cuh", "return is_first_pair ?", "return false ?"),
     "stale scores in a run": Mutant("match_wgmma.cuh", "left = any_hits & ~hits;", "left = 0;"),
@@ -154,7 +154,7 @@ def test_unchanged_kernels_pass(libraries, emulation, search):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_fails(libraries, emulation, name):
     library = libraries[name].result()  # a mutant that does not compile is an error of this test
-    search = "wgmma" if "wgmma" in MUTANTS[name].file else "mma"
+    search = "wgmma" if MUTANTS[name].file in ("match_wgmma.cuh", "bulk_copies.cuh") else "mma"
     with pytest.raises(AssertionError) as raised:
         run_cases(emulation, emulation.MatchKernels(library, search))
     print(f"{name}: {raised.value}")
