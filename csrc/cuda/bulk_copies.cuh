@@ -136,7 +136,7 @@ PATCHSWAP_DEVICE void copy_all(const Problem& p) {
     if (range.first > range.last) continue;
     for (int step = range.first; step <= range.last + kHalo; step++) {
       // Cells of the stretch that are in the map. There are some at every step of an item.
-      const int start = item.start + step * key_width;
+      const int start = item.first_cell + step * key_width;
       const int begin = start > 0 ? start : 0, end = start + kCells < key_cells ? start + kCells : key_cells;
       for (int unit = item.sample * units; unit < (item.sample + 1) * units; unit += kUnitsInChunk, n++) {
         const int stage = stage_of(n);

@@ -136,7 +136,7 @@ class Search {
       const int query_at =
           copied % kStages * kStageWords + tile_slot / kSlots * kGroupWords + tile_slot % kSlots * 9 / 8;
       const int key_at = copied % kStages * kStageWords + kGroupsInTile * kGroupWords + tile_slot;
-      const int key_cell = item.start + tile_slot + copy_step * static_cast<int>(p.key.width);
+      const int key_cell = item.first_cell + tile_slot + copy_step * static_cast<int>(p.key.width);
       const bool in_map = key_cell >= 0 && key_cell < static_cast<int>(p.key.cell_count());
 #pragma unroll
       for (int i = 0; i < kUnitsInChunk / 2; i++) {
@@ -217,7 +217,7 @@ class Search {
       return from_ordered(load_fresh(p.threshold + query));
     }
     const int key = thread_index() % kWarp, warp_along_keys = warp() - kTileSlots / kWarp;
-    const int cell = item.start + warp_along_keys * kWarpKeys + key + row * static_cast<int>(p.key.width);
+    const int cell = item.first_cell + warp_along_keys * kWarpKeys + key + row * static_cast<int>(p.key.width);
     // The last two of a warp's cells begin patches that are the next warp's.
     if (key >= kWarpKeys || cell < 0 || cell >= p.key.cell_count()) return not_a_number();
     return p.key_factor[item.sample * p.key.cell_count() + cell] * scalars.load(1);
@@ -266,7 +266,7 @@ class Search {
 #pragma unroll
     for (int r = 0; r < 8; r++)
       bests.store(r * kThreads + thread_index(), best[r]);  // so that the loop below can be short
-    const int first_cell = item.start + row * static_cast<int>(p.key.width) + first_key;
+    const int first_cell = item.first_cell + row * static_cast<int>(p.key.width) + first_key;
 #pragma unroll 1
     for (int r = 0; r < 8; r++) {
       const float score = bests.load(r * kThreads + thread_index());

@@ -40,11 +40,11 @@ constexpr int kEdgePairs = kHalo * kPairs;   // that a warp hands to the one bef
 constexpr int kKeyRuns = kCells / kRun;      // 8 columns each, as many as four neighbouring lanes hold of a row
 constexpr int kBests = kWarpSlots * kPairs;  // of one warp
 
-// What a warp knows of its item, and has no registers for: how many the block had before, its sample and start, the
-// first row, and as bits the inverse of the key map's scale and the relative bound of search.cuh; and how long lists
-// are.
-constexpr int kRoundNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kScaleNote = 4, kBoundNote = 5;
-constexpr int kLengthNote = 6, kNotes = 8;
+// What a warp saves of its item in shared memory, as registers are short: one int each. The inverse of the key map's
+// scale and the relative bound of search.cuh are saved as bits.
+constexpr int kSavedRound = 0, kSavedSample = 1, kSavedFirstCell = 2, kSavedFirstRow = 3, kSavedScale = 4,
+              kSavedBound = 5;
+constexpr int kSavedLength = 6, kSavedInts = 8;
 
 // Dynamic shared memory, in bytes, behind that of the copies.
 constexpr int kBestAt = copies::kBytes;                                   // float [kWarps][kBests]
@@ -54,8 +54,8 @@ constexpr int kThresholdAt = kFactorAt + 2 * kGroupsInTile * kCells * 4;  // flo
 constexpr int kQueryAt = kThresholdAt + 2 * kGroupsInTile * kSlots * 4;   // int [2][kGroupsInTile][kSlots]
 constexpr int kPatchAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;       // int [kGroupsInTile * kSlots]
 constexpr int kRowsAt = kPatchAt + kGroupsInTile * kSlots * 4;            // int [kGroupsInTile * kSlots]
-constexpr int kNotesAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kNotes]
-constexpr int kSharedBytes = kNotesAt + kWarps * kNotes * 4;
+constexpr int kSavedAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kSavedInts]
+constexpr int kSharedBytes = kSavedAt + kWarps * kSavedInts * 4;
 static_assert(kSharedBytes <= 227 * 1024 && 2 * kKeyRuns == 32);
 
 // A thread's 64 numbers of its warpgroup's 64 x 128 block. Lane 4 g + t of warp w has slots 16 w + g and, half 1,
@@ -78,11 +78,11 @@ class Search {
         queries(shared_memory<int>(kQueryAt, 2 * kGroupsInTile * kSlots)),
         patches(shared_memory<int>(kPatchAt, kGroupsInTile * kSlots)),
         slot_rows(shared_memory<int>(kRowsAt, kGroupsInTile * kSlots)),
-        notes(shared_memory<int>(kNotesAt, kWarps * kNotes)) {}
+        saved(shared_memory<int>(kSavedAt, kWarps * kSavedInts)) {}
 
   PATCHSWAP_DEVICE void work() {
     Item item;
-    for (int round = 0; find_item(p, round, kStretch, item); round = note(kRoundNote) + 1) {
+    for (int round = 0; find_item(p, round, kStretch, item); round = saved_int(kSavedRound) + 1) {
       work_on(round, item);
     }
   }
@@ -94,16 +94,16 @@ class Search {
       rows |= slot_of(p, item, slot / kSlots, slot % kSlots).rows;
     }
     const RowRange range = row_range(p, item, union_of_warp(rows), kStretch);
-    warp_barrier();  // the notes of the item before have been read
+    warp_barrier();  // what was saved of the item before has been read
     if (lane() == 0) {
-      notes.store(warp() * kNotes + kRoundNote, round);
-      notes.store(warp() * kNotes + kSampleNote, item.sample);
-      notes.store(warp() * kNotes + kStartNote, item.start);
-      notes.store(warp() * kNotes + kFirstNote, range.first);
+      saved.store(warp() * kSavedInts + kSavedRound, round);
+      saved.store(warp() * kSavedInts + kSavedSample, item.sample);
+      saved.store(warp() * kSavedInts + kSavedFirstCell, item.first_cell);
+      saved.store(warp() * kSavedInts + kSavedFirstRow, range.first);
       const float scale = power_of_two(-p.key_shift[item.sample]);
-      notes.store(warp() * kNotes + kScaleNote, static_cast<int>(bits_of(scale)));
-      notes.store(warp() * kNotes + kBoundNote, static_cast<int>(bits_of(relative_bound(p, item.sample))));
-      notes.store(warp() * kNotes + kLengthNote, *p.list_users > 0 ? list_length(p) : 0);
+      saved.store(warp() * kSavedInts + kSavedScale, static_cast<int>(bits_of(scale)));
+      saved.store(warp() * kSavedInts + kSavedBound, static_cast<int>(bits_of(relative_bound(p, item.sample))));
+      saved.store(warp() * kSavedInts + kSavedLength, *p.list_users > 0 ? list_length(p) : 0);
     }
     warp_barrier();
     if (range.first > range.last) return;
@@ -130,8 +130,8 @@ class Search {
   PATCHSWAP_DEVICE int warp() const { return thread_index() / kWarp - kWarpgroup / kWarp; }  // of those that multiply
   PATCHSWAP_DEVICE int warp_in_group() const { return thread_index() % kWarpgroup / kWarp; }
 
-  PATCHSWAP_DEVICE int note(int which) const { return notes.load(warp() * kNotes + which); }
-  PATCHSWAP_DEVICE float noted_float(int which) const { return float_of(static_cast<uint32_t>(note(which))); }
+  PATCHSWAP_DEVICE int saved_int(int which) const { return saved.load(warp() * kSavedInts + which); }
+  PATCHSWAP_DEVICE float saved_float(int which) const { return float_of(static_cast<uint32_t>(saved_int(which))); }
   // Of the thread, among patches and slot_rows, which only the thread itself uses.
   PATCHSWAP_DEVICE int own_slot() const { return group * kSlots + thread_index() % kSlots; }
 
@@ -139,7 +139,7 @@ class Search {
   // c_{t-1}.
   PATCHSWAP_DEVICE void do_step(int step, Block& c, Block& before, Block& sum) {
     const int row = step - kHalo;  // of the queries whose patches end at this step
-    const bool complete = row >= note(kFirstNote);
+    const bool complete = row >= saved_int(kSavedFirstRow);
     Fetched fetched{0.0f, 0};
     if (complete) fetched = fetch(row);
     multiply(c);
@@ -150,7 +150,7 @@ class Search {
     }
     if (!complete) return;
     half ^= 1;
-    hand_round(fetched, row, sum);
+    publish(fetched, row, sum);
     compare(row, sum);
   }
 
@@ -183,7 +183,8 @@ class Search {
   }
 
   // What a thread brings for the comparison of one row: the factor of a key, not scaled yet, and the threshold of a
-  // slot's query in its order of bits. Both as they lie in memory, so that nobody waits for them before the products.
+  // slot's query in its order of bits. Both as they lie in memory: a conversion would wait for the loads before the
+  // products.
   struct Fetched {
     float factor;
     int threshold;
@@ -191,8 +192,8 @@ class Search {
 
   PATCHSWAP_DEVICE Fetched fetch(int row) const {
     Fetched result{not_a_number(), ordered(infinity())};
-    const int key = thread_index() % kWarpgroup, sample = note(kSampleNote);
-    const int cell = note(kStartNote) + key + row * static_cast<int>(p.key.width);
+    const int key = thread_index() % kWarpgroup, sample = saved_int(kSavedSample);
+    const int cell = saved_int(kSavedFirstCell) + key + row * static_cast<int>(p.key.width);
     // The last cells of the stretch begin patches that are the next item's.
     if (key < kStretch && cell >= 0 && cell < p.key.cell_count()) {
       result.factor = p.key_factor[sample * p.key.cell_count() + cell];
@@ -208,11 +209,11 @@ class Search {
 
   PATCHSWAP_DEVICE int slots_at() const { return (half * kGroupsInTile + group) * kSlots; }
 
-  // Puts into shared memory what the threads of the warpgroup have to know of each other.
-  PATCHSWAP_DEVICE void hand_round(const Fetched& fetched, int row, const Block& v) const {
+  // Puts into shared memory what other threads of the warpgroup read.
+  PATCHSWAP_DEVICE void publish(const Fetched& fetched, int row, const Block& v) const {
     const int key = thread_index() % kWarpgroup;
     shared_memory<float>(kFactorAt, 2 * kGroupsInTile * kCells)
-        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor * noted_float(kScaleNote));
+        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor * saved_float(kSavedScale));
     if (key < kSlots) {
       thresholds.store(slots_at() + key, from_ordered(fetched.threshold));
       queries.store(slots_at() + key, own_query(row));
@@ -246,8 +247,8 @@ class Search {
       const float best = larger(larger(float_of(four.word[0]), float_of(four.word[1])),
                                 larger(float_of(four.word[2]), float_of(four.word[3])));
       const int query = queries.load(first_slot + bit / kKeyRuns * 8 + lane() / 4);
-      const int first_cell = note(kStartNote) + row * static_cast<int>(p.key.width) + bit % kKeyRuns * kRun;
-      offer_run(p, query, best, first_cell, noted_float(kBoundNote), note(kLengthNote));
+      const int first_cell = saved_int(kSavedFirstCell) + row * static_cast<int>(p.key.width) + bit % kKeyRuns * kRun;
+      offer_run(p, query, best, first_cell, saved_float(kSavedBound), saved_int(kSavedLength));
     }
   }
 
@@ -305,8 +306,8 @@ class Search {
   const int group;  // of the tile
   const Shared<float> thresholds, bests;
   const Shared<Pair> factors, edges;
-  const Shared<int> queries, patches, slot_rows, notes;
-  int half = 0;    // of the shared memory that is held twice
+  const Shared<int> queries, patches, slot_rows, saved;
+  int half = 0;    // which of the two buffers
   unsigned n = 0;  // chunk to be multiplied next
 };
 

@@ -179,7 +179,7 @@ PATCHSWAP_DEVICE void plan_queries(const Problem& p, const PlanCost& cost, int s
   block_barrier();
 
   // Modelled time of depth lane + 1: the rounds of work that the busiest block has, times the steps in each. Every warp
-  // finds the same best depth, so nothing needs to be handed round.
+  // finds the same best depth, so it needs no exchange between warps.
   const int own_depth = lane + 1;
   int slots = 0;
   for (int i = 0; i < kPlanWarps; i++) slots += scratch.load(kWarp + i * kWarp + lane);

@@ -148,8 +148,7 @@ PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, i
         target[1] = FloatQuad{{given[4], given[5], given[6], given[7]}};
       }
     }
-    // Two halves in turn: who writes the half of the tile before last has passed the barrier of the last one, and so
-    // have those who read it.
+    // Two buffers in turn. A warp that overwrites one has passed the barrier of the other, and so have its readers.
     const int half = tile % 2 * 2 * kPrepareWarps * kWarp, errors = kPrepareWarps * kWarp;
     sums.store(half + thread, square);
     sums.store(half + errors + thread, error);
@@ -302,8 +301,10 @@ PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const
     device_fence();
   }
   block_barrier();
-  // A sum of n terms in float32 is off by less than n 2^-24 of itself. C / 8 terms are added by one warp.
-  const float up = 1.0f + static_cast<float>(p.channels / kPrepareWarps + 64) * 1.1920929e-7f;
+  // A sum of n terms in float32 is off by less than n 2^-24 of itself. One warp adds C / 8 terms; those of the warps
+  // and of the cells of a patch are fewer than kOtherTerms. Twice that is allowed.
+  constexpr int kOtherTerms = 64;
+  const float up = 1.0f + static_cast<float>(p.channels / kPrepareWarps + kOtherTerms) * power_of_two(-23);
   for (int i = 0; i < kPatch; i++) {
     if (finished.load(i) == 0) continue;
     if (is_query) finish_query_row(p, sample, row - i, scale, up);

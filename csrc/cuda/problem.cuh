@@ -7,8 +7,9 @@
 // Letters: B samples, C channels, query map (B, C, height, width) and likewise the key map. Patches are 3 x 3. A cell
 // is numbered row * width + column, a patch in the tensors of the caller row * (width - 2) + column.
 //
-// Units. Half precision has a narrow range, so each map of each sample is scaled by a power of two, 2^shift, chosen so
-// that typical values are near 2^8. "Scaled" below means: in these units. The choice of keys does not depend on it.
+// Scale. Half precision has a narrow range. Each map of each sample is therefore multiplied by a power of two, 2^shift,
+// which brings typical values near 2^8. "Scaled" below means: multiplied by it. The choice of keys does not depend on
+// it.
 #pragma once
 
 #include <cstdint>
@@ -71,17 +72,17 @@ struct Problem {
   int* worst_error;   // [B] bits of the largest error / norm of any key that may be chosen; starts at 0
   int* first_key;     // [B] lowest patch number that may be chosen; starts at kNoKey
   // Of queries, by patch number:
-  float* query_norm;    // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite
-  float* query_margin;  // [B][query patches] scaled: norm of the rounding error
-  float* query_scaled;  // [B][query patches] scaled norm
-  int* threshold;       // [B][query patches] ordered bits: a run below this holds no best key; see match
-  int* list_count;      // [B][query patches] runs offered, also those that its list has no room for; starts at 0
-  int* list_place;      // [B][query patches] numbers the queries that are searched for, in no particular order
-  int* list_user;       // [B * query patches] and which of all samples' queries has this number
-  int* list_users;      // [1] how many there are; starts at 0
-  uint64_t* list;       // [list_room] runs offered, as list_entry packs them: lists of one length, by list_place
-  uint64_t* best;       // [B][query patches] "fast" only, null otherwise: the best run so far; starts at 0
-  int64_t list_room;    // runs in all lists, fewer than 2^31
+  float* query_norm;      // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite
+  float* query_margin;    // [B][query patches] scaled: norm of the rounding error
+  float* query_scaled;    // [B][query patches] scaled norm
+  int* threshold;         // [B][query patches] ordered bits: a run below this holds no best key; see match
+  int* list_count;        // [B][query patches] runs for its list, also those that did not fit; starts at 0
+  int* list_place;        // [B][query patches] number of the list of a query that is searched for; in no fixed order
+  int* list_user;         // [B * query patches] the query, counted over all samples, that has the list of this number
+  int* list_users;        // [1] lists in use: queries that are searched for; starts at 0
+  uint64_t* list;         // [list_capacity] runs listed, as list_entry packs them: lists of one length, by list_place
+  uint64_t* best;         // [B][query patches] "fast" only, null otherwise: the best run so far; starts at 0
+  int64_t list_capacity;  // runs in all lists, fewer than 2^31
 
   Plan* plan;   // [B]
   Slot* slots;  // [B][group_pitch][kSlots]

@@ -1,12 +1,12 @@
 // The last launch of the tensor-core match: of the runs of keys that the search kept for a query, the best key in
 // float32, and its score.
 //
-// A block of 8 warps takes 8 of the queries that are searched for, a warp each, and all 8 together those of them that
-// have many runs left, one after the other; then the next 8. Queries that lie side by side go to different blocks, as
-// many runs are left in smooth regions, where they are left for all. A warp scores a run of kRun neighbouring keys at
-// once: its lanes share the channels, and each of the 3 x 10 cells that the run covers is read once and used for up to
-// three keys. Every key adds its products in the same order, so equal patches have equal scores bit for bit, and the
-// order in which runs come does not matter: of equal scores the lowest patch number wins.
+// A block of 8 warps works on 8 queries at a time. Each warp takes one query. A query with many runs left is scored by
+// all 8 warps afterwards, one such query after the other. Neighbouring queries go to different blocks, as many runs are
+// left in smooth regions. A warp scores a run of kRun neighbouring keys at once: its lanes share the channels, and each
+// of the 3 x 10 cells that the run covers is read once and used for up to three keys. Every key adds its products in
+// the same order, so equal patches have equal scores bit for bit, and the order in which runs come does not matter: of
+// equal scores the lowest patch number wins.
 //
 // Where the search could not decide (more runs than a list holds reached the threshold, or the bound on its rounding is
 // infinite), all 8 warps of the block share the keys of that query in float32.
@@ -64,9 +64,9 @@ PATCHSWAP_DEVICE bool is_bounded(const Problem& p, int sample, int64_t query) {
 struct Listed {
   const uint64_t* entries;
   int count;
-  float bar;  // runs below it hold no best key
+  float threshold;  // runs below it hold no best key
 
-  PATCHSWAP_DEVICE bool keeps(uint64_t entry) const { return entry != 0 && entry_score(entry) >= bar; }
+  PATCHSWAP_DEVICE bool keeps(uint64_t entry) const { return entry != 0 && entry_score(entry) >= threshold; }
 
   // How many are kept, for all lanes.
   PATCHSWAP_DEVICE int count_kept() const {

@@ -1,17 +1,17 @@
 // What every tensor-core search has in common: how the work is cut up, the rounding bound, and what becomes of a run of
 // keys that may hold a query's best. The searches themselves, match_mma and match_wgmma, differ in the instructions
-// that form the block of cell scores.
+// that form the block of cell products.
 //
 // Work. A query tile (plan.cuh) is 2 x 64 slots; slot s stands for a query cell and the `depth` cells below it. Keys
 // are taken by flat cell number, so a stretch of keys may run over the ends of rows; patches that do are marked by NaN
 // in key_factor. One item is one tile and one diagonal: at step t the cells t rows below the slots meet the stretch of
-// key cells that begins at start + t * key width. Every pair of a query and a key lies on exactly one diagonal of its
-// tile: for each t the stretches of all diagonals lie end to end.
+// key cells that begins at first_cell + t * key width. Every pair of a query and a key lies on exactly one diagonal of
+// its tile: for each t the stretches of all diagonals lie end to end.
 //
-// At step t the block c_t of cell scores is one matrix product over the channels. Then
+// At step t the block c_t of cell products is one matrix product over the channels. Then
 //   v_t = c_{t-2} + c_{t-1} + c_t               sums over the rows of a patch, the last two blocks being kept
 //   v_t(s, u) + v_t(s+1, u+1) + v_t(s+2, u+2)   sums over its columns: <query patch, key patch>
-// so each cell score is computed once and used nine times. Queries x keys scores are never stored: a thread takes the
+// so each cell product is computed once and used nine times. Scores of all pairs are never stored: a thread takes the
 // largest of kRun neighbouring keys for a query and compares it with the query's threshold.
 //
 // Exactness. With q~, k~ the scaled features rounded to half and e(.) the norm of what rounding took away, the computed
@@ -22,8 +22,8 @@
 // 2^-23 of itself (compute capability 8.x; later ones add 16 and cut off at 2^-25): at most 11 2^-24 for every 8
 // channels. The sums over the taps and the factors follow. So the best key has s~ >= max s~ - 2 bound(q). `threshold`
 // holds that right side, which only rises; a run that reaches it is listed, and all that `rescore` has to look at are
-// listed runs that reach the final value. If a list is too short, the query is searched in full. Lists share their room
-// among the queries that are searched for, so the fewer these are, the rarer that is.
+// listed runs that reach the final value. If a list is too short, the query is searched in full. Queries that are
+// searched for have lists of one length: the fewer they are, the longer the lists.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ PATCHSWAP_DEVICE int diagonal_count(const Problem& p, int depth, int stretch) {
 // One item of work: a tile of a sample and a diagonal.
 struct Item {
   int sample, tile, depth;
-  int start;  // flat key cell that meets the topmost cell of the slots; may be negative
+  int first_cell;  // flat key cell that meets the topmost cell of the slots; may be negative
 };
 
 // Item `number` of all samples' items in a row; false behind the last one. Maps with millions of cells have more items
@@ -94,24 +94,27 @@ PATCHSWAP_DEVICE RowRange row_range(const Problem& p, const Item& item, uint32_t
   const int width = static_cast<int>(p.key.width);
   const int key_end = static_cast<int>(p.key.rows()) * width;
   while (range.first <= range.last &&
-         (!(rows >> range.first & 1u) || item.start + range.first * width + stretch <= 0)) {
+         (!(rows >> range.first & 1u) || item.first_cell + range.first * width + stretch <= 0)) {
     range.first++;
   }
-  while (range.first <= range.last && (!(rows >> range.last & 1u) || item.start + range.last * width >= key_end)) {
+  while (range.first <= range.last && (!(rows >> range.last & 1u) || item.first_cell + range.last * width >= key_end)) {
     range.last--;
   }
   return range;
 }
 
+// Exact products that a tensor core adds at a time, the fewest of any that the searches run on; see above.
+constexpr int kProductsAdded = 8;
+
 // The factor w + g (1 + w) of the bound above.
 PATCHSWAP_DEVICE float relative_bound(const Problem& p, int sample) {
   const float worst = float_of(static_cast<uint32_t>(p.worst_error[sample]));
-  const float additions = static_cast<float>(p.query.units * kUnit / 8 + 16) * power_of_two(-20);
+  const float additions = static_cast<float>(p.query.units * kUnit / kProductsAdded + 16) * power_of_two(-20);
   return worst + additions * (1.0f + worst);
 }
 
-// Runs that the list of a query holds: those that are searched for share the room equally. There must be one of them.
-PATCHSWAP_DEVICE int list_length(const Problem& p) { return static_cast<int>(p.list_room) / *p.list_users; }
+// Runs that the list of one query holds. At least one query must be searched for.
+PATCHSWAP_DEVICE int list_length(const Problem& p) { return static_cast<int>(p.list_capacity) / *p.list_users; }
 
 // The list of a query that is searched for.
 PATCHSWAP_DEVICE uint64_t* list_of(const Problem& p, int64_t query, int length) {

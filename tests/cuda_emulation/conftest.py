@@ -154,7 +154,7 @@ class Problem(ctypes.Structure):
         *[(name, PackedMap) for name in ("query", "key")],
         *[(name, ctypes.c_int64) for name in ("batch", "channels")],
         *[(name, ctypes.c_void_p) for name in ("query_mask", "key_mask", *PER_KEY, *PER_QUERY)],
-        ("list_room", ctypes.c_int64),
+        ("list_capacity", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("plan", "slots")],
         ("group_pitch", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("index", "score", "tally")],
@@ -264,7 +264,7 @@ class MatchKernels:
             *views,
             batch,
             channels,
-            list_room=batch * queries * LIST_LENGTH,
+            list_capacity=batch * queries * LIST_LENGTH,
             group_pitch=pitch,
             **{name: pointer(tensors[name]) for name in names},
         )
