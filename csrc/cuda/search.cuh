@@ -46,15 +46,17 @@ struct Item {
   int first_cell;  // flat key cell that meets the topmost cell of the slots; may be negative
 };
 
-// Item `number` of all samples' items in a row; false behind the last one. Maps with millions of cells have more items
-// than 32 bits count.
+// Item `number` of all samples' items in a row; false behind the last one. Neighbouring numbers are different tiles on
+// one diagonal. Blocks at work at the same time then have different queries: each learns from the thresholds of items
+// before, where blocks on one tile would all start from none. They also read the same keys. Maps with millions of cells
+// have more items than 32 bits count.
 PATCHSWAP_DEVICE bool item_at(const Problem& p, int64_t number, int stretch, Item& item) {
   for (int sample = 0; sample < p.batch; sample++) {
     const Plan plan = p.plan[sample];
     const int diagonals = diagonal_count(p, plan.depth, stretch);
-    const int64_t items = static_cast<int64_t>((plan.groups + kGroupsInTile - 1) / kGroupsInTile) * diagonals;
+    const int64_t tiles = (plan.groups + kGroupsInTile - 1) / kGroupsInTile, items = tiles * diagonals;
     if (number < items) {
-      const int tile = static_cast<int>(number / diagonals), diagonal = static_cast<int>(number % diagonals);
+      const int tile = static_cast<int>(number % tiles), diagonal = static_cast<int>(number / tiles);
       item = {sample, tile, plan.depth, diagonal * stretch - (plan.depth - 1) * static_cast<int>(p.key.width)};
       return true;
     }

@@ -202,7 +202,9 @@ class MatchKernels:
         modelled_blocks: int = 132,
         precision: str = "exact",
     ) -> dict[str, Tensor]:
-        """What the kernels leave behind, by the names of struct Problem; raises EmulationError.
+        """What the kernels leave behind, by the names of struct Problem, and what run_search counts.
+
+        Raises EmulationError.
 
         blocks: of the match kernel. modelled_blocks: for which prepare plans; fewer make deeper bands.
         """
@@ -286,10 +288,24 @@ class MatchKernels:
         )
         order = ctypes.byref(schedule)
         expect_success("prepare", self.library.run_prepare(order, ctypes.byref(problem), ctypes.byref(maps)))
-        message = self.library.run_search(order, blocks, ctypes.byref(problem), self.search == "wgmma")
+        tensors |= {name: torch.zeros(1, dtype=torch.int64) for name in ("raised", "reserved")}
+        counts = [ctypes.c_void_p(tensors[name].data_ptr()) for name in ("raised", "reserved")]
+        message = self.library.run_search(order, blocks, ctypes.byref(problem), self.search == "wgmma", *counts)
         expect_success(f"match_{self.search}", message)
         expect_success("rescore", self.library.run_rescore(order, ctypes.byref(problem)))
         return tensors
+
+
+MOST_RAISED = 45  # times that a threshold may be raised in the case below
+
+
+def times_raised(kernels: MatchKernels) -> float:
+    """How often a query's threshold is raised where eight blocks are at work on four tiles of nine diagonals."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 8, height, 60, generator=generator) for height in (10, 24))
+    result = kernels.match(query, key, schedule=Schedule(FORWARD, 8, 0), blocks=8)
+    assert result["plan"].tolist() == [[8, 1]]  # groups and depth
+    return int(result["raised"]) / result["index"].numel()
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -181,6 +181,7 @@ T exchange_atomically(T* address, T value) {
   return before;
 }
 inline int atomic_max(int* address, int value) {
+  emulation::atomic_counts.maxima++;
   emulation::yield();
   return exchange_atomically(address, value > *address ? value : *address);
 }
@@ -193,6 +194,7 @@ inline int atomic_min(int* address, int value) {
   return exchange_atomically(address, value < *address ? value : *address);
 }
 inline int atomic_add(int* address, int value) {
+  emulation::atomic_counts.additions++;
   emulation::yield();
   return exchange_atomically(address, static_cast<int>(static_cast<uint32_t>(*address) + static_cast<uint32_t>(value)));
 }

@@ -14,6 +14,7 @@
 namespace patchswap::emulation {
 
 thread_local Thread* current __attribute__((tls_model("initial-exec"))) = nullptr;
+thread_local AtomicCounts atomic_counts __attribute__((tls_model("initial-exec"))) = {0, 0};
 thread_local Launch* launch __attribute__((tls_model("initial-exec"))) = nullptr;
 
 namespace {

@@ -64,6 +64,12 @@ void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes
   emulate_call(schedule, blocks, threads, shared_bytes, Call(kernel));
 }
 
+// Atomic operations of this thread's launches so far, on ints: each of them waits for memory on a GPU.
+struct AtomicCounts {
+  int64_t maxima, additions;
+};
+extern thread_local AtomicCounts atomic_counts __attribute__((tls_model("initial-exec")));
+
 // Calls work(), which launches kernels. Null, or what went wrong; the text lives until the next call.
 const char* message_of_call(const Call& work);
 template <class Work>

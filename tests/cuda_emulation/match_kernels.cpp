@@ -54,13 +54,18 @@ const char* run_prepare(const emulation::Schedule* schedule, const Problem* prob
   });
 }
 
-const char* run_search(const emulation::Schedule* schedule, int blocks, const Problem* problem, bool use_wgmma) {
+// raised: how often the search raised thresholds, or tried to; reserved: how often it reserved places in lists.
+const char* run_search(const emulation::Schedule* schedule, int blocks, const Problem* problem, bool use_wgmma,
+                       int64_t* raised, int64_t* reserved) {
   return emulation::message_of([&] {
+    const emulation::AtomicCounts before = emulation::atomic_counts;
     if (use_wgmma) {
       emulation::emulate(*schedule, blocks, wgmma::kThreads, wgmma::kSharedBytes, [&] { match_wgmma(*problem); });
     } else {
       emulation::emulate(*schedule, blocks, mma::kThreads, mma::kSharedBytes, [&] { match_mma(*problem); });
     }
+    *raised = emulation::atomic_counts.maxima - before.maxima;
+    *reserved = emulation::atomic_counts.additions - before.additions;
   });
 }
 

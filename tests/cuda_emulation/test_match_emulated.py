@@ -231,6 +231,11 @@ def test_fast_is_right_up_to_half_precision(check, masks):
     assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask, tolerance=2e-3)
 
 
+def test_blocks_at_work_together_seldom_raise_thresholds(kernels, emulation):
+    """On a GPU each raise waits for memory."""
+    assert emulation.times_raised(kernels) <= emulation.MOST_RAISED
+
+
 # ---- what prepare hands to the others
 
 

@@ -151,6 +151,25 @@ def test_unchanged_kernels_pass(libraries, emulation, search):
     run_cases(emulation, emulation.MatchKernels(libraries["none"].result(), search))
 
 
+# Results are right, but cost more.
+COSTLY_MUTANTS = {
+    "blocks at work together on one tile": Mutant(
+        "search.cuh",
+        "tile = static_cast<int>(number % tiles), diagonal = static_cast<int>(number / tiles)",
+        "tile = static_cast<int>(number / diagonals), diagonal = static_cast<int>(number % diagonals)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY_MUTANTS)
+def test_costly_mutant_is_counted(builder, emulation, name):
+    library = builder.build_mutant("match_kernels.cpp", *COSTLY_MUTANTS[name], flags=["-Og"])
+    for search in ("mma", "wgmma"):
+        kernels = emulation.MatchKernels(library, search)
+        run_cases(emulation, kernels)
+        assert emulation.times_raised(kernels) > emulation.MOST_RAISED
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_fails(libraries, emulation, name):
     library = libraries[name].result()  # a mutant that does not compile is an error of this test
