@@ -227,7 +227,6 @@ class Search {
   PATCHSWAP_DEVICE void compare(int row, Block& v) {
     const int g = lane() / 4, t = lane() % 4;
     const int first_slot = warp() / kWarpsAlongKeys * kSlots + 8 * g;
-    const int first_key = warp() % kWarpsAlongKeys * kWarpKeys + 8 * t;
 
     // Numbers behind the lane's square: of the lane below it, and further down of those to its right and across.
     float below[2][8], right[8][2] = {}, across[2][2] = {};
@@ -264,15 +263,34 @@ class Search {
     for (int r = 0; r < 8; r++) reached |= best[r] >= thresholds.load(first_slot + r);
     if (!any_lane(reached)) return;
 #pragma unroll
-    for (int r = 0; r < 8; r++)
-      bests.store(r * kThreads + thread_index(), best[r]);  // so that the loop below can be short
-    const int first_cell = item.first_cell + row * static_cast<int>(p.key.width) + first_key;
+    for (int r = 0; r < 8; r++) bests.store(r * kThreads + thread_index(), best[r]);
+    warp_barrier();
+    keep_runs(row);
+  }
+
+  // Four lanes have four neighbouring runs of the same eight queries. Each takes all four runs of two of the queries.
+  PATCHSWAP_DEVICE void keep_runs(int row) {
+    const int first_slot = warp() / kWarpsAlongKeys * kSlots + lane() / 4 * 8;
 #pragma unroll 1
-    for (int r = 0; r < 8; r++) {
-      const float score = bests.load(r * kThreads + thread_index());
-      if (score < thresholds.load(first_slot + r)) continue;
+    for (int r = lane() % 4; r < 8; r += 4) {
+      const int first_best = r * kThreads + thread_index() / 4 * 4;
+      const Words four = bests.load_words(first_best);
+      const float best = larger(larger(float_of(four.word[0]), float_of(four.word[1])),
+                                larger(float_of(four.word[2]), float_of(four.word[3])));
+      if (!(best >= thresholds.load(first_slot + r))) continue;
       const int query = patches.load(first_slot + r) + row * static_cast<int>(p.query.columns());
-      offer_run(p, query, score, first_cell, scalars.load(0), list_lengths.load(0));
+      const float least = raise_threshold(p, query, best, scalars.load(0));
+      int count = 0;
+#pragma unroll 1
+      for (int run = 0; run < 4; run++) count += bests.load(first_best + run) >= least;
+      if (count == 0) continue;  // other blocks have raised the threshold since
+      int place = reserve_places(p, query, count);
+      int first_cell = item.first_cell + row * static_cast<int>(p.key.width) + warp() % kWarpsAlongKeys * kWarpKeys;
+#pragma unroll 1
+      for (int run = 0; run < 4; run++, first_cell += kRun) {
+        const float score = bests.load(first_best + run);
+        if (score >= least) keep_run(p, query, place++, score, first_cell, list_lengths.load(0));
+      }
     }
   }
 

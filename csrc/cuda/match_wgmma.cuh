@@ -228,37 +228,23 @@ class Search {
     named_barrier(1 + group, kWarpgroup);
   }
 
-  // Sums v over the columns of the patches, and compares each query's best of the lane's pair in a run of keys.
+  // Sums v over the columns of the patches, and keeps the runs of keys that may hold a query's best.
   PATCHSWAP_DEVICE void compare(int row, const Block& v) const {
+    float best[2] = {-infinity(), -infinity()};
+    score(v, best);
     const int first_slot = slots_at() + warp_in_group() * kWarpSlots;
-    uint32_t hits = score(v, thresholds.load(first_slot + lane() / 4), thresholds.load(first_slot + 8 + lane() / 4));
-    if (!any_lane(hits != 0)) return;
-
-    // Four lanes have the eight keys of a run. One of them offers it, with the best score that they have.
-    uint32_t any_hits = hits | static_cast<uint32_t>(shuffle_xor(static_cast<int>(hits), 1));
-    any_hits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(any_hits), 2));
-    for (uint32_t left = any_hits & ~hits; left != 0; left &= left - 1) {
-      bests.store(warp() * kBests + count_bits((left & (0 - left)) - 1) * kWarp + lane(), -infinity());
-    }
-    warp_barrier();
-    for (uint32_t left = any_hits & 0x11111111u << lane() % 4; left != 0; left &= left - 1) {
-      const int bit = count_bits((left & (0 - left)) - 1);
-      const Words four = bests.load_words(warp() * kBests + bit * kWarp + lane() / 4 * 4);
-      const float best = larger(larger(float_of(four.word[0]), float_of(four.word[1])),
-                                larger(float_of(four.word[2]), float_of(four.word[3])));
-      const int query = queries.load(first_slot + bit / kKeyRuns * 8 + lane() / 4);
-      const int first_cell = saved_int(kSavedFirstCell) + row * static_cast<int>(p.key.width) + bit % kKeyRuns * kRun;
-      offer_run(p, query, best, first_cell, saved_float(kSavedBound), saved_int(kSavedLength));
-    }
+    const bool reached_0 = best[0] >= thresholds.load(first_slot + lane() / 4);
+    const bool reached_1 = best[1] >= thresholds.load(first_slot + 8 + lane() / 4);
+    if (any_lane(reached_0 || reached_1)) keep_runs(row, first_slot, best[0], best[1]);  // at few steps
   }
 
-  // The scores of the lane's queries, one in each half, with its 32 keys. Of those that reach the query's threshold the
-  // better one of each pair goes to `bests`, [half][run][lane], and a bit of the result tells of it, 16 half + run.
+  // The scores of the lane's queries, one in each half, with its 32 keys: the best of each query into `best`, and the
+  // better one of each pair of keys to `bests`.
   //
   // A score needs the numbers one row down and one cell on, and two rows down and two cells on. They are with other
   // lanes; where the row is beyond the half, in their other half or in the next warp; where the cell is beyond a run's
   // eight, in their next run. As a lane's number goes to one lane only, it is the sender that knows what to send.
-  PATCHSWAP_DEVICE uint32_t score(const Block& v, float threshold_0, float threshold_1) const {
+  PATCHSWAP_DEVICE void score(const Block& v, float (&best)[2]) const {
     const int g = lane() / 4, t = lane() % 4, next_t = (t + 1) % 4;
     const int one_down = (g + 1) % 8 * 4 + t, one_across = (g + 1) % 8 * 4 + next_t;
     const int two_across = (g + 2) % 8 * 4 + next_t;
@@ -267,9 +253,9 @@ class Search {
     const int next_warp = warp() - warp_in_group() + (warp_in_group() + 1) % (kWarpgroup / kWarp);
     const int edge = (half * kWarps + next_warp) * kEdgePairs + lane() % (4 * kHalo);
     const int pairs = (half * kGroupsInTile + group) * kPairs + t;
-    const int own_bests = warp() * kBests + lane();
+    const int own_bests = warp() * kBests + place_of_pair(0, 0, lane());
 
-    uint32_t hits = 0;
+    Words four[2];
     Pair edge_here = edges.load(edge);
 #pragma unroll
     for (int j = 0; j < kKeyRuns; j++) {
@@ -290,16 +276,68 @@ class Search {
         const float across_0 = shuffle(sent_across(is_first_row, 0), one_across);
         const float far_0 = shuffle(sent_across(is_first_two_rows, 0), two_across);
         const float far_1 = shuffle(sent_across(is_first_two_rows, 1), two_across);
-        const float best = larger((v.number(h, j, 0) + down_1 + far_0) * factor.number[0],
-                                  (v.number(h, j, 1) + across_0 + far_1) * factor.number[1]);
-        if (best >= (h == 0 ? threshold_0 : threshold_1)) {
-          bests.store(own_bests + (h * kKeyRuns + j) * kWarp, best);
-          hits |= 1u << (h * kKeyRuns + j);
-        }
+        const float better = larger((v.number(h, j, 0) + down_1 + far_0) * factor.number[0],
+                                    (v.number(h, j, 1) + across_0 + far_1) * factor.number[1]);
+        best[h] = larger(best[h], better);
+        four[h].word[j % 4] = bits_of(better);
+        if (j % 4 == 3) bests.store_words(own_bests + place_of_pair(h, j - 3, 0), four[h]);
       }
       edge_here = edge_next;
     }
-    return hits;
+  }
+
+  // Where a warp's bests have the pair of half h, run j and a lane: [h][j / 4][lane][j % 4].
+  PATCHSWAP_DEVICE static constexpr int place_of_pair(int h, int j, int lane) {
+    return ((h * kKeyRuns + j) / 4 * kWarp + lane) * 4 + j % 4;
+  }
+
+  // The best score of a run, of which four lanes from `lane` on have a pair each.
+  PATCHSWAP_DEVICE float best_of_run(int h, int j, int lane) const {
+    float best = -infinity();
+    for (int i = 0; i < 4; i++) best = larger(best, bests.load(warp() * kBests + place_of_pair(h, j, lane + i)));
+    return best;
+  }
+
+  // Four lanes have all 16 runs of two queries. Lane 0 of the four speaks for the query of half 0, lane 1 for the
+  // other.
+  PATCHSWAP_DEVICE void keep_runs(int row, int first_slot, float best_0, float best_1) const {
+    const int t = lane() % 4, speaker = lane() - t;
+#pragma unroll
+    for (int mask = 1; mask < 4; mask *= 2) {
+      best_0 = larger(best_0, shuffle_xor(best_0, mask));
+      best_1 = larger(best_1, shuffle_xor(best_1, mask));
+    }
+    const int own_slot = first_slot + t % 2 * 8 + lane() / 4;
+    const float best = t == 0 ? best_0 : best_1;
+    float least = not_a_number();  // which no score reaches
+    if (t < 2 && best >= thresholds.load(own_slot)) {
+      least = raise_threshold(p, queries.load(own_slot), best, saved_float(kSavedBound));
+    }
+    if (!any_lane(best >= least)) return;  // other blocks have raised the thresholds since
+    const float least_0 = shuffle(least, speaker), least_1 = shuffle(least, speaker + 1);
+    warp_barrier();  // the bests are there
+
+    // Every fourth run is a lane's. A bit tells of each run that is kept, 16 half + run.
+    uint32_t hits = 0;
+#pragma unroll 1
+    for (int bit = t; bit < 2 * kKeyRuns; bit += 4) {
+      const int h = bit / kKeyRuns;
+      if (best_of_run(h, bit % kKeyRuns, speaker) >= (h == 0 ? least_0 : least_1)) hits |= 1u << bit;
+    }
+    uint32_t all_hits = hits | static_cast<uint32_t>(shuffle_xor(static_cast<int>(hits), 1));
+    all_hits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(all_hits), 2));
+    const uint32_t spoken_for = all_hits >> t % 2 * kKeyRuns & ((1u << kKeyRuns) - 1);
+    int place = 0;
+    if (t < 2 && spoken_for != 0) place = reserve_places(p, queries.load(own_slot), count_bits(spoken_for));
+    const int place_0 = shuffle(place, speaker), place_1 = shuffle(place, speaker + 1);
+#pragma unroll 1
+    for (uint32_t left = hits; left != 0; left &= left - 1) {
+      const int bit = lowest_bit(left), h = bit / kKeyRuns, j = bit % kKeyRuns;
+      const int before = count_bits(all_hits & ((1u << bit) - (1u << h * kKeyRuns)));
+      const int first_cell = saved_int(kSavedFirstCell) + row * static_cast<int>(p.key.width) + j * kRun;
+      keep_run(p, queries.load(first_slot + h * 8 + lane() / 4), (h == 0 ? place_0 : place_1) + before,
+               best_of_run(h, j, speaker), first_cell, saved_int(kSavedLength));
+    }
   }
 
   const Problem& p;

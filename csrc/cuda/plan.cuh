@@ -68,8 +68,7 @@ struct QueryBits {
   }
 };
 
-// Number of the lowest and of the highest set bit; bits must not be 0.
-PATCHSWAP_DEVICE int lowest_bit(uint32_t bits) { return count_bits((bits & (0u - bits)) - 1); }
+// Number of the highest set bit; bits must not be 0.
 PATCHSWAP_DEVICE int highest_bit(uint32_t bits) {
   for (int distance = 1; distance < kBits; distance *= 2) bits |= bits >> distance;
   return count_bits(bits) - 1;

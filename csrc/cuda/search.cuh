@@ -77,6 +77,9 @@ PATCHSWAP_DEVICE Slot slot_of(const Problem& p, const Item& item, int group, int
   return p.slots[(item.sample * p.group_pitch + number) * kSlots + slot];
 }
 
+// Number of the lowest set bit; bits must not be 0.
+PATCHSWAP_DEVICE int lowest_bit(uint32_t bits) { return count_bits((bits & (0u - bits)) - 1); }
+
 // Over the lanes of a warp.
 PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -123,21 +126,32 @@ PATCHSWAP_DEVICE uint64_t* list_of(const Problem& p, int64_t query, int length) 
   return p.list + p.list_place[query] * length;
 }
 
-// A run of keys whose best coarse score reached the threshold of query `query` (numbered over all samples). relative:
-// relative_bound of its sample; length: list_length.
-PATCHSWAP_DEVICE void offer_run(const Problem& p, int64_t query, float score, int first_cell, float relative,
-                                int length) {
-  if (p.best != nullptr) {
-    atomic_max(p.threshold + query, ordered(score));
-    atomic_max(p.best + query, list_entry(score, first_cell));
-    return;
+// `best` is the best coarse score of some runs for query `query` (numbered over all samples), and reached its
+// threshold. Raises the threshold, and returns what each of these runs has to reach to be kept. relative:
+// relative_bound of the sample. One call for many runs, the best of them first, as every call waits for memory, and
+// later runs then have the higher threshold.
+PATCHSWAP_DEVICE float raise_threshold(const Problem& p, int64_t query, float best, float relative) {
+  float margin = 0.0f;  // "fast" keeps the best run only
+  if (p.best == nullptr) {
+    const float error = p.query_margin[query];
+    margin = 2.0f * (error + (p.query_scaled[query] + error) * relative);
   }
-  const float error = p.query_margin[query];
-  const float margin = 2.0f * (error + (p.query_scaled[query] + error) * relative);
-  const int before = atomic_max(p.threshold + query, ordered(score - margin));
-  if (score < from_ordered(before)) return;
-  const int place = atomic_add(p.list_count + query, 1);
-  if (place < length) list_of(p, query, length)[place] = list_entry(score, first_cell);
+  const float own = best - margin;
+  return larger(own, from_ordered(atomic_max(p.threshold + query, ordered(own))));
+}
+
+// Reserves the next `count` places in the list of a query, and returns the first of them.
+PATCHSWAP_DEVICE int reserve_places(const Problem& p, int64_t query, int count) {
+  return p.best == nullptr ? atomic_add(p.list_count + query, count) : 0;
+}
+
+// Keeps a run in a reserved place, unless that lies behind the list's end. length: list_length.
+PATCHSWAP_DEVICE void keep_run(const Problem& p, int64_t query, int place, float score, int first_cell, int length) {
+  if (p.best != nullptr) {
+    atomic_max(p.best + query, list_entry(score, first_cell));
+  } else if (place < length) {
+    list_of(p, query, length)[place] = list_entry(score, first_cell);
+  }
 }
 
 }  // namespace patchswap
