@@ -159,27 +159,45 @@ class Search {
     const uint64_t slots = matrix_descriptor(stages().address(group * kGroupWords), kSlots * 16, 8 * 16);
     const uint64_t cells = matrix_descriptor(stages().address(kKeysInStage), kCells * 16, 8 * 16);
     const int chunks = static_cast<int>(p.query.units) / kUnitsInChunk;
-#pragma unroll 1
-    for (int chunk = 0; chunk < chunks; chunk++, n++) {
-      wait_at_copy_barrier(barriers(), full(stage_of(n)), round_of(n) % 2);
-      fence_products();
+    const bool releases = lane() == 0;
+    if (chunks == kStages) {
+      // 256 channels, those of VGG's relu3_1: chunk i is in stage i at every step, so that all places are constants.
+      const int parity = round_of(n) % 2;
 #pragma unroll
-      for (int unit = 0; unit < kUnitsInChunk; unit += 2) {
-        const uint32_t stage = static_cast<uint32_t>(stage_of(n) * kStageWords * 16);
-        multiply_add_async(c.numbers, moved(slots, stage + unit * kSlots * 16),
-                           moved(cells, stage + unit * kCells * 16), chunk > 0 || unit > 0);
+      for (int chunk = 0; chunk < kStages; chunk++) {
+        multiply_chunk(c, slots, cells, chunk, parity, chunk == 0);
+        if (chunk > 0) release(chunk - 1, releases);
       }
-      commit_products();
-      wait_for_products<1>();
-      if (chunk > 0) release(n - 1);
+      n += kStages;
+    } else {
+#pragma unroll 1
+      for (int chunk = 0; chunk < chunks; chunk++, n++) {
+        multiply_chunk(c, slots, cells, stage_of(n), round_of(n) % 2, chunk == 0);
+        if (chunk > 0) release(stage_of(n - 1), releases);
+      }
     }
     wait_for_products(c.numbers);
-    release(n - 1);
+    release(stage_of(n - 1), releases);
   }
 
-  // The warp's products have read chunk `number`.
-  PATCHSWAP_DEVICE void release(unsigned number) const {
-    if (lane() == 0) arrive_at_copy_barrier(barriers(), empty(stage_of(number)));
+  // Waits for a stage, starts its products, and waits for those of the chunk before.
+  PATCHSWAP_DEVICE static void multiply_chunk(Block& c, uint64_t slots, uint64_t cells, int stage, int parity,
+                                              bool is_first) {
+    wait_at_copy_barrier(barriers(), full(stage), parity);
+    fence_products();
+#pragma unroll
+    for (int unit = 0; unit < kUnitsInChunk; unit += 2) {
+      const uint32_t place = static_cast<uint32_t>(stage * kStageWords * 16);
+      multiply_add_async(c.numbers, moved(slots, place + unit * kSlots * 16), moved(cells, place + unit * kCells * 16),
+                         !is_first || unit > 0);
+    }
+    commit_products();
+    wait_for_products<1>();
+  }
+
+  // The warp's products have read a stage.
+  PATCHSWAP_DEVICE static void release(int stage, bool releases) {
+    if (releases) arrive_at_copy_barrier(barriers(), empty(stage));
   }
 
   // What a thread brings for the comparison of one row: the factor of a key, not scaled yet, and the threshold of a

@@ -72,6 +72,7 @@ SHAPES = [  # samples, channels, query size, key size
     (1, 3, (12, 50), (6, 33)),
     (2, 8, (40, 6), (5, 40)),
     (1, 100, (7, 8), (13, 10)),
+    (1, 256, (5, 6), (9, 17)),  # as many chunks of channels as a search on Hopper has stages
 ]
 MASKS = [("all", "all"), ("hole", "ring"), ("scattered", "half"), ("one", "scattered"), ("half", "one")]
 

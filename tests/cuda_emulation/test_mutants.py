@@ -49,6 +49,8 @@ MUTANTS = {
     # indices
     "wrong bytes announced": Mutant("bulk_copies.cuh", "(pieces.slots + end - begin)", "(pieces.slots + kCells)"),
     "wrong parity": Mutant("bulk_copies.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
+    "parity of a round without turns": Mutant("match_wgmma.cuh", "parity = round_of(n) % 2", "parity = 0"),
+    "stages released in the wrong order": Mutant("match_wgmma.cuh", "release(chunk - 1,", "release(chunk,"),
     "edge of the same warp": Mutant("match_wgmma.cuh", "(warp_in_group() + 1) %", "warp_in_group() %"),
     "first two rows taken for one": Mutant("match_wgmma.cuh", "is_first_two_rows = g < 2", "is_first_two_rows = g < 1"),
     "halo of slots not copied": Mutant("bulk_copies.cuh", "used | used << 1 | used << 2", "used | used << 1"),
@@ -121,9 +123,10 @@ def cases() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, t
     query = randn(1, 3, 6, 5)
     near[:, :, -3:, -3:] += 1e-3 * query[:, :, :3, :3]
     yield query, near, None, None, "exact"
-    # Equal keys.
+    # Equal keys, and last as many chunks of channels as there are stages.
     for precision in ("exact", "fast"):
         yield randn(1, 8, 6, 7), randn(1, 8, 3, 3).repeat(1, 1, 4, 9), None, None, precision
+    yield randn(1, 256, 5, 6), randn(1, 256, 6, 5), None, None, "exact"
 
 
 def run_cases(emulation, kernels) -> None:
