@@ -31,7 +31,7 @@ PROPERTIES = re.compile(r"Function properties for (\w+)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+)(?:\+(\d+))? bytes smem")
-LAUNCH = re.compile(r"\bstart\((\w+)(?:<[\w, ]+>)?, [^;]*?, ([\w:]+), stream\b")
+LAUNCH = re.compile(r"\bstart(?:_early)?\((\w+)(?:<[\w, ]+>)?, [^;]*?, ([\w:]+), stream\b")
 SERIALISED = re.compile(r"wgmma.* serialized")
 
 

@@ -91,6 +91,7 @@ void match_directly(const MatchCall& call, cudaStream_t stream) {
 struct Device {
   int processors = 0;  // 0: not asked yet
   bool mma = false, wgmma = false;
+  bool overlaps = false;  // launches: see may_be_early
 };
 
 int attribute(cudaDeviceAttr name, int device) {
@@ -118,6 +119,22 @@ bool allow_search(Kernel kernel, int shared_bytes, int device) {
   return true;
 }
 
+// Whether a kernel may be launched early: its code for the device waits in wait_for_launch_before(), which was decided
+// when it was made PTX, and CUDA graphs can capture such launches, which they can from CUDA 12.3 on.
+template <class Kernel>
+bool may_be_early(Kernel kernel) {
+  constexpr int kCapturesEarlyLaunches = 12030;
+  int driver = 0;
+  check_cuda(cudaDriverGetVersion(&driver));
+  if (CUDART_VERSION < kCapturesEarlyLaunches || driver < kCapturesEarlyLaunches) return false;
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // no code for this device
+    return false;
+  }
+  return attributes.ptxVersion >= 90;
+}
+
 const Device& device_of(const Tensor& tensor) {
   static std::mutex asking;
   static std::array<Device, 64> devices;  // torch numbers its devices with 8 bits, and no machine has as many
@@ -131,6 +148,7 @@ const Device& device_of(const Tensor& tensor) {
                    attribute(cudaDevAttrComputeCapabilityMinor, number) == 0 &&
                    allow_search(match_wgmma, wgmma::kSharedBytes, number);
 #endif
+    device.overlaps = may_be_early(rescore);
     device.processors = attribute(cudaDevAttrMultiProcessorCount, number);
   }
   return device;
@@ -155,12 +173,12 @@ template <class Element>
 void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   Problem& p = work.problem;
   const int64_t batch = p.batch, queries = batch * p.query.patches(), keys = batch * p.key.cell_count();
-  // First what starts as zero, in one piece that begins at worst_error, then what does not.
+  // First what starts as zero, in one piece from worst_error to list_users, then what does not.
   space.take(p.worst_error, batch);
-  space.take(p.list_users, 1);
   space.take(work.query_arrivals, batch * p.query.rows());
   space.take(work.key_arrivals, batch * p.key.rows());
-  space.take(p.first_key, batch);
+  space.take(p.keys_from_first, batch);
+  space.take(p.list_users, 1);
   take_map(space, p.query, batch);
   if (work.one_map) {
     p.key = p.query;
@@ -236,17 +254,17 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   const Tensor memory = allocate(call.index, [&](Workspace& space) { take_all(space, work, call.fast); });
 
   const auto byte = [](const void* address) { return static_cast<const unsigned char*>(address); };
-  check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.first_key) - byte(p.worst_error), stream));
-  check_cuda(cudaMemsetAsync(p.first_key, 0x7f, p.batch * sizeof(int), stream));
+  check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.list_users + 1) - byte(p.worst_error), stream));
   start(prepare<Element>, prepare_blocks(p, work.one_map), kPrepareThreads, kPrepareShared, stream, work);
   if (use_wgmma) {
 #ifdef PATCHSWAP_WGMMA
-    start(match_wgmma, device.processors, wgmma::kThreads, wgmma::kSharedBytes, stream, p);
+    start_early(match_wgmma, device.processors, wgmma::kThreads, wgmma::kSharedBytes, stream, device.overlaps, p);
 #endif
   } else {
-    start(match_mma, device.processors, mma::kThreads, mma::kSharedBytes, stream, p);
+    start_early(match_mma, device.processors, mma::kThreads, mma::kSharedBytes, stream, device.overlaps, p);
   }
-  start(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, p);
+  start_early(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, device.overlaps,
+              p);
 }
 
 // What of a call the tensor-core search does not take; empty where it takes all.

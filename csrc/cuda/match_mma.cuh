@@ -310,6 +310,8 @@ class Search {
 // Dynamic shared memory: mma::kSharedBytes. Any number of blocks.
 PATCHSWAP_KERNEL(mma::kThreads) match_mma(const Problem p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  allow_next_launch();
+  wait_for_launch_before();
   mma::Search search(p);
   Item item;
   for (int round = 0; find_item(p, round, mma::kStretch, item); round++) {

@@ -372,7 +372,9 @@ class Search {
 // Dynamic shared memory: wgmma::kSharedBytes. Any number of blocks. Empty in code for anything but sm_90a.
 PATCHSWAP_KERNEL(wgmma::kThreads) match_wgmma(const Problem p) {
 #if defined(PATCHSWAP_HOPPER)
+  allow_next_launch();
   copies::start_stages(wgmma::kThreads, wgmma::kWarps);
+  wait_for_launch_before();
   if (thread_index() < kWarpgroup) {
     give_up_registers<wgmma::kCopyRegisters>();
     copies::copy_all(p);

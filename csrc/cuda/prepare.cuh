@@ -235,7 +235,7 @@ PATCHSWAP_DEVICE void finish_query_row(const Problem& p, int sample, int row, fl
 PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, float scale, float up) {
   const int columns = static_cast<int>(p.key.columns()), width = static_cast<int>(p.key.width);
   float* factor = p.key_factor + (sample * p.key.height + row) * p.key.width;
-  int worst = 0, lowest_negated = -INT32_MAX;
+  int worst = 0, keys_from_first = 0;
   for (int column = thread_index(); column < width; column += kPrepareThreads) {
     float key_factor = not_a_number();
     const int key = row * columns + column;
@@ -243,7 +243,7 @@ PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, floa
       const PatchNorm patch = patch_norm(p.key, sample, row * p.key.width + column, scale, up);
       if (patch.norm >= 0.0f) {  // not NaN
         key_factor = patch.norm > 0.0f ? 1.0f / patch.norm : 0.0f;
-        lowest_negated = -key > lowest_negated ? -key : lowest_negated;
+        keys_from_first = kMostKeys - key > keys_from_first ? kMostKeys - key : keys_from_first;
       }
       if (patch.norm > 0.0f) {
         // Infinity, which makes every query be searched in full, where the scaled norm or its inverse leaves float32.
@@ -256,10 +256,10 @@ PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, floa
     factor[column] = key_factor;
   }
   worst = largest_of_warp(worst);
-  lowest_negated = largest_of_warp(lowest_negated);
+  keys_from_first = largest_of_warp(keys_from_first);
   if (thread_index() % kWarp == 0) {
     if (worst > 0) atomic_max(p.worst_error + sample, worst);
-    if (lowest_negated > -INT32_MAX) atomic_min(p.first_key + sample, -lowest_negated);
+    if (keys_from_first > 0) atomic_max(p.keys_from_first + sample, keys_from_first);
   }
 }
 
@@ -316,6 +316,7 @@ PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const
 template <class Element>
 PATCHSWAP_KERNEL(kPrepareThreads)
 prepare(const Preparation<Element> work) {
+  allow_next_launch();
   const Problem& p = work.problem;
   int64_t block = block_index();
   if (block < p.batch) {

@@ -28,7 +28,7 @@ constexpr int kSlots = 64;          // query cells in a group
 constexpr int kGroupsInTile = 2;    // groups in a query tile
 constexpr int kMostRows = 32;       // rows of queries below one slot, a bit each
 constexpr int kRun = 8;             // keys in a run of candidates
-constexpr int kNoKey = 0x7f7f7f7f;  // first_key where no key may be chosen: what filling with bytes 0x7f leaves
+constexpr int kMostKeys = 1 << 30;  // key patches of a sample, fewer than this
 
 // One packed map. Cells of one unit of channels lie one behind the other, so that any stretch of cells, across the ends
 // of rows too, is a contiguous piece.
@@ -70,7 +70,7 @@ struct Problem {
   float* key_factor;  // [B][key cells] 1 / norm of the patch, as given; NaN where there is no patch that may be chosen
   int* key_shift;     // [B] binary exponent of the key map's scale
   int* worst_error;   // [B] bits of the largest error / norm of any key that may be chosen; starts at 0
-  int* first_key;     // [B] lowest patch number that may be chosen; starts at kNoKey
+  int* keys_from_first;  // [B] kMostKeys - lowest patch number that may be chosen; starts at 0: there is none
   // Of queries, by patch number:
   float* query_norm;      // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite
   float* query_margin;    // [B][query patches] scaled: norm of the rounding error
@@ -92,6 +92,12 @@ struct Problem {
   float* score;    // [B][query patches]
   int64_t* tally;  // [2] key patches scored in float32 after a coarse score; queries searched in full
 };
+
+// Lowest patch number of the sample's keys that may be chosen; -1 where there is none.
+PATCHSWAP_DEVICE int first_key(const Problem& p, int sample) {
+  const int keys = p.keys_from_first[sample];
+  return keys == 0 ? -1 : kMostKeys - keys;
+}
 
 constexpr float kLargestFloat = 3.402823466e38f;
 PATCHSWAP_DEVICE float infinity() { return float_of(0x7f800000u); }

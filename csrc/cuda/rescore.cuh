@@ -207,6 +207,7 @@ inline int64_t rescore_blocks(const Problem& p, int64_t processors) {
 // Any number of blocks. Shared memory: kRescoreShared bytes.
 PATCHSWAP_KERNEL(kRescoreThreads)
 rescore(const Problem p) {
+  wait_for_launch_before();
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
   const Shared<int> left = shared_memory<int>(kLeftAt, kRescoreWarps);
   const Shared<int> scored = shared_memory<int>(kScoredAt, kRescoreWarps);
@@ -222,18 +223,18 @@ rescore(const Problem p) {
     if (place_of(warp) < queries) {
       const int64_t query = p.list_user[place_of(warp)];
       const Rescorer rescorer(p, query);
-      const int first_key = p.first_key[rescorer.sample];
-      if (first_key == kNoKey || p.query_norm[query] == 0.0f) {
+      const int lowest = first_key(p, rescorer.sample);
+      if (lowest < 0 || p.query_norm[query] == 0.0f) {
         if (lane == 0) {
-          p.index[query] = first_key == kNoKey ? -1 : first_key;
-          p.score[query] = first_key == kNoKey ? -infinity() : 0.0f;
+          p.index[query] = lowest;
+          p.score[query] = lowest < 0 ? -infinity() : 0.0f;
         }
       } else {
         const Listed listed = listed_runs(p, rescorer.sample, query);
         const int kept = listed.count_kept();
         is_left = kept > kMostOwnRuns ? kListed : kUndecided;
         if (kept > 0 && kept <= kMostOwnRuns) {
-          Choice choice{-infinity(), first_key};
+          Choice choice{-infinity(), lowest};
           const int keys = rescorer.score_list(listed, 0, 1, choice);
           choice = Rescorer::best_of_warp(choice);
           keys_scored += keys;
@@ -249,7 +250,7 @@ rescore(const Problem p) {
       if (left.load(i) == kDone) continue;
       const int64_t query = p.list_user[place_of(i)];
       const Rescorer rescorer(p, query);
-      Choice choice{-infinity(), p.first_key[rescorer.sample]};
+      Choice choice{-infinity(), first_key(p, rescorer.sample)};
       if (left.load(i) == kListed) {
         keys_scored += rescorer.score_list(listed_runs(p, rescorer.sample, query), warp, kRescoreWarps, choice);
       } else {

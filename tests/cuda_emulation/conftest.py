@@ -144,7 +144,7 @@ class PackedMap(ctypes.Structure):
     ]
 
 
-PER_KEY = ["key_factor", "key_shift", "worst_error", "first_key"]
+PER_KEY = ["key_factor", "key_shift", "worst_error", "keys_from_first"]
 PER_QUERY = ["query_norm", "query_margin", "query_scaled", "threshold"]
 PER_QUERY += ["list_count", "list_place", "list_user", "list_users", "list", "best"]
 
@@ -243,7 +243,7 @@ class MatchKernels:
             "key_factor": memory.empty("key_factor", (batch, key_cells), torch.float32),
             "key_shift": memory.empty("key_shift", (batch,), torch.int32),
             "worst_error": memory.filled("worst_error", (batch,), torch.int32, 0),
-            "first_key": memory.filled("first_key", (batch,), torch.int32, self.library.no_key()),
+            "keys_from_first": memory.filled("keys_from_first", (batch,), torch.int32, 0),
             "query_norm": memory.empty("query_norm", (batch, queries), torch.float32),
             "query_margin": memory.empty("query_margin", (batch, queries), torch.float32),
             "query_scaled": memory.empty("query_scaled", (batch, queries), torch.float32),

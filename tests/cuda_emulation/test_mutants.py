@@ -35,6 +35,9 @@ MUTANTS = {
     "results of warps read without barrier": Mutant(
         "rescore.cuh", "best_patch.store(warp, choice.patch);\n      }\n      block_barrier();", "}"
     ),
+    "search begun too early": Mutant("match_wgmma.cuh", "  wait_for_launch_before();\n", ""),
+    "search of tiles begun too early": Mutant("match_mma.cuh", "  wait_for_launch_before();\n", ""),
+    "rescoring begun too early": Mutant("rescore.cuh", "  wait_for_launch_before();\n", ""),
     "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch * parts - 1);", "== kPatch * parts - 2);"),
     "zeros not shown to products": Mutant("bulk_copies.cuh", "  fence_for_async_proxy();\n", ""),
     "full stages not waited for": Mutant("match_wgmma.cuh", "wait_at_copy_barrier(barriers(), full(", "(void)(full("),
