@@ -29,9 +29,10 @@ static_assert(kPrepareThreads == kPlanThreads);
 
 constexpr int kPartCells = 2 * kWarp;  // of a row, for one block: enough blocks to fill the device, none too short
 
-// The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers.
+// The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers. Every block takes the
+// sample anew, so it is small next to the block's own kPartCells cells.
 constexpr int kPiece = 8;
-constexpr int kPieces = 512;
+constexpr int kPieces = 64;
 constexpr int kScaledExponent = 8;  // the largest number seen comes to lie in [2^8, 2^9); half ends near 2^16
 constexpr int kMostShift = 100;     // no map whose patches have a norm in float32's range needs more
 

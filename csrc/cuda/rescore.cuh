@@ -54,12 +54,6 @@ struct Choice {
   }
 };
 
-// Whether the bound on the coarse scores of a query says anything.
-PATCHSWAP_DEVICE bool is_bounded(const Problem& p, int sample, int64_t query) {
-  const float error = p.query_margin[query];
-  return error + (p.query_scaled[query] + error) * relative_bound(p, sample) <= kLargestFloat;
-}
-
 // The runs that the search listed for a query.
 struct Listed {
   const uint64_t* entries;
@@ -82,9 +76,12 @@ struct Listed {
 // Of a query of `sample` that was searched for; none where the list does not decide.
 PATCHSWAP_DEVICE Listed listed_runs(const Problem& p, int sample, int64_t query) {
   if (p.best != nullptr) return {p.best + query, 1, -infinity()};
-  const int length = list_length(p), offered = p.list_count[query];
-  const bool decides = offered <= length && is_bounded(p, sample, query);
-  return {list_of(p, query, length), decides ? offered : 0, from_ordered(p.threshold[query])};
+  // No load depends on another, so that all are under way at once.
+  const int length = list_length(p), listed = p.list_count[query], threshold = p.threshold[query];
+  const float error = p.query_margin[query], scaled = p.query_scaled[query], relative = relative_bound(p, sample);
+  const uint64_t* entries = list_of(p, query, length);
+  const bool is_bounded = error + (scaled + error) * relative <= kLargestFloat;
+  return {entries, listed <= length && is_bounded ? listed : 0, from_ordered(threshold)};
 }
 
 // The exact scores of one query, by one warp.
@@ -193,9 +190,9 @@ class Rescorer {
 };
 
 // Writes the result of one query.
-PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, const Choice& choice) {
+PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, float norm, const Choice& choice) {
   p.index[query] = choice.patch;
-  p.score[query] = choice.score / p.query_norm[query];
+  p.score[query] = choice.score / norm;
 }
 
 // As many as are at work at the same time, or as all queries can keep busy.
@@ -224,13 +221,14 @@ rescore(const Problem p) {
       const int64_t query = p.list_user[place_of(warp)];
       const Rescorer rescorer(p, query);
       const int lowest = first_key(p, rescorer.sample);
-      if (lowest < 0 || p.query_norm[query] == 0.0f) {
+      const float norm = p.query_norm[query];
+      const Listed listed = listed_runs(p, rescorer.sample, query);  // loaded before anything is decided
+      if (lowest < 0 || norm == 0.0f) {
         if (lane == 0) {
           p.index[query] = lowest;
           p.score[query] = lowest < 0 ? -infinity() : 0.0f;
         }
       } else {
-        const Listed listed = listed_runs(p, rescorer.sample, query);
         const int kept = listed.count_kept();
         is_left = kept > kMostOwnRuns ? kListed : kUndecided;
         if (kept > 0 && kept <= kMostOwnRuns) {
@@ -239,7 +237,7 @@ rescore(const Problem p) {
           choice = Rescorer::best_of_warp(choice);
           keys_scored += keys;
           if (keys > 0) is_left = kDone;
-          if (keys > 0 && lane == 0) write_result(p, query, choice);
+          if (keys > 0 && lane == 0) write_result(p, query, norm, choice);
         }
       }
     }
@@ -267,7 +265,7 @@ rescore(const Problem p) {
         for (int other = 1; other < kRescoreWarps; other++) {
           choice.take_better(best_score.load(other), best_patch.load(other));
         }
-        write_result(p, query, choice);
+        write_result(p, query, p.query_norm[query], choice);
       }
       block_barrier();
     }

@@ -97,7 +97,7 @@ MUTANTS = {
     "key factor forgotten": Mutant("match_mma.cuh", "n + 2)) * factor)", "n + 2)) * (factor * 0.0f + 1.0f))"),
     "no margin for rounding": Mutant("search.cuh", "own = best - margin", "own = best"),
     "full lists taken for complete": Mutant(
-        "rescore.cuh", "decides ? offered : 0", "offered <= length ? offered : length"
+        "rescore.cuh", "listed <= length && is_bounded ? listed : 0", "listed <= length ? listed : length"
     ),
     "coarse ties dropped": Mutant("match_mma.cuh", "if (score >= least)", "if (score > least)"),
     "highest index on ties": Mutant("rescore.cuh", "other_patch < patch)", "other_patch > patch)"),
