@@ -251,9 +251,10 @@ class Search {
     float best[2] = {-infinity(), -infinity()};
     score(v, best);
     const int first_slot = slots_at() + warp_in_group() * kWarpSlots;
+    // At most steps no query's best reaches its threshold.
     const bool reached_0 = best[0] >= thresholds.load(first_slot + lane() / 4);
     const bool reached_1 = best[1] >= thresholds.load(first_slot + 8 + lane() / 4);
-    if (any_lane(reached_0 || reached_1)) keep_runs(row, first_slot, best[0], best[1]);  // at few steps
+    if (any_lane(reached_0 || reached_1)) keep_runs(row, first_slot, best[0], best[1]);
   }
 
   // The scores of the lane's queries, one in each half, with its 32 keys: the best of each query into `best`, and the
@@ -316,23 +317,23 @@ class Search {
     return best;
   }
 
-  // Four lanes have all 16 runs of two queries. Lane 0 of the four speaks for the query of half 0, lane 1 for the
-  // other.
+  // Four lanes have all 16 runs of two queries. The first of them raises the threshold of the query of half 0 and
+  // reserves its places, the second does so for half 1.
   PATCHSWAP_DEVICE void keep_runs(int row, int first_slot, float best_0, float best_1) const {
-    const int t = lane() % 4, speaker = lane() - t;
+    const int t = lane() % 4, first_lane = lane() - t;
 #pragma unroll
     for (int mask = 1; mask < 4; mask *= 2) {
       best_0 = larger(best_0, shuffle_xor(best_0, mask));
       best_1 = larger(best_1, shuffle_xor(best_1, mask));
     }
-    const int own_slot = first_slot + t % 2 * 8 + lane() / 4;
+    const int slot = first_slot + t % 2 * 8 + lane() / 4;
     const float best = t == 0 ? best_0 : best_1;
     float least = not_a_number();  // which no score reaches
-    if (t < 2 && best >= thresholds.load(own_slot)) {
-      least = raise_threshold(p, queries.load(own_slot), best, saved_float(kSavedBound));
+    if (t < 2 && best >= thresholds.load(slot)) {
+      least = raise_threshold(p, queries.load(slot), best, saved_float(kSavedBound));
     }
     if (!any_lane(best >= least)) return;  // other blocks have raised the thresholds since
-    const float least_0 = shuffle(least, speaker), least_1 = shuffle(least, speaker + 1);
+    const float least_0 = shuffle(least, first_lane), least_1 = shuffle(least, first_lane + 1);
     warp_barrier();  // the bests are there
 
     // Every fourth run is a lane's. A bit tells of each run that is kept, 16 half + run.
@@ -340,21 +341,21 @@ class Search {
 #pragma unroll 1
     for (int bit = t; bit < 2 * kKeyRuns; bit += 4) {
       const int h = bit / kKeyRuns;
-      if (best_of_run(h, bit % kKeyRuns, speaker) >= (h == 0 ? least_0 : least_1)) hits |= 1u << bit;
+      if (best_of_run(h, bit % kKeyRuns, first_lane) >= (h == 0 ? least_0 : least_1)) hits |= 1u << bit;
     }
     uint32_t all_hits = hits | static_cast<uint32_t>(shuffle_xor(static_cast<int>(hits), 1));
     all_hits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(all_hits), 2));
-    const uint32_t spoken_for = all_hits >> t % 2 * kKeyRuns & ((1u << kKeyRuns) - 1);
+    const uint32_t own_hits = all_hits >> t % 2 * kKeyRuns & ((1u << kKeyRuns) - 1);
     int place = 0;
-    if (t < 2 && spoken_for != 0) place = reserve_places(p, queries.load(own_slot), count_bits(spoken_for));
-    const int place_0 = shuffle(place, speaker), place_1 = shuffle(place, speaker + 1);
+    if (t < 2 && own_hits != 0) place = reserve_places(p, queries.load(slot), count_bits(own_hits));
+    const int place_0 = shuffle(place, first_lane), place_1 = shuffle(place, first_lane + 1);
 #pragma unroll 1
     for (uint32_t left = hits; left != 0; left &= left - 1) {
       const int bit = lowest_bit(left), h = bit / kKeyRuns, j = bit % kKeyRuns;
       const int before = count_bits(all_hits & ((1u << bit) - (1u << h * kKeyRuns)));
       const int first_cell = saved_int(kSavedFirstCell) + row * static_cast<int>(p.key.width) + j * kRun;
       keep_run(p, queries.load(first_slot + h * 8 + lane() / 4), (h == 0 ? place_0 : place_1) + before,
-               best_of_run(h, j, speaker), first_cell, saved_int(kSavedLength));
+               best_of_run(h, j, first_lane), first_cell, saved_int(kSavedLength));
     }
   }
 
