@@ -20,7 +20,7 @@
 #include <cstdint>
 
 #include "basis.h"
-#include "walk.h"
+#include "pack.h"
 
 namespace patchswap {
 
@@ -44,129 +44,6 @@ struct CoarseScheme {
 // A cell's sums of squares that patches are bounded with, in steps.
 struct CoarseErrors {
   float leading_error, leading_size, trailing_error, trailing_size, off_leading, off_axis;
-};
-
-// What a machine multiplies whole numbers with: nothing special; pairs of 16 bits and an addition (SSE2, AVX2,
-// AVX-512); or pairs of 16 and quads of 8 bits, added up at once (VNNI).
-enum class WholeNumbers { kPlain, kPairs, kPairsAndQuads };
-
-// A key's word holds its trailing numbers plus 128, unsigned; `correction` of the query takes that off again.
-template <int VectorBytes, int QueryPanel, WholeNumbers Instructions>
-struct CoarseProducts : Registers<int32_t, VectorBytes> {
-  using Number = int32_t;
-  using Base = Registers<int32_t, VectorBytes>;
-  using Base::kLanes;
-  using typename Base::Vector;
-  static constexpr int kQueryPanel = QueryPanel;
-  static constexpr bool kTakesQuads = Instructions == WholeNumbers::kPairsAndQuads;  // else they are kept apart
-
-  // sum + the inner products of two leading numbers of a query with two of a key, in each lane.
-  static PATCHSWAP_INLINE void add_pairs(Vector& sum, const Vector& query, const Vector& key) {
-#if defined(__x86_64__)
-    if constexpr (Instructions == WholeNumbers::kPairsAndQuads && VectorBytes > 16) {
-      Vector total = sum;  // a register, which an element of an array would not become
-      asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(key), "v"(query));
-      sum = total;
-      return;
-    } else if constexpr (Instructions == WholeNumbers::kPairs && VectorBytes > 16) {
-      Vector products;
-      asm("vpmaddwd %2, %1, %0" : "=v"(products) : "v"(key), "v"(query));
-      sum += products;
-      return;
-    } else if constexpr (Instructions == WholeNumbers::kPairs) {
-      Vector products = query;
-      asm("pmaddwd %1, %0" : "+x"(products) : "x"(key));
-      sum += products;
-      return;
-    }
-#endif
-    sum += ((query << 16) >> 16) * ((key << 16) >> 16) + (query >> 16) * (key >> 16);
-  }
-
-  // sum + the inner products of the query's four trailing numbers with each key's unsigned ones.
-  static PATCHSWAP_INLINE void add_quads(Vector& sum, int32_t query, const Vector& key) {
-#if defined(__x86_64__)
-    if constexpr (Instructions == WholeNumbers::kPairsAndQuads && VectorBytes > 16) {
-      Vector total = sum;  // a register, which an element of an array would not become
-      asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(key), "v"(Vector{} + query));
-      sum = total;
-      return;
-    }
-#endif
-#pragma GCC unroll 4
-    for (int byte = 0; byte < 4; byte++) sum += static_cast<int8_t>(query >> 8 * byte) * ((key >> 8 * byte) & 255);
-  }
-
-  // The inner product of `count` bytes, a multiple of kKeptTogether.
-  static PATCHSWAP_INLINE int32_t product_of_bytes(const int8_t* left, const int8_t* right, int64_t count) {
-    using Bytes = Registers<int8_t, VectorBytes / 2>;
-    using Halves = Registers<int16_t, VectorBytes>::Vector;
-    auto widen = [](const int8_t* from, Vector& to) __attribute__((always_inline)) {
-#if defined(__x86_64__)
-      if constexpr (VectorBytes > 16) {  // for which the compiler would take a detour
-        asm("vpmovsxbw %1, %0" : "=v"(to) : "m"(Bytes::load(from)));
-        return;
-      }
-#endif
-      reinterpret_cast<Halves&>(to) = __builtin_convertvector(Bytes::load(from), Halves);
-    };
-    Vector sum = {};
-    for (int64_t i = 0; i < count; i += Bytes::kLanes) {
-      Vector a, b;
-      widen(left + i, a);
-      widen(right + i, b);
-      add_pairs(sum, a, b);
-    }
-    int32_t total = 0;
-    for (int lane = 0; lane < kLanes; lane++) total += sum[lane];
-    return total;
-  }
-
-  // coarse() of Rows query cells and Columns panels of key cells.
-  template <int Rows, int Columns>
-  static PATCHSWAP_INLINE void multiply(const int32_t* query, const int32_t* key, CellDepth depth, int32_t* result,
-                                        int64_t stride) {
-    Vector sum[Rows][Columns] = {};
-    const int64_t query_step = depth.numbers * QueryPanel, key_step = depth.numbers * kLanes;
-    int64_t word = 0;
-    for (; word < depth.leading; word++, query += QueryPanel, key += kLanes) {
-      Vector right[Columns];
-#pragma GCC unroll 8
-      for (int j = 0; j < Columns; j++) right[j] = Base::load(key + j * key_step);
-#pragma GCC unroll 16
-      for (int i = 0; i < Rows; i++) {
-#pragma GCC unroll 8
-        for (int j = 0; j < Columns; j++) {
-          add_pairs(sum[i][j], Vector{} + query[i / QueryPanel * query_step + i % QueryPanel], right[j]);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++) {
-#pragma GCC unroll 8
-      for (int j = 0; j < Columns; j++) {
-        sum[i][j] = (sum[i][j] >> 2 * kLeadingShift) + query[i / QueryPanel * query_step + i % QueryPanel];
-      }
-    }
-    word++, query += QueryPanel, key += kLanes;
-    for (; word < depth.numbers; word++, query += QueryPanel, key += kLanes) {
-      Vector right[Columns];
-#pragma GCC unroll 8
-      for (int j = 0; j < Columns; j++) right[j] = Base::load(key + j * key_step);
-#pragma GCC unroll 16
-      for (int i = 0; i < Rows; i++) {
-#pragma GCC unroll 8
-        for (int j = 0; j < Columns; j++) {
-          add_quads(sum[i][j], query[i / QueryPanel * query_step + i % QueryPanel], right[j]);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++) {
-#pragma GCC unroll 8
-      for (int j = 0; j < Columns; j++) Base::at(result + i * stride + j * kLanes) = sum[i][j];
-    }
-  }
 };
 
 }  // namespace patchswap

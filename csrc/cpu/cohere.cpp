@@ -22,7 +22,6 @@
 #include "grain.h"
 #include "index_range.h"
 #include "instruction_set.h"
-#include "walk.h"
 
 namespace patchswap {
 namespace {
@@ -80,65 +79,26 @@ struct Products {
   Sum product, square;
 };
 
-// Sums in one order, whichever patches they are of. A patch has `rows` runs of `length` numbers.
-template <class Sum, int VectorBytes>
-PATCHSWAP_INLINE Products<Sum> multiply_patches(const Sum* query, int64_t query_stride, const Sum* key,
-                                                int64_t key_stride, int64_t rows, int64_t length) {
-  using Lanes = Registers<Sum, VectorBytes>;
-  using Vector = typename Lanes::Vector;
-  constexpr int kLanes = Lanes::kLanes, kChains = 4;
-  Vector product[kChains] = {}, square[kChains] = {};
-  Sum last_product = 0, last_square = 0;
-  for (int64_t row = 0; row < rows; row++, query += query_stride, key += key_stride) {
-    int64_t i = 0;
-    for (; i + kChains * kLanes <= length; i += kChains * kLanes) {
-#pragma GCC unroll 8
-      for (int chain = 0; chain < kChains; chain++) {
-        const Vector right = Lanes::load(key + i + chain * kLanes);
-        product[chain] += Lanes::load(query + i + chain * kLanes) * right;
-        square[chain] += right * right;
-      }
-    }
-    for (; i < length; i++) {
-      last_product += query[i] * key[i];
-      last_square += key[i] * key[i];
-    }
-  }
-  Sum lane[2][kLanes];
-  Lanes::at(lane[0]) = (product[0] + product[1]) + (product[2] + product[3]);
-  Lanes::at(lane[1]) = (square[0] + square[1]) + (square[2] + square[3]);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; i++) {
-      lane[0][i] += lane[0][i + half];
-      lane[1][i] += lane[1][i + half];
-    }
-  }
-  return {lane[0][0] + last_product, lane[1][0] + last_square};
-}
-
-#define PATCHSWAP_PATCH_PRODUCTS(name, target, bytes)                                                                 \
-  template <class Sum>                                                                                                \
-  target Products<Sum> name(const Sum* query, int64_t query_stride, const Sum* key, int64_t key_stride, int64_t rows, \
-                            int64_t length) {                                                                         \
-    return multiply_patches<Sum, bytes>(query, query_stride, key, key_stride, rows, length);                          \
-  }
-
-#if defined(__x86_64__)
-PATCHSWAP_PATCH_PRODUCTS(multiply_avx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64)
-PATCHSWAP_PATCH_PRODUCTS(multiply_avx2, __attribute__((target("avx2,fma"))), 32)
-#endif
-PATCHSWAP_PATCH_PRODUCTS(multiply_generic, , 16)
-
 template <class Sum>
-using PatchProducts = decltype(&multiply_generic<Sum>);
+using PatchProducts = Products<Sum> (*)(const Sum* query, int64_t query_stride, const Sum* key, int64_t key_stride,
+                                        int64_t rows, int64_t length);
+
+}  // namespace
+}  // namespace patchswap
+
+#define PATCHSWAP_KERNELS "kernels/cohere.h"
+#include "each_instruction_set.h"
+
+namespace patchswap {
+namespace {
 
 template <class Sum>
 PatchProducts<Sum> patch_products() {
 #if defined(__x86_64__)
-  if (instruction_set() >= InstructionSet::kAvx512) return &multiply_avx512<Sum>;
-  if (instruction_set() == InstructionSet::kAvx2) return &multiply_avx2<Sum>;
+  if (instruction_set() >= InstructionSet::kAvx512) return &avx512::multiply_patches<Sum>;
+  if (instruction_set() == InstructionSet::kAvx2) return &avx2::multiply_patches<Sum>;
 #endif
-  return &multiply_generic<Sum>;
+  return &generic::multiply_patches<Sum>;
 }
 
 template <class Sum>

@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "best.h"
-#include "instruction_set.h"
+#include "match_kernels.h"
 #include "pack.h"
 #include "schedule.h"
-#include "walk.h"
 
 namespace patchswap {
 
@@ -21,57 +20,6 @@ constexpr int64_t kMostKeySlots = 256;
 constexpr int64_t kMostTileRows = 64;
 // Bytes of packed cells that are held of each map at a time.
 constexpr int64_t kPackedBytes = 20 << 20;
-
-// The walk compiled for one instruction set, and the panel widths that it wants.
-template <class Sum>
-struct DenseKernel {
-  Panel<Sum> query_panel, key_panel;
-  void (*search)(int64_t patch_size, const DenseTask<Sum>&, int64_t difference);
-};
-
-template <class Walk, class Sum>
-PATCHSWAP_INLINE void search_diagonal(int64_t patch_size, const DenseTask<Sum>& task, int64_t difference) {
-  if (patch_size == 1) {
-    DenseVisitor<Walk, Sum, 1> visitor{task};
-    Walk::template diagonal<1>(task.query, task.key, difference, task.buffers, visitor);
-  } else if (patch_size == 3) {
-    DenseVisitor<Walk, Sum, 3> visitor{task};
-    Walk::template diagonal<3>(task.query, task.key, difference, task.buffers, visitor);
-  } else {
-    DenseVisitor<Walk, Sum, 5> visitor{task};
-    Walk::template diagonal<5>(task.query, task.key, difference, task.buffers, visitor);
-  }
-}
-
-// Register blocks: three query panels times two vectors of results fill most of the registers.
-#define PATCHSWAP_DENSE_KERNEL(name, target, bytes, panel)                                                       \
-  template <class Sum>                                                                                           \
-  struct name {                                                                                                  \
-    static constexpr int kLanes = bytes / sizeof(Sum);                                                           \
-    target static void search(int64_t patch_size, const DenseTask<Sum>& task, int64_t difference) {              \
-      search_diagonal<Walk<FullProducts<Sum, bytes, panel>>>(patch_size, task, difference);                      \
-    }                                                                                                            \
-    template <int Width>                                                                                         \
-    target static void squares(const Sum* row, int64_t slots, int64_t channels, double* result) {                \
-      add_squares<Sum, Width>(row, slots, channels, result);                                                     \
-    }                                                                                                            \
-    static DenseKernel<Sum> kernel() { return {{panel, &squares<panel>}, {kLanes, &squares<kLanes>}, &search}; } \
-  };
-
-#if defined(__x86_64__)
-PATCHSWAP_DENSE_KERNEL(DenseAvx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64, 4)
-PATCHSWAP_DENSE_KERNEL(DenseAvx2, __attribute__((target("avx2,fma"))), 32, 2)
-#endif
-PATCHSWAP_DENSE_KERNEL(DenseGeneric, , 16, 2)
-
-template <class Sum>
-DenseKernel<Sum> dense_kernel() {
-#if defined(__x86_64__)
-  if (instruction_set() >= InstructionSet::kAvx512) return DenseAvx512<Sum>::kernel();
-  if (instruction_set() == InstructionSet::kAvx2) return DenseAvx2<Sum>::kernel();
-#endif
-  return DenseGeneric<Sum>::kernel();
-}
 
 // What a thread keeps while it works on the queries of one tile.
 template <class Sum>

@@ -7,7 +7,7 @@
 #include "bound.h"
 #include "cost.h"
 #include "forecast.h"
-#include "pruned_kernel.h"
+#include "match_kernels.h"
 
 namespace patchswap {
 

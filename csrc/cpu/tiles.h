@@ -2,8 +2,8 @@
 //
 // A tile is a band of patch rows between two patch columns. Its slots are the cells that its patches cover, row by row,
 // side by side without gaps, so that scattered patches (thin strokes, a key map with a hole) cost about what they
-// number, not what their bounding box holds. The walk (walk.h) adds the keys of several rows slot by slot: in a key
-// tile, all rows have the same columns. It looks queries up one by one: in a query tile, each row has its own.
+// number, not what their bounding box holds. The walk (kernels/walk.h) adds the keys of several rows slot by slot: in a
+// key tile, all rows have the same columns. It looks queries up one by one: in a query tile, each row has its own.
 #pragma once
 
 #include <algorithm>

@@ -4,10 +4,16 @@
 #include "cpu/coarse_packer.h"
 #include "cpu/plan.h"
 
+// The search that takes quads, as with VNNI, on any machine.
+namespace patchswap::plain_quads {
+namespace {
+constexpr int kVectorBytes = 16, kQueryPanel = 2;
+constexpr bool kHasFma = false, kTakesQuads = true;
+#include "cpu/kernels/match.h"
+}  // namespace
+}  // namespace patchswap::plain_quads
+
 namespace patchswap {
-
-PATCHSWAP_PRUNED_KERNEL(PlainQuads, , 16, 2, kPairsAndQuads)
-
 namespace {
 
 struct Input {
@@ -56,12 +62,12 @@ struct Variant {
 };
 
 bool find_kernel(int64_t number, Variant& variant) {
-  if (number == 0) variant = {PrunedGeneric::kernel(), false};
-  if (number == 1) variant = {PlainQuads::kernel(), false};
+  if (number == 0) variant = {generic::pruned_kernel(), false};
+  if (number == 1) variant = {plain_quads::pruned_kernel(), false};
 #ifdef PATCHSWAP_ALL_VARIANTS
-  if (number == 2 && __builtin_cpu_supports("avx2")) variant = {PrunedAvx2::kernel(), true};
-  if (number == 3 && __builtin_cpu_supports("avx512bw")) variant = {PrunedAvx512::kernel(), true};
-  if (number == 4 && __builtin_cpu_supports("avx512vnni")) variant = {PrunedVnni::kernel(), true};
+  if (number == 2 && __builtin_cpu_supports("avx2")) variant = {avx2::pruned_kernel(), true};
+  if (number == 3 && __builtin_cpu_supports("avx512bw")) variant = {avx512::pruned_kernel(), true};
+  if (number == 4 && __builtin_cpu_supports("avx512vnni")) variant = {avx512vnni::pruned_kernel(), true};
 #endif
   return variant.kernel.search != nullptr;
 }
@@ -172,13 +178,15 @@ void check_pair(const PrunedTask& task, const Candidate& pair, double step, doub
   const int64_t y = pair.query / task.query.slots, x = pair.query % task.query.slots;
   const int64_t v = pair.key / task.key.slots, u = pair.key % task.key.slots, channels = task.channels;
   const float scale = task.key_scale[pair.key];
-  const float ranking = has_fma
-                            ? dense_ranking<P, true>(task.query_cells, y, x, task.key_cells, v, u, channels, scale)
-                            : dense_ranking<P, false>(task.query_cells, y, x, task.key_cells, v, u, channels, scale);
+#ifdef PATCHSWAP_ALL_VARIANTS
+  const auto dense_ranking = has_fma ? &avx2::dense_ranking<P> : &generic::dense_ranking<P>;
+#else
+  const auto dense_ranking = &generic::dense_ranking<P>;
+#endif
+  const float ranking = dense_ranking(task.query_cells, y, x, task.key_cells, v, u, channels, scale);
   const float threshold = ranking / task.to_ranking;
   output.pairs++;
   output.above_walk += pair.upper < threshold;
-  using Products = CoarseProducts<16, 2, WholeNumbers::kPairs>;
   double exact = 0;
   int64_t trailing = 0;
   for (int dy = 0; dy < P; dy++) {
@@ -198,9 +206,9 @@ void check_pair(const PrunedTask& task, const Candidate& pair, double step, doub
     const bool walk_is_off = is_off(pair.coarse, task.query_weight[pair.query], task.key_weight[pair.key]);
     output.off_coarse += walk_is_off || is_off(static_cast<double>(pair.coarse) + trailing,
                                                task.query_refined[pair.query], task.key_refined[pair.key]);
-    if (task.kept_apart > 0) output.above_refined += refine<Products, P>(task, pair) < threshold;
+    if (task.kept_apart > 0) output.above_refined += generic::refine<P>(task, pair) < threshold;
   }
-  const float product = fast_product<Registers<float, 16>, P>(task.query_cells, y, x, task.key_cells, v, u, channels);
+  const float product = generic::fast_product<P>(task.query_cells, y, x, task.key_cells, v, u, channels);
   output.off_score +=
       std::abs(static_cast<double>(product) * scale - ranking) > task.rescore_rounding * task.query_norm[pair.query];
 }

@@ -168,7 +168,7 @@ MUTANTS = {
         "bound.h", "slack = scheme.coordinate_rounding * norm;", "slack = 0;", "rounded coordinates"
     ),
     "coordinate rounding in the rest": Mutant(
-        "encode.h", "- scheme.coordinate_rounding * std::sqrt(square)", "", "rounded coordinates and a rest"
+        "kernels/encode.h", "- scheme.coordinate_rounding * std::sqrt(square)", "", "rounded coordinates and a rest"
     ),
     "coordinate rounding is forgotten": Mutant(
         "bound.h", "return sum_rounding(basis.channels + 8) *", "return 0 *", "rounded coordinates"
@@ -181,17 +181,17 @@ MUTANTS = {
     "overflow guard one bit late": Mutant(
         "coarse.h", "kMostLeadingSquare = 2.1e9f", "kMostLeadingSquare = 4.2e9f", "three large numbers"
     ),
-    "lost leading part": Mutant("encode.h", "leading_error[i] = along[i];", "", "large numbers"),
+    "lost leading part": Mutant("kernels/encode.h", "leading_error[i] = along[i];", "", "large numbers"),
     "sizes without their errors": Mutant(
         "bound.h", "most_size = std::sqrt(size) + most_error;", "most_size = std::sqrt(size);", "clipped"
     ),
     "trailing errors": Mutant("bound.h", "leading + trailing + off_axis", "leading + off_axis", "clipped trailing"),
-    "sums of squares not enlarged": Mutant("encode.h", "kUp = 1 + 1e-4f", "kUp = 1", "sums of squares"),
+    "sums of squares not enlarged": Mutant("kernels/encode.h", "kUp = 1 + 1e-4f", "kUp = 1", "sums of squares"),
     "squares along axes not reduced": Mutant(
-        "encode.h", "square_along * (1 - 1e-4)", "square_along", "sums of squares"
+        "kernels/encode.h", "square_along * (1 - 1e-4)", "square_along", "sums of squares"
     ),
     "deviation in the rest": Mutant(
-        "encode.h", "surely * surely * (1 - scheme.basis.deviation)", "surely * surely", "skew axes and a rest"
+        "kernels/encode.h", "surely * surely * (1 - scheme.basis.deviation)", "surely * surely", "skew axes and a rest"
     ),
     "deviation in scores": Mutant("bound.h", "1.2 * basis.deviation + ", "", "skew axes"),
     "off the axes": Mutant("bound.h", "leading + trailing + off_axis", "leading + trailing", "natural"),
