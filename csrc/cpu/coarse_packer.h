@@ -16,13 +16,10 @@
 
 namespace patchswap {
 
-// Tiles [first, end) of a map as coarse cells, with what bounds their patches. Arrays are [rows][slots] of each tile.
+// Tiles [first, end) of a map as coarse cells.
 struct CoarseGroup {
   std::vector<Tile> contents;
-  std::vector<PackedTile<int32_t>> tiles;
-  std::vector<const float*> factor, weight, refined, scale, norm;
-  std::vector<const int8_t*> apart;
-  std::vector<CellReader> cells;
+  std::vector<CoarseTile> tiles;
 };
 
 // Makes the cells of one map coarse. Keeps its memory from group to group.
@@ -45,7 +42,7 @@ class CoarsePacker {
 
   // Bytes that a cell takes in a group.
   int64_t cell_bytes() const {
-    return scheme_.depth().numbers * 4 + scheme_.kept_apart + sizeof(CoarseErrors) + sizeof(double) +
+    return scheme_.depth().numbers * 4 + scheme_.separate_count + sizeof(CoarseErrors) + sizeof(double) +
            5 * sizeof(float) + (reads_in_place() ? 0 : map_.channels * sizeof(float));
   }
 
@@ -68,30 +65,30 @@ class CoarsePacker {
       capacity_ = cells;
       words_ = Buffer<int32_t>();
       words_ = Buffer<int32_t>(cells * scheme_.depth().numbers);
-      apart_ = Buffer<int8_t>();
-      apart_ = Buffer<int8_t>(cells * scheme_.kept_apart);
+      separate_ = Buffer<int8_t>();
+      separate_ = Buffer<int8_t>(cells * scheme_.separate_count);
       if (!reads_in_place()) {
         copies_ = Buffer<float>();
         copies_ = Buffer<float>(cells * map_.channels);
       }
       errors_.resize(cells);
       squares_.resize(cells);
-      for (auto* array : {&factor_, &weight_, &refined_, &scale_, &norm_}) array->resize(cells);
+      for (auto* array : {&factor_, &weight_, &refined_weight_, &scale_, &norm_}) array->resize(cells);
     }
     for (size_t i = first; i < end; i++) {
       const Tile& tile = group.contents[i - first];
       const int64_t before = at[i - first];
-      group.tiles.push_back({.tile = &tile,
-                             .slots = tile.slots,
-                             .depth = scheme_.depth(),
-                             .cells = words_.get() + before * scheme_.depth().numbers});
-      group.factor.push_back(factor_.data() + before);
-      group.weight.push_back(weight_.data() + before);
-      group.refined.push_back(refined_.data() + before);
-      group.apart.push_back(apart_.get() + before * scheme_.kept_apart);
-      group.scale.push_back(scale_.data() + before);
-      group.norm.push_back(norm_.data() + before);
-      group.cells.push_back(reader(tile, before));
+      group.tiles.push_back({.words = {.tile = &tile,
+                                       .slots = tile.slots,
+                                       .depth = scheme_.depth(),
+                                       .cells = words_.get() + before * scheme_.depth().numbers},
+                             .factor = factor_.data() + before,
+                             .weight = weight_.data() + before,
+                             .refined_weight = refined_weight_.data() + before,
+                             .separate = separate_.get() + before * scheme_.separate_count,
+                             .scale = scale_.data() + before,
+                             .norm = norm_.data() + before,
+                             .cells = reader(tile, before)});
     }
     const int64_t grain = grain_size(32 * map_.channels);
     torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
@@ -165,7 +162,7 @@ class CoarsePacker {
                     .panel = panel_,
                     .word_slots = present,
                     .words = words_.get() + at * scheme_.depth().numbers,
-                    .kept_apart = apart_.get() + at * scheme_.kept_apart,
+                    .separate = separate_.get() + at * scheme_.separate_count,
                     .errors = errors_.data() + at});
   }
 
@@ -183,11 +180,11 @@ class CoarsePacker {
         too_small_ = true;
         continue;
       }
-      const PatchWeights weights =
-          patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size, norm / step_ * (1 + 1e-6));
-      const double unit = (is_query_ ? 1 : step_ * scale) * (1 + 1e-6);
+      const PatchWeights weights = patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size,
+                                                 norm / step_ * (1 + kWeightRounding));
+      const double unit = (is_query_ ? 1 : step_ * scale) * (1 + kWeightRounding);
       weight_[at + slot] = static_cast<float>(weights.walk * unit);
-      refined_[at + slot] = static_cast<float>(weights.refined * unit);
+      refined_weight_[at + slot] = static_cast<float>(weights.refined * unit);
     }
   }
 
@@ -200,11 +197,11 @@ class CoarsePacker {
   int64_t panel_, padded_axes_, capacity_ = 0;
   std::vector<float> axes_;  // [padded axes / panel][channels][panel]
   Buffer<int32_t> words_;
-  Buffer<int8_t> apart_;
+  Buffer<int8_t> separate_;
   Buffer<float> copies_;
   std::vector<CoarseErrors> errors_;
   std::vector<double> squares_;
-  std::vector<float> factor_, weight_, refined_, scale_, norm_;
+  std::vector<float> factor_, weight_, refined_weight_, scale_, norm_;
   std::atomic<bool> too_small_ = false;
 };
 

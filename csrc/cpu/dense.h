@@ -92,8 +92,8 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
     for (size_t key_first = 0, key_end; key_first < keys.size(); key_first = key_end) {
       key_end = group_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
       const PackedGroup<Sum> key_group = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
-      auto work = [&](int64_t worker, const Share& share) {
-        const size_t query = share.query - first, key = share.key - key_first;
+      auto work = [&](int64_t worker, const WorkItem& item) {
+        const size_t query = item.query - first, key = item.key - key_first;
         Sum* numbers = workers[worker].numbers.get();
         const DenseTask<Sum> task{.query = query_group.tiles[query],
                                   .key = key_group.tiles[key],
@@ -103,7 +103,7 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
                                   .buffers = WalkBuffers<Sum>(numbers, query_sizes.slots, key_sizes.slots),
                                   .ranking = numbers + block_numbers,
                                   .best = workers[worker].best(topk)};
-        for (int64_t difference = share.first_difference; difference < share.end_difference; difference += share.step) {
+        for (int64_t difference = item.first_difference; difference < item.end_difference; difference += item.step) {
           kernel.search(patch_size, task, difference);
         }
       };
@@ -118,7 +118,7 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
         }
         workers[worker].clear();
       };
-      share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
+      for_each_tile_pair(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
     }
     rankings_to_scores(query_group, found);
   }

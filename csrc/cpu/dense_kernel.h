@@ -9,7 +9,7 @@
 
 namespace patchswap {
 
-// One thread's share of the dense search: a pair of tiles.
+// A thread's work in the dense search: a pair of tiles.
 template <class Sum>
 struct DenseTask {
   PackedTile<Sum> query, key;

@@ -1,8 +1,6 @@
-// Cells made coarse: coordinates rounded to integers, and how much that loses.
+// The task of making a row of cells coarse. kernels/encode.h does it.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 #include "coarse.h"
@@ -19,7 +17,7 @@ struct EncodeTask {
   bool is_query;
   int64_t panel, word_slots;  // of the result; word_slots <= slots
   int32_t* words;             // [word_slots / panel][words][panel]
-  int8_t* kept_apart;         // [word_slots][scheme.kept_apart]
+  int8_t* separate;           // [word_slots][scheme.separate_count]
   CoarseErrors* errors;       // [word_slots]
 };
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "../dtype.h"
+#include "bound.h"
 #include "dense_kernel.h"
 #include "instruction_set.h"
 #include "pruned_kernel.h"

@@ -9,9 +9,10 @@
 
 namespace patchswap {
 
+// The pruned search compiled for one instruction set.
 struct PrunedKernel {
   BasisKernel basis;
-  bool takes_quads;  // else trailing numbers are kept apart
+  bool takes_quads;  // the walk takes quads of trailing integers; else these are stored separately
   void (*add_squares)(const float* row, int64_t slots, int64_t channels, double* squares);  // of a key panel
   void (*encode)(const EncodeTask& task);
   void (*search)(int64_t patch_size, const PrunedTask& task, int64_t difference);

@@ -1,11 +1,13 @@
-// A key's word holds its trailing numbers plus 128, unsigned; the query's own word in between takes that off again.
+// Inner products of coarse cells. The words of a cell are pairs of leading integers, one word of its own, and quads of
+// trailing integers. A key's quads hold the integers plus 128, as VNNI multiplies signed by unsigned bytes. The query's
+// own word is -128 times the sum of its trailing integers, which takes the 128 off again.
 struct CoarseProducts : Registers<int32_t> {
   using Number = int32_t;
   using Base = Registers<int32_t>;
   using Base::kLanes;
   using Base::Vector;
 
-  // sum + the inner products of two leading numbers of a query with two of a key, in each lane.
+  // sum + the inner products of two leading integers of a query with two of a key, in each lane.
   static void add_pairs(Vector& sum, const Vector& query, const Vector& key) {
 #if defined(__x86_64__)
     if constexpr (kTakesQuads && kVectorBytes > 16) {
@@ -26,7 +28,7 @@ struct CoarseProducts : Registers<int32_t> {
 #endif
   }
 
-  // sum + the inner products of the query's four trailing numbers with each key's unsigned ones.
+  // sum + the inner products of the query's four trailing integers with each key's unsigned ones.
   static void add_quads(Vector& sum, int32_t query, const Vector& key) {
 #if defined(__x86_64__)
     if constexpr (kTakesQuads && kVectorBytes > 16) {
@@ -55,7 +57,7 @@ struct CoarseProducts : Registers<int32_t> {
     reinterpret_cast<Halves&>(to) = __builtin_convertvector(Bytes::load(from), Halves);
   }
 
-  // The inner product of `count` bytes, a multiple of kKeptTogether.
+  // The inner product of `count` bytes, a multiple of kSeparateMultiple.
   static int32_t product_of_bytes(const int8_t* left, const int8_t* right, int64_t count) {
     Vector sum = {};
     for (int64_t i = 0; i < count; i += Bytes::kLanes) {
