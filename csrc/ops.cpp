@@ -133,15 +133,6 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
 }
 
-// Whether two maps are one: the same numbers in the same layout.
-bool is_same_map(const Tensor& map, const Tensor& other) {
-  if (map.const_data_ptr() != other.const_data_ptr()) return false;
-  for (int64_t i = 0; i < map.dim(); i++) {
-    if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
-  }
-  return true;
-}
-
 // The methods of one device, as in "dense" or "pruned".
 std::string methods_of(bool Method::* is_there) {
   std::string text;
@@ -495,6 +486,14 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
 }
 
 }  // namespace
+
+bool is_same_map(const Tensor& map, const Tensor& other) {
+  if (map.const_data_ptr() != other.const_data_ptr()) return false;
+  for (int64_t i = 0; i < map.dim(); i++) {
+    if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
+  }
+  return true;
+}
 
 void log_choice(const MatchCall& call, const KernelChoice& choice) {
   static const char* const variable = std::getenv("PATCHSWAP_LOG");

@@ -1,7 +1,7 @@
 // The axes along which a coarse score looks at cells: a few directions that hold most of the features' energy.
 //
-// They are found by subspace iteration on the second moments of a sample of cells. How well they are chosen decides how
-// much is pruned, never what is found: coarse.h bounds whatever they leave out, for any axes.
+// They are found by subspace iteration on the second moments of a sample of cells. The axes decide how much is pruned,
+// never what is found: bound.h bounds what they leave out, for any axes.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -69,9 +69,9 @@ double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>
   });
   const double mean = std::accumulate(square.begin(), square.end(), 0.0) / std::max<int64_t>(cells, 1);
   if (mean == 0) return 0;
-  const double unit = std::exp2(std::round(std::log2(mean) / 2));
-  for (size_t i = before; i < sample.size(); i++) sample[i] = static_cast<float>(sample[i] / unit);
-  return unit;
+  const double norm = std::exp2(std::round(std::log2(mean) / 2));
+  for (size_t i = before; i < sample.size(); i++) sample[i] = static_cast<float>(sample[i] / norm);
+  return norm;
 }
 
 // Rows of numbers in the order in which products read them: panels of neighbouring rows, zeros in the padding.
@@ -98,7 +98,7 @@ struct PackedRows {
 };
 
 // result[i * stride + j] = <row i of left, row j of right> of packed rows. Whole panels of `right` are multiplied, and
-// an even number of rows of `left`: the result has room for them.
+// an even number of rows of `left`; the result has memory for them.
 template <class Number>
 struct ProductKernel {
   int64_t left_panel, right_panel;
@@ -164,7 +164,7 @@ inline void orthonormalise(const BasisKernel& kernel, float* vectors, int64_t co
   }
 }
 
-// Frobenius norm of axis axis^T - 1, or more. In double precision, as the bound of coarse.h is no tighter than this.
+// Frobenius norm of axis axis^T - 1, or more. In double precision, as the bound of bound.h is no tighter than this.
 inline double deviation(const Basis& basis, const ProductKernel<double>& kernel) {
   const double rounding = 1.01 * basis.channels * 0x1p-53 * 1.01;
   const float* axis = basis.axis.data();

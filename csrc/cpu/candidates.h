@@ -20,9 +20,9 @@ namespace patchswap {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kMostCandidates = 1 << 15;  // waiting in a thread
 constexpr int64_t kReportedTogether = 256;   // full scores or refined bounds
-// Pruning is judged once it has cost the first share of the dense search. It stops where the rest is to cost the second
-// share, at the rate so far. That share is high, as thresholds are low at the beginning.
-constexpr double kTrialShare = 0.03, kHopeless = 1.5;
+// As multiples of the dense search's cost: what pruning may cost before it is judged, and the cost of the rest, at the
+// rate so far, at which it stops. The second is high, as thresholds are low at the beginning.
+constexpr double kTrialCost = 0.03, kHopelessCost = 1.5;
 
 // A pair that the bound does not rule out: positions [rows][slots] in their tiles.
 struct Candidate {
@@ -59,8 +59,8 @@ class Effort {
   bool is_hopeless() const {
     const double extra = refined * costs_.refined + scored * costs_.scored + left_to_dense * costs_.dense;
     const double dense = all_pairs_ * costs_.dense, walked = static_cast<double>(visited);
-    if (walked * costs_.walked + extra < kTrialShare * dense) return false;
-    return (all_pairs_ - walked) * (costs_.walked + extra / std::max(walked, 1.0)) > kHopeless * dense;
+    if (walked * costs_.walked + extra < kTrialCost * dense) return false;
+    return (all_pairs_ - walked) * (costs_.walked + extra / std::max(walked, 1.0)) > kHopelessCost * dense;
   }
 
   const SearchCosts costs_;

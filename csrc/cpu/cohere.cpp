@@ -1,10 +1,12 @@
 // cohere on the CPU, one sample at a time.
 //
-// Both grids have a rim of one patch, so that neighbours and what they propose need no bounds. A query is known by its
-// place in its grid, a key by its code: its place in the other one, which holds whether it may be chosen. The neighbour
-// at a distance proposes its own key, moved by this distance: equal offsets are equal codes, and what a query considers
-// is a short list of codes. Threads take runs of queries. A query remembers the correlations of its list, so that each
-// sweep works out only those that are new; where nothing around it changed it keeps its key unasked.
+// Both grids have a border of one patch, so neighbours and what they propose need no check of bounds. A query is known
+// by its place in its grid, a key by its code: its place in the key grid, which says whether it may be chosen. The
+// neighbour at a distance proposes its own key, moved by this distance. Equal offsets are thus equal codes, and the
+// candidates of a query are a short list of codes.
+//
+// Threads take kQueriesAtOnce queries at a time. A query stores the correlations of its list, so that each sweep
+// computes new ones only. Where nothing around it changed, it keeps its key.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -33,7 +35,7 @@ constexpr int64_t kQueriesAtOnce = 16;
 
 // ---- correlation
 
-// A map whose channels lie side by side, and so do the cells of a row: a row of a patch is one run of numbers.
+// A map whose channels lie side by side, and so do the cells of a row: a row of a patch is contiguous.
 template <class Sum>
 struct Cells {
   const Sum* data;
@@ -109,7 +111,7 @@ Sum inverse_norm(Sum square) {
 
 // ---- sweeps
 
-// A patch grid with a rim of one patch.
+// A patch grid with a border of one patch.
 struct Grid {
   int64_t rows, columns;
 
@@ -149,7 +151,7 @@ class Sweeps {
         patch_size_(call.patch_size),
         multiply_(patch_products<Sum>()),
         query_cells_(cells_of<Element>(call.query, sample, query_memory_)),
-        key_cells_(is_one_map(call) ? query_cells_ : cells_of<Element>(call.key, sample, key_memory_)),
+        key_cells_(is_same_map(call.query, call.key) ? query_cells_ : cells_of<Element>(call.key, sample, key_memory_)),
         may_be_chosen_(key_grid_.places()),
         keys_(call.ranks, std::vector<int64_t>(grid_.places(), kNone)),
         next_keys_(grid_.places(), kNone),
@@ -213,14 +215,6 @@ class Sweeps {
   }
 
  private:
-  static bool is_one_map(const CohereCall& call) {
-    bool same = call.query.const_data_ptr() == call.key.const_data_ptr();
-    for (int i = 0; i < 4; i++) {
-      same = same && call.query.size(i) == call.key.size(i) && call.query.stride(i) == call.key.stride(i);
-    }
-    return same;
-  }
-
   template <class Work>
   void for_queries(const Work& work) {
     const int64_t count = queries_.size(), numbers = query_cells_.channels * patch_size_ * patch_size_;

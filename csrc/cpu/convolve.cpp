@@ -11,8 +11,8 @@
 // Where the map is doubled, rows 1 and 2 of a window are the same, as are 3 and 4, so that row 2 of B' window is zero;
 // so are columns, and 11 of the 36 places of its channels are left out.
 //
-// Threads take blocks of tiles. A block's windows are transformed once; then, for one or two vectors of output channels
-// after the other, come the 36 products and the way back to tiles, while these products are in the cache.
+// Threads take chunks of tiles. The windows of a chunk are transformed once. Then, for one or two vectors of output
+// channels at a time, the 36 products are computed and transformed to tiles, while they are in the cache.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -28,8 +28,8 @@ namespace patchswap {
 namespace {
 
 constexpr int kTile = 4, kWindow = 6, kPlaces = kWindow * kWindow;
-// Bytes of transformed windows of a block: larger blocks read the kernels less often, and leave the cache.
-constexpr int64_t kBlockBytes = 384 << 10;
+// Bytes of transformed windows of a chunk: larger chunks read the kernels less often, and leave the cache.
+constexpr int64_t kChunkBytes = 384 << 10;
 
 // Channels that lie side by side, of a map as large as the result or, doubled, half as high and wide.
 struct Source {
@@ -48,7 +48,7 @@ struct Convolution {
   int64_t batch, height, width, dilation;
   int64_t tile_rows, tile_columns;  // of one of the interleaved maps
   int64_t outputs, lanes;           // output channels, and how many of them are a vector
-  int64_t most_tiles;               // in a block
+  int64_t most_tiles;               // in a chunk
   bool replicate;                   // beyond the border: the outermost cells, else zeros
   float slope;                      // of the leaky ReLU
   const float* weight;              // (outputs, channels, 3, 3)
@@ -60,11 +60,11 @@ struct Convolution {
 
   int64_t vectors() const { return divide_up(outputs, lanes); }
   int64_t tiles() const { return batch * dilation * dilation * tile_rows * tile_columns; }
-  // Between places; a little more than needed, as numbers a power of two apart share few lines of the cache.
+  // Between places. Strides of a power of two would share few lines of the cache, so 16 numbers are added.
   int64_t kernel_stride() const { return vectors() * channels * lanes + 16; }
   int64_t window_stride() const { return most_tiles * channels + 16; }
   int64_t sum_stride() const { return most_tiles * 2 * lanes + 16; }
-  int64_t block_numbers() const { return kPlaces * (window_stride() + sum_stride()); }
+  int64_t chunk_numbers() const { return kPlaces * (window_stride() + sum_stride()); }
   // The first channel that counts at a place.
   int64_t first_channel(int place) const {
     return sources[0].shift && (place / kWindow == 2 || place % kWindow == 2) ? sources[0].channels : 0;
@@ -91,7 +91,7 @@ struct Corner {
 struct FilterKernel {
   int64_t lanes;
   void (*transform_kernels)(const Convolution& task, int64_t vector);
-  void (*block)(const Convolution& task, int64_t first, int64_t end, float* memory);
+  void (*convolve)(const Convolution& task, int64_t first, int64_t end, float* memory);
 };
 
 }  // namespace
@@ -147,11 +147,11 @@ void convolve_cpu(const ConvolveCall& call) {
   task.kernels = kernels.get();
   const int64_t operations = task.tiles() * kPlaces * task.channels * task.outputs;
   const int64_t threads = threads_worth(operations);
-  // Blocks of at most kBlockBytes, and enough of them that threads end together.
-  constexpr int64_t kBlocksPerThread = 8, kFewestTiles = 24;
+  // Chunks of at most kChunkBytes, and enough of them that threads end together.
+  constexpr int64_t kChunksPerThread = 8, kFewestTiles = 24;
   const int64_t tile_bytes = kPlaces * task.channels * sizeof(float);
-  const int64_t fitting = kBlockBytes / std::max<int64_t>(1, tile_bytes);
-  const int64_t even = divide_up(task.tiles(), threads * kBlocksPerThread);
+  const int64_t fitting = kChunkBytes / std::max<int64_t>(1, tile_bytes);
+  const int64_t even = divide_up(task.tiles(), threads * kChunksPerThread);
   task.most_tiles = round_up(std::max(kFewestTiles, std::min(fitting, even)), kFewestTiles);
 
   torch::stable::parallel_for(0, task.vectors(), grain_size(task.channels * task.lanes * 200),
@@ -161,9 +161,9 @@ void convolve_cpu(const ConvolveCall& call) {
   std::atomic<int64_t> next = 0;
   torch::stable::parallel_for(0, threads, 1, [&](int64_t worker, int64_t worker_end) {
     for (; worker < worker_end; worker++) {
-      const Buffer<float> memory(task.block_numbers());
+      const Buffer<float> memory(task.chunk_numbers());
       for (int64_t first = task.most_tiles * next++; first < task.tiles(); first = task.most_tiles * next++) {
-        kernel.block(task, first, std::min(task.tiles(), first + task.most_tiles), memory.get());
+        kernel.convolve(task, first, std::min(task.tiles(), first + task.most_tiles), memory.get());
       }
     }
   });

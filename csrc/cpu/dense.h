@@ -48,16 +48,16 @@ struct TileSizes {
   }
 };
 
-// Divides rankings, <q, k> / |k|, by the norms of the queries of a group, after which they are scores.
+// Divides rankings, <q, k> / |k|, by the norms of the queries of a chunk, after which they are scores.
 template <class Sum>
-void rankings_to_scores(const PackedGroup<Sum>& group, const Best<Sum>& found) {
-  for (size_t i = 0; i < group.tiles.size(); i++) {
-    const Tile& tile = group.contents[i];
+void rankings_to_scores(const PackedChunk<Sum>& chunk, const Best<Sum>& found) {
+  for (size_t i = 0; i < chunk.tiles.size(); i++) {
+    const Tile& tile = chunk.contents[i];
     for (int64_t at = 0; at < tile.rows * tile.slots; at++) {
       const int64_t query = tile.patch[at];
       if (query < 0) continue;
       for (int64_t rank = 0; rank < found.topk && found.index[query + rank * found.rank_stride] >= 0; rank++) {
-        found.score[query + rank * found.rank_stride] *= group.scale[i][at];
+        found.score[query + rank * found.rank_stride] *= chunk.scale[i][at];
       }
     }
   }
@@ -83,23 +83,23 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
     worker.index.resize(query_sizes.patches * topk);
     worker.clear();
   }
-  GroupPacker<Sum> query_packer, key_packer;
+  ChunkPacker<Sum> query_packer, key_packer;
   std::mutex merging;
 
   for (size_t first = 0, end; first < queries.size(); first = end) {
-    end = group_end(queries, first, patch_size, cell_bytes, kPackedBytes);
-    const PackedGroup<Sum> query_group = query_packer.pack(query_map, queries, first, end, kernel.query_panel);
+    end = chunk_end(queries, first, patch_size, cell_bytes, kPackedBytes);
+    const PackedChunk<Sum> query_chunk = query_packer.pack(query_map, queries, first, end, kernel.query_panel);
     for (size_t key_first = 0, key_end; key_first < keys.size(); key_first = key_end) {
-      key_end = group_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
-      const PackedGroup<Sum> key_group = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
+      key_end = chunk_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
+      const PackedChunk<Sum> key_chunk = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
       auto work = [&](int64_t worker, const WorkItem& item) {
         const size_t query = item.query - first, key = item.key - key_first;
         Sum* numbers = workers[worker].numbers.get();
-        const DenseTask<Sum> task{.query = query_group.tiles[query],
-                                  .key = key_group.tiles[key],
-                                  .query_bias = query_group.bias[query],
-                                  .key_scale = key_group.scale[key],
-                                  .key_bias = key_group.bias[key],
+        const DenseTask<Sum> task{.query = query_chunk.tiles[query],
+                                  .key = key_chunk.tiles[key],
+                                  .query_bias = query_chunk.bias[query],
+                                  .key_scale = key_chunk.scale[key],
+                                  .key_bias = key_chunk.bias[key],
                                   .buffers = WalkBuffers<Sum>(numbers, query_sizes.slots, key_sizes.slots),
                                   .ranking = numbers + block_numbers,
                                   .best = workers[worker].best(topk)};
@@ -109,7 +109,7 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
       };
       auto finish = [&](int64_t worker, size_t query) {
         const std::lock_guard<std::mutex> lock(merging);
-        const Tile& tile = query_group.contents[query - first];
+        const Tile& tile = query_chunk.contents[query - first];
         const Best<Sum> own = workers[worker].best(topk);
         for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
           for (int64_t rank = 0; rank < topk && own.index[i * topk + rank] >= 0; rank++) {
@@ -120,7 +120,7 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
       };
       for_each_tile_pair(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
     }
-    rankings_to_scores(query_group, found);
+    rankings_to_scores(query_chunk, found);
   }
 }
 

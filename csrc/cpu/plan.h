@@ -17,18 +17,18 @@ namespace patchswap {
 //     python benchmarks/bench_match.py --device cpu --features all
 // tells the times of the searches on photographs, spectra and noise.
 
-// Axes, as a share of the channels. Leading ones: where the walk takes the trailing ones too, and where it does not.
-constexpr double kLeadingShareWithQuads = 0.25, kLeadingShareAlone = 0.3125, kTrailingShare = 0.4;
+// Axes, as a fraction of the channels. Leading ones: where the walk takes the trailing ones too, and where it does not.
+constexpr double kLeadingFractionWithQuads = 0.25, kLeadingFractionAlone = 0.3125, kTrailingFraction = 0.4;
 constexpr int64_t kMostAxisChannels = 512;     // more channels get no more axes
 constexpr double kTrailingRange = 4;           // of trailing integers, in root mean squares of the strongest axis
-constexpr double kLeastTrailingEnergy = 3e-4;  // that counts for the step, as a share of all energy
+constexpr double kLeastTrailingEnergy = 3e-4;  // that counts for the step, as a fraction of all energy
 constexpr int64_t kSeedStride = 8;             // the walk for seeds takes one diagonal of so many
 
 inline AxisCount count_axes(int64_t channels, bool takes_quads) {
   const int64_t most = std::min(channels, kMostAxisChannels);
-  const double leading_share = takes_quads ? kLeadingShareWithQuads : kLeadingShareAlone;
-  const int64_t leading = std::min(channels, round_up(std::ceil(most * leading_share), 2));
-  return {leading, std::min(channels, leading + round_up(std::ceil(most * kTrailingShare), 4))};
+  const double leading_fraction = takes_quads ? kLeadingFractionWithQuads : kLeadingFractionAlone;
+  const int64_t leading = std::min(channels, round_up(std::ceil(most * leading_fraction), 2));
+  return {leading, std::min(channels, leading + round_up(std::ceil(most * kTrailingFraction), 4))};
 }
 
 inline SearchCosts costs_of(const PrunedKernel& kernel, int64_t channels, int64_t patch_size) {
@@ -41,7 +41,7 @@ template <class Element>
 bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map) {
 #if defined(__x86_64__)
   constexpr int64_t kFewestChannels = 64;
-  constexpr double kMostAxesCost = 0.14;  // as a share of the dense search
+  constexpr double kMostAxesCost = 0.14;  // as a fraction of the dense search
   const double pairs = static_cast<double>(query_map.patches_taking_part()) * key_map.patches_taking_part();
   const SearchCosts costs = costs_of(pruned_kernel(), query_map.channels, query_map.patch_size);
   return query_map.channels >= kFewestChannels && costs.axes < kMostAxesCost * pairs * costs.dense;
@@ -76,7 +76,7 @@ inline void lay_out(CoarseScheme& scheme, bool takes_quads) {
   }
 }
 
-// Sets the steps, and what depends on them: a step in units of the sample is returned. 127 steps reach kTrailingRange
+// Sets the steps, and what depends on them: the step for cells of norm 1 is returned. 127 steps reach kTrailingRange
 // root mean squares of the strongest trailing axis; what lies beyond is clipped. Where little energy is left for
 // trailing axes, the step is large enough for the leading integers.
 inline double choose_step(CoarseScheme& scheme) {
@@ -101,8 +101,8 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
                                             int64_t keys, int64_t topk, const PrunedKernel& kernel, bool insist) {
   const int64_t channels = query_map.channels, patch_size = query_map.patch_size;
   std::vector<float> sample;
-  const double key_unit = sample_cells(key_map, keys, sample), query_unit = sample_cells(query_map, queries, sample);
-  if (key_unit == 0 || query_unit == 0) return std::nullopt;
+  const double key_norm = sample_cells(key_map, keys, sample), query_norm = sample_cells(query_map, queries, sample);
+  if (key_norm == 0 || query_norm == 0) return std::nullopt;
   CoarsePlan plan{};
   CoarseScheme& scheme = plan.scheme;
   Basis& basis = scheme.basis;
@@ -112,7 +112,7 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
   basis.leading = std::min(count.leading, basis.axes);
   find_axes(sample, kernel.basis, basis);
   if (!insist) {
-    const Forecast expected = forecast(query_map, queries, query_unit, key_map, keys, key_unit, topk * kSeedStride,
+    const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
                                        basis, kernel.basis.products);
     if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys)) return std::nullopt;
   }
@@ -120,8 +120,8 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
   const double step = choose_step(scheme);
   scheme.coordinate_rounding = coordinate_rounding(basis);
   scheme.score_rounding = score_rounding(basis, patch_size);
-  plan.query_step = step * query_unit;
-  plan.key_step = step * key_unit;
+  plan.query_step = step * query_norm;
+  plan.key_step = step * key_norm;
   return plan;
 }
 

@@ -24,9 +24,9 @@ constexpr int64_t kMostCoarseKeySlots = 128;
 // A stride of diagonals larger than any tile: a work item is a whole pair of tiles.
 constexpr int64_t kWholePairs = 1 << 30;
 // A query is left to the dense search beyond this many full scores, and as many more as cost this multiple of its own
-// dense search.
+// dense search. The multiple is large: for whatever number of queries is left, the dense search packs all keys.
 constexpr int64_t kFreeScores = 128;
-constexpr double kMostScoredCost = 4;
+constexpr double kMostScoredCost = 8;
 
 // How a pruned search went.
 struct PruneResult {
@@ -69,13 +69,13 @@ class PrunedSearch {
   PruneResult run() {
     const int64_t seed_bytes = topk_ * (sizeof(float) + sizeof(int64_t));
     for (size_t first = 0, end; first < queries_.size(); first = end) {
-      end = group_end(queries_, first, patch_size_, query_packer_.cell_bytes() + seed_bytes, kPackedBytes);
+      end = chunk_end(queries_, first, patch_size_, query_packer_.cell_bytes() + seed_bytes, kPackedBytes);
       begin_queries(first, end);
       for (size_t key_first = 0, key_end; key_first < keys_.size(); key_first = key_end) {
-        key_end = group_end(keys_, key_first, patch_size_, key_packer_.cell_bytes(), kPackedBytes);
-        key_group_ = {key_first, key_end, key_packer_.pack(key_first, key_end)};
+        key_end = chunk_end(keys_, key_first, patch_size_, key_packer_.cell_bytes(), kPackedBytes);
+        key_chunk_ = {key_first, key_end, key_packer_.pack(key_first, key_end)};
         if (key_packer_.too_small()) return {};
-        search_groups();
+        search_chunks();
         if (effort_.has_stopped()) return {.complete = false, .scored_pairs = scored_pairs_};
       }
       finish_queries();
@@ -87,15 +87,15 @@ class PrunedSearch {
   static constexpr int32_t kLeftToDense = -1;
 
   // Tiles that are packed at the same time.
-  struct Group {
+  struct Chunk {
     size_t first = 0, end = 0;
-    CoarseGroup packed;
+    CoarseChunk packed;
   };
 
-  // ---- one group of queries
+  // ---- one chunk of queries
 
   void begin_queries(size_t first, size_t end) {
-    query_group_ = {first, end, query_packer_.pack(first, end)};
+    query_chunk_ = {first, end, query_packer_.pack(first, end)};
     scored_.clear();
     queries_before_ = {0};
     for (size_t i = first; i < end; i++) {
@@ -107,17 +107,17 @@ class PrunedSearch {
   // Calls visit(position in the tile, index on the patch grid) for the queries of a tile that take part.
   template <class Visit>
   void for_each_query(size_t tile, const Visit& visit) const {
-    const size_t i = tile - query_group_.first;
-    const Tile& contents = query_group_.packed.contents[i];
+    const size_t i = tile - query_chunk_.first;
+    const Tile& contents = query_chunk_.packed.contents[i];
     for (int64_t at = 0; at < contents.rows * contents.slots; at++) {
-      if (query_group_.packed.tiles[i].weight[at] != 0) visit(at, contents.patch[at]);
+      if (query_chunk_.packed.tiles[i].weight[at] != 0) visit(at, contents.patch[at]);
     }
   }
 
   // Rankings become scores. Of queries that are left to the dense search nothing stays.
   void finish_queries() {
-    for (size_t tile = query_group_.first; tile < query_group_.end; tile++) {
-      const size_t i = tile - query_group_.first;
+    for (size_t tile = query_chunk_.first; tile < query_chunk_.end; tile++) {
+      const size_t i = tile - query_chunk_.first;
       for_each_query(tile, [&](int64_t at, int64_t query) {
         for (int64_t rank = 0; rank < topk_; rank++) {
           float& score = found_.score[query + rank * found_.rank_stride];
@@ -126,18 +126,18 @@ class PrunedSearch {
             score = -kInfinity;
             index = -1;
           } else if (index >= 0) {
-            score *= query_group_.packed.tiles[i].scale[at];
+            score *= query_chunk_.packed.tiles[i].scale[at];
           }
         }
       });
     }
   }
 
-  // ---- a group of queries and a group of keys
+  // ---- a chunk of queries and a chunk of keys
 
   // Seeds are the best keys by the coarse score alone among some of the diagonals. They are scored in full first, as
   // high thresholds from the start rule out most other pairs.
-  void search_groups() {
+  void search_chunks() {
     seed_score_.assign(queries_before_.back() * topk_, -kInfinity);
     seed_key_.assign(queries_before_.back() * topk_, -1);
     for_each_item(kSeedStride, [&](PrunedWorker& worker, const WorkItem& item) { find_seeds(worker, item); });
@@ -145,17 +145,17 @@ class PrunedSearch {
     for_each_item(1, [&](PrunedWorker& worker, const WorkItem& item) { search(worker, item); });
   }
 
-  // Calls work(worker, item) for all pairs of tiles of the two groups.
+  // Calls work(worker, item) for all pairs of tiles of the two chunks.
   template <class Work>
   void for_each_item(int64_t stride, const Work& work) {
     for_each_tile_pair(
-        queries_, query_group_.first, query_group_.end, keys_, key_group_.first, key_group_.end, threads_, stride,
+        queries_, query_chunk_.first, query_chunk_.end, keys_, key_chunk_.first, key_chunk_.end, threads_, stride,
         [&](int64_t worker, const WorkItem& item) { work(workers_[worker], item); }, [](int64_t, size_t) {});
   }
 
   PrunedTask task_of(PrunedWorker& worker, const WorkItem& item, bool is_seeding) {
-    return {.query = query_group_.packed.tiles[item.query - query_group_.first],
-            .key = key_group_.packed.tiles[item.key - key_group_.first],
+    return {.query = query_chunk_.packed.tiles[item.query - query_chunk_.first],
+            .key = key_chunk_.packed.tiles[item.key - key_chunk_.first],
             .settings = settings_,
             .worker = worker,
             .effort = effort_,
@@ -168,9 +168,9 @@ class PrunedSearch {
     }
   }
 
-  // Of the queries and keys in the tiles of an item, the first in all tiles of their groups.
-  int64_t first_query(const WorkItem& item) const { return queries_before_[item.query - query_group_.first]; }
-  int64_t first_key(const WorkItem& item) const { return (item.key - key_group_.first) * key_sizes_.patches; }
+  // Of the queries and keys in the tiles of an item, the first in all tiles of their chunks.
+  int64_t first_query(const WorkItem& item) const { return queries_before_[item.query - query_chunk_.first]; }
+  int64_t first_key(const WorkItem& item) const { return (item.key - key_chunk_.first) * key_sizes_.patches; }
 
   void find_seeds(PrunedWorker& worker, const WorkItem& item) {
     worker.forget_queries();
@@ -213,7 +213,7 @@ class PrunedSearch {
     worker.forget_queries();
     const std::lock_guard<std::mutex> lock(merging_);
     for_each_query(tile, [&](int64_t i, int64_t query) {
-      const bool is_left = scored_[tile - query_group_.first][i] == kLeftToDense;
+      const bool is_left = scored_[tile - query_chunk_.first][i] == kLeftToDense;
       worker.threshold[i] = is_left ? kInfinity : found_.worst(query) / settings_.query_step;
     });
   }
@@ -221,14 +221,14 @@ class PrunedSearch {
   // Adds what a worker has found for the queries of a tile.
   void write(PrunedWorker& worker, size_t tile) {
     const std::lock_guard<std::mutex> lock(merging_);
-    const Tile& contents = query_group_.packed.contents[tile - query_group_.first];
+    const Tile& contents = query_chunk_.packed.contents[tile - query_chunk_.first];
     for (const Resolved& pair : worker.resolved) {
       const int64_t query = contents.patch[pair.query];
       if (!is_found(query, pair.key)) found_.offer(query, pair.ranking, pair.key);
     }
     worker.resolved.clear();
     for_each_query(tile, [&](int64_t i, int64_t) {
-      int32_t& total = scored_[tile - query_group_.first][i];
+      int32_t& total = scored_[tile - query_chunk_.first][i];
       scored_pairs_ += worker.scored[i];
       if (total == kLeftToDense) return;
       total += worker.scored[i];
@@ -248,7 +248,7 @@ class PrunedSearch {
 
   const PrunedKernel kernel_;
   const int64_t patch_size_, topk_, key_count_;
-  const Best<float> found_;  // by index on the query map's patch grid; rankings until a group of queries is finished
+  const Best<float> found_;  // by index on the query map's patch grid; rankings until a chunk of queries is finished
   const std::vector<Outline> queries_, keys_;
   const TileSizes query_sizes_, key_sizes_;
   const int64_t threads_;
@@ -257,12 +257,12 @@ class PrunedSearch {
   const PrunedSettings settings_;
   Effort effort_;
   std::vector<PrunedWorker> workers_;  // one for each thread
-  Group query_group_, key_group_;
+  Chunk query_chunk_, key_chunk_;
   std::mutex merging_;                        // for found_, the seeds and what follows
-  std::vector<std::vector<int32_t>> scored_;  // pairs scored in full for each query of the group, or kLeftToDense
-  std::vector<int64_t> queries_before_;       // in the tiles of the group before each
-  std::vector<float> seed_score_;             // [queries of the group][topk]
-  std::vector<int64_t> seed_key_;             // positions in all tiles of the key group
+  std::vector<std::vector<int32_t>> scored_;  // pairs scored in full for each query of the chunk, or kLeftToDense
+  std::vector<int64_t> queries_before_;       // in the tiles of the chunk before each
+  std::vector<float> seed_score_;             // [queries of the chunk][topk]
+  std::vector<int64_t> seed_key_;             // positions in all tiles of the key chunk
   int64_t scored_pairs_ = 0;
 };
 

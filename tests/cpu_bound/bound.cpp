@@ -249,7 +249,7 @@ void check(const Input& input, const Variant& variant, Output& output) {
   const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel(), 128, 64});
   CoarsePacker<float> query_packer(query_map, queries, scheme, kernel, plan.query_step, true);
   CoarsePacker<float> key_packer(key_map, keys, scheme, kernel, plan.key_step, false);
-  const CoarseGroup query = query_packer.pack(0, queries.size()), key = key_packer.pack(0, keys.size());
+  const CoarseChunk query = query_packer.pack(0, queries.size()), key = key_packer.pack(0, keys.size());
   output.refused = key_packer.too_small();
   if (output.refused) return;
 

@@ -201,7 +201,7 @@ MUTANTS = {
     "deviation in scores": Mutant("bound.h", "1.2 * basis.deviation + ", "", "skew axes"),
     "off the axes": Mutant("bound.h", "leading + trailing + off_axis", "leading + trailing", "natural"),
     "off the leading axes": Mutant("bound.h", "std::sqrt(leading + off_leading)", "std::sqrt(leading)", "natural"),
-    "half the bound": Mutant("coarse_packer.h", "unit = (is_query_ ? 1 :", "unit = (is_query_ ? 0.5 :", "natural"),
+    "half the bound": Mutant("coarse_packer.h", "factor = (is_query_ ? 1 :", "factor = (is_query_ ? 0.5 :", "natural"),
     "smallest norm": Mutant("bound.h", "kSmallestNorm = 1e-12", "kSmallestNorm = 0", "denormal products"),
     "rounding of full scores": Mutant(
         "bound.h",

@@ -2,7 +2,7 @@
 
 #include "registers.h"
 
-// Sums in one order, whichever patches they are of. A patch has `rows` runs of `length` numbers.
+// Sums in one order, whichever patches they are of. A patch has `rows` rows of `length` numbers.
 template <class Sum>
 Products<Sum> multiply_patches(const Sum* query, int64_t query_stride, const Sum* key, int64_t key_stride, int64_t rows,
                                int64_t length) {

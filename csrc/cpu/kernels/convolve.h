@@ -10,7 +10,7 @@ struct Filter : Registers<float, VectorBytes> {
   using Base::kLanes;
   using Base::load;
   using typename Base::Vector;
-  static constexpr int kRows = VectorBytes == 64 ? 12 : 6;  // tiles in a block of registers, times two vectors
+  static constexpr int kRows = VectorBytes == 64 ? 12 : 6;  // tiles whose sums are in registers, times two vectors
 
   // B' x
   static void to_places(const Vector (&x)[6], Vector (&result)[6]) {
@@ -209,7 +209,8 @@ struct Filter : Registers<float, VectorBytes> {
     }
   }
 
-  static void block(const Convolution& task, int64_t first, int64_t end, float* memory) {
+  // The results of the tiles of a chunk.
+  static void convolve(const Convolution& task, int64_t first, int64_t end, float* memory) {
     const int64_t stride = task.window_stride(), tiles = end - first;
     float* sums = memory + kPlaces * stride;
     for (int64_t tile = first; tile < end; tile++) {
@@ -239,4 +240,4 @@ struct Filter : Registers<float, VectorBytes> {
   }
 };
 
-inline FilterKernel filter_kernel() { return {Filter<>::kLanes, &Filter<>::transform_kernels, &Filter<>::block}; }
+inline FilterKernel filter_kernel() { return {Filter<>::kLanes, &Filter<>::transform_kernels, &Filter<>::convolve}; }

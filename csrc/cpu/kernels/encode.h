@@ -40,7 +40,7 @@ inline void encode_slots(const EncodeTask& task, int64_t first) {
     }
   };
 
-  SlotSums leading;  // in the finer units of leading integers
+  SlotSums leading;  // in eighths of a step
   for (int64_t pair = 0; pair < scheme.pairs; pair++) {
     Numbers packed = {};
     for (int64_t i = 2 * pair; i < std::min(2 * pair + 2, basis.leading); i++, from += task.slots) {
@@ -51,7 +51,7 @@ inline void encode_slots(const EncodeTask& task, int64_t first) {
     SlotIntegers::at(word) = packed;
     store(pair);
   }
-  constexpr float kFine = 1.0f / (1 << 2 * kLeadingShift);  // from squares of finer units to squares of steps
+  constexpr float kFine = 1.0f / (1 << 2 * kLeadingShift);  // from squares of eighths to squares of steps
   float leading_size[kEncodedTogether], leading_error[kEncodedTogether];
   SlotFloats::at(leading_size) = leading.size * kFine;
   SlotFloats::at(leading_error) = leading.error * kFine;
