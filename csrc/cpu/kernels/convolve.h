@@ -3,6 +3,7 @@
 
 #include "registers.h"
 
+// Steps are inlined, as GCC then keeps their vectors in registers.
 template <int VectorBytes = kVectorBytes>
 struct Filter : Registers<float, VectorBytes> {
   using Base = Registers<float, VectorBytes>;
@@ -13,7 +14,7 @@ struct Filter : Registers<float, VectorBytes> {
   static constexpr int kRows = VectorBytes == 64 ? 12 : 6;  // tiles whose sums are in registers, times two vectors
 
   // B' x
-  static void to_places(const Vector (&x)[6], Vector (&result)[6]) {
+  [[gnu::always_inline]] static void to_places(const Vector (&x)[6], Vector (&result)[6]) {
     const Vector even = x[4] - 4 * x[2], odd = x[3] - 4 * x[1], difference = x[4] - x[2], twice = 2 * (x[3] - x[1]);
     result[0] = 4 * x[0] - 5 * x[2] + x[4];
     result[1] = even + odd;
@@ -24,7 +25,7 @@ struct Filter : Registers<float, VectorBytes> {
   }
 
   // G x
-  static void kernel_to_places(const Vector (&x)[3], Vector (&result)[6]) {
+  [[gnu::always_inline]] static void kernel_to_places(const Vector (&x)[3], Vector (&result)[6]) {
     const Vector outer = (x[0] + x[2]) * (-1.0f / 6), inner = x[1] * (1.0f / 6);
     const Vector far = x[0] * (1.0f / 24) + x[2] * (1.0f / 6), near = x[1] * (1.0f / 12);
     result[0] = x[0] * 0.25f;
@@ -36,7 +37,7 @@ struct Filter : Registers<float, VectorBytes> {
   }
 
   // A' x
-  static void to_tile(const Vector (&x)[6], Vector (&result)[4]) {
+  [[gnu::always_inline]] static void to_tile(const Vector (&x)[6], Vector (&result)[4]) {
     const Vector sum = x[1] + x[2], difference = x[1] - x[2], far_sum = x[3] + x[4], far_difference = x[3] - x[4];
     result[0] = x[0] + sum + far_sum;
     result[1] = difference + 2 * far_difference;
@@ -80,7 +81,8 @@ struct Filter : Registers<float, VectorBytes> {
   }
 
   // The places of the windows of the channels from `channel` on, as many as there are lanes.
-  static void transform_window(const float* const (&cells)[kPlaces], int64_t channel, float* windows, int64_t stride) {
+  [[gnu::always_inline]] static void transform_window(const float* const (&cells)[kPlaces], int64_t channel,
+                                                      float* windows, int64_t stride) {
     Vector columns[kWindow][kWindow];
 #pragma GCC unroll 6
     for (int j = 0; j < kWindow; j++) {
@@ -101,7 +103,8 @@ struct Filter : Registers<float, VectorBytes> {
   }
 
   // Where the cells of a tile's window lie.
-  static void find_cells(const Convolution& task, const Source& source, int64_t tile, const float* (&cells)[kPlaces]) {
+  [[gnu::always_inline]] static void find_cells(const Convolution& task, const Source& source, int64_t tile,
+                                                const float* (&cells)[kPlaces]) {
     const Corner corner(task, tile);
     for (int i = 0; i < kWindow; i++) {
       const int64_t row = corner.row + (i - 1) * task.dilation, y = std::clamp<int64_t>(row, 0, task.height - 1);
@@ -116,8 +119,8 @@ struct Filter : Registers<float, VectorBytes> {
 
   // sums[i][j] = sum over channels of windows[i][channel] * kernels[j][channel], for Rows tiles and Vectors vectors.
   template <int Rows, int Vectors>
-  static void multiply(const float* windows, int64_t window_step, const float* kernels, int64_t kernel_step,
-                       int64_t channels, float* sums) {
+  [[gnu::always_inline]] static void multiply(const float* windows, int64_t window_step, const float* kernels,
+                                              int64_t kernel_step, int64_t channels, float* sums) {
     Vector sum[Rows][Vectors] = {};
     for (int64_t channel = 0; channel < channels; channel++, windows++, kernels += kLanes) {
       Vector right[Vectors];
@@ -137,8 +140,9 @@ struct Filter : Registers<float, VectorBytes> {
   }
 
   template <int Rows, int Vectors>
-  static void multiply_rest(int64_t tiles, const float* windows, int64_t window_step, const float* kernels,
-                            int64_t kernel_step, int64_t channels, float* sums) {
+  [[gnu::always_inline]] static void multiply_rest(int64_t tiles, const float* windows, int64_t window_step,
+                                                   const float* kernels, int64_t kernel_step, int64_t channels,
+                                                   float* sums) {
     if constexpr (Rows > 1) {
       if (tiles < Rows)
         return multiply_rest<Rows - 1, Vectors>(tiles, windows, window_step, kernels, kernel_step, channels, sums);
@@ -148,7 +152,8 @@ struct Filter : Registers<float, VectorBytes> {
 
   // The sums of all places, for one or two vectors of output channels.
   template <int Vectors>
-  static void add_up(const Convolution& task, int64_t vector, int64_t tiles, const float* windows, float* sums) {
+  [[gnu::always_inline]] static void add_up(const Convolution& task, int64_t vector, int64_t tiles,
+                                            const float* windows, float* sums) {
     const int64_t kernel_step = task.channels * kLanes;
     for (int place = 0; place < kPlaces; place++) {
       const int64_t first = task.first_channel(place), channels = task.channels - first;
@@ -168,7 +173,8 @@ struct Filter : Registers<float, VectorBytes> {
   }
 
   // A tile's results for one vector of output channels.
-  static void finish_tile(const Convolution& task, int64_t vector, int64_t tile, const float* sums) {
+  [[gnu::always_inline]] static void finish_tile(const Convolution& task, int64_t vector, int64_t tile,
+                                                 const float* sums) {
     const int64_t stride = task.sum_stride(), first = vector * kLanes;
     const int64_t kept = std::min<int64_t>(kLanes, task.outputs - first);
     Vector columns[kWindow][kTile];
