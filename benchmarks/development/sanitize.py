@@ -48,6 +48,7 @@ def call_all(device: str) -> None:
                 print(str(error).splitlines()[0])
         match_in_tiles(device)
         fold_with_gradients(device)
+        similarity_with_gradients(device)
         convolve(device)
         fill_smoothly(device)
     missing = ops.SCHEMAS.keys() - called.names
@@ -104,6 +105,22 @@ def fold_with_gradients(device: str) -> None:
             results.append([folded, *(one.grad for one in tensors if one is not None)])
         for found, expected in zip(*results, strict=True):
             torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def similarity_with_gradients(device: str) -> None:
+    """Of one key a query and of two, some of them absent."""
+    for batch, channels, height, width in SHAPES:
+        query = torch.randn(batch, channels, height, width, device=device, requires_grad=True)
+        key = torch.randn(batch, channels, height + 4, width - 3, device=device, requires_grad=True)
+        for shape in ((batch,), (batch, 2)):
+            index = torch.randint(-1, height * width // 2, (*shape, height - 2, width - 2), device=device)
+            score = patchswap.similarity(query, key, index)
+            torch.testing.assert_close(score, reference.similarity(query, key, index, 3))
+            grad = torch.rand_like(score)
+            found = torch.autograd.grad(score, (query, key), grad)
+            for name, gradient in zip(("query", "key"), found, strict=True):
+                backward = getattr(reference, f"similarity_{name}_backward")
+                torch.testing.assert_close(gradient, backward(grad, query, key, index, score, 3), rtol=1e-4, atol=1e-4)
 
 
 def convolve(device: str) -> None:
