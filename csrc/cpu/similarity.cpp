@@ -18,7 +18,6 @@
 #include "grain.h"
 #include "index_range.h"
 #include "instruction_set.h"
-#include "walk.h"
 
 namespace patchswap {
 namespace {
@@ -42,95 +41,28 @@ struct OwnShare {
   Sum root, signed_root;
 };
 
-// The product of `rows` runs of `length` numbers, in whole vectors of 64 bytes.
-template <class Sum, int VectorBytes>
-PATCHSWAP_INLINE Sum multiply_runs(const Sum* left, int64_t left_stride, const Sum* right, int64_t right_stride,
-                                   int64_t rows, int64_t length) {
-  using Lanes = Registers<Sum, VectorBytes>;
-  using Vector = typename Lanes::Vector;
-  constexpr int kLanes = Lanes::kLanes, kChains = 4;
-  Vector sum[kChains] = {};
-  for (int64_t row = 0; row < rows; row++, left += left_stride, right += right_stride) {
-    int64_t i = 0;
-    for (; i + kChains * kLanes <= length; i += kChains * kLanes) {
-#pragma GCC unroll 8
-      for (int chain = 0; chain < kChains; chain++) {
-        sum[chain] += Lanes::load(left + i + chain * kLanes) * Lanes::load(right + i + chain * kLanes);
-      }
-    }
-    for (; i < length; i += kLanes) sum[0] += Lanes::load(left + i) * Lanes::load(right + i);
-  }
-  Sum lane[kLanes];
-  Lanes::at(lane) = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
-
-template <class Sum, int VectorBytes, int Vectors>
-PATCHSWAP_INLINE void add_shares_of(const Share<Sum>* shares, int64_t count, const Sum* cells, int64_t pitch,
-                                    const OwnShare<Sum>& own, int64_t first, Sum* to) {
-  using Lanes = Registers<Sum, VectorBytes>;
-  constexpr int kLanes = Lanes::kLanes;
-  typename Lanes::Vector sum[Vectors] = {};
-  for (const Share<Sum>* share = shares; share != shares + count; share++) {
-    const Sum* from = cells + share->cell * pitch + first;
-#pragma GCC unroll 8
-    for (int i = 0; i < Vectors; i++) sum[i] += share->scale * (share->norm * Lanes::load(from + i * kLanes));
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < Vectors; i++) {
-    const int64_t at = first + i * kLanes;
-    Lanes::at(to + at) = sum[i] - own.signed_root * (own.root * Lanes::load(own.numbers + at));
-  }
-}
-
-// The gradient of one cell in all channels of a slab.
-template <class Sum, int VectorBytes>
-PATCHSWAP_INLINE void add_shares(const Share<Sum>* shares, int64_t count, const Sum* cells, int64_t pitch,
-                                 const OwnShare<Sum>& own, Sum* to) {
-  constexpr int kLanes = Registers<Sum, VectorBytes>::kLanes, kVectors = 4;
-  int64_t first = 0;
-  for (; first + kVectors * kLanes <= pitch; first += kVectors * kLanes) {
-    add_shares_of<Sum, VectorBytes, kVectors>(shares, count, cells, pitch, own, first, to);
-  }
-  for (; first < pitch; first += kLanes) {
-    add_shares_of<Sum, VectorBytes, 1>(shares, count, cells, pitch, own, first, to);
-  }
-}
-
 template <class Sum>
 struct Vectors {
   Sum (*multiply)(const Sum*, int64_t, const Sum*, int64_t, int64_t, int64_t);
   void (*add)(const Share<Sum>*, int64_t, const Sum*, int64_t, const OwnShare<Sum>&, Sum*);
 };
 
-#define PATCHSWAP_SIMILARITY_VECTORS(name, target, bytes)                                                  \
-  template <class Sum>                                                                                     \
-  target Sum multiply_##name(const Sum* left, int64_t left_stride, const Sum* right, int64_t right_stride, \
-                             int64_t rows, int64_t length) {                                               \
-    return multiply_runs<Sum, bytes>(left, left_stride, right, right_stride, rows, length);                \
-  }                                                                                                        \
-  template <class Sum>                                                                                     \
-  target void add_##name(const Share<Sum>* shares, int64_t count, const Sum* cells, int64_t pitch,         \
-                         const OwnShare<Sum>& own, Sum* to) {                                              \
-    add_shares<Sum, bytes>(shares, count, cells, pitch, own, to);                                          \
-  }
+}  // namespace
+}  // namespace patchswap
 
-#if defined(__x86_64__)
-PATCHSWAP_SIMILARITY_VECTORS(avx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64)
-PATCHSWAP_SIMILARITY_VECTORS(avx2, __attribute__((target("avx2,fma"))), 32)
-#endif
-PATCHSWAP_SIMILARITY_VECTORS(generic, , 16)
+#define PATCHSWAP_KERNELS "kernels/similarity.h"
+#include "each_instruction_set.h"
+
+namespace patchswap {
+namespace {
 
 template <class Sum>
 Vectors<Sum> vectors() {
 #if defined(__x86_64__)
-  if (instruction_set() >= InstructionSet::kAvx512) return {&multiply_avx512<Sum>, &add_avx512<Sum>};
-  if (instruction_set() == InstructionSet::kAvx2) return {&multiply_avx2<Sum>, &add_avx2<Sum>};
+  if (instruction_set() >= InstructionSet::kAvx512) return {&avx512::multiply_runs<Sum>, &avx512::add_shares<Sum>};
+  if (instruction_set() == InstructionSet::kAvx2) return {&avx2::multiply_runs<Sum>, &avx2::add_shares<Sum>};
 #endif
-  return {&multiply_generic<Sum>, &add_generic<Sum>};
+  return {&generic::multiply_runs<Sum>, &generic::add_shares<Sum>};
 }
 
 // ---- maps

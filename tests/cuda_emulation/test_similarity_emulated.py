@@ -157,8 +157,10 @@ def check(kernels, emulation, query, key, index, patch_size, steepness=1.0):
         assert all(torch.equal(result, results[0]) for result in results), "depends on the order of atomics"
         backward = getattr(reference, f"similarity_{name}_backward")
         arguments = *maps, taken, expected, patch_size
-        # Terms of either sign cancel, so rounding is measured by what is added up.
-        magnitude = backward(grad.double().abs(), maps[0].abs(), maps[1].abs(), taken, -expected.abs(), patch_size)
+        # Terms of either sign cancel, so rounding is measured by what is added up; a score is off by as much as 1 is.
+        magnitude = backward(
+            grad.double().abs(), maps[0].abs(), maps[1].abs(), taken, -torch.ones_like(expected), patch_size
+        )
         gradient = backward(grad.double(), *arguments)
         rounding = (gradient.abs() + info.smallest_normal) * info.eps
         assert_close(results[0].double(), gradient, rounding + 64 * sum_eps * magnitude)
