@@ -13,6 +13,7 @@ from torch import Tensor
 from inpaint import memory, weights
 from inpaint.device import choose_device
 from inpaint.errors import InpaintError
+from inpaint.feather import feathered
 from inpaint.graphs import Graphs
 from inpaint.networks.layout import multiply_in, on_device
 from inpaint.photo import Patch, as_given
@@ -110,7 +111,10 @@ class Inpainter:
             on_stage: called with every step that has ended.
         """
         largest_part = memory.largest_part(self.device, self.max_memory)
-        windows = [find_windows(job.hole, scales=job.scales, largest_part=largest_part) for job in jobs]
+        windows = [
+            find_windows(job.hole, scales=job.scales, largest_part=largest_part, barred=job.barred, variant=job.variant)
+            for job in jobs
+        ]
         stages = Stages(self.device, on_stage)
         patches: list[list[Patch]] = [[] for _ in jobs]
         kept: list[list[KeptWindow]] = [[] for _ in jobs]
@@ -140,9 +144,10 @@ class Inpainter:
             filling = self.pipeline.fill(crops, unknown, scenes, batch.recipe, stages, keep=keep)
         colours = filling.colours.cpu()
         stages.read()
+        patches = [_patch(window, scenes[-1], one) for window, one in zip(batch.windows, colours, strict=True)]
         return [
-            (_patch(window, scenes[-1], one), _kept(filling, number, window) if keep else [])
-            for number, (window, one) in enumerate(zip(batch.windows, colours, strict=True))
+            (feathered(patch, jobs[job]), _kept(filling, number, window) if keep else [])
+            for number, (patch, window, job) in enumerate(zip(patches, batch.windows, batch.jobs, strict=True))
         ]
 
 

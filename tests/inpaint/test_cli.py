@@ -197,7 +197,7 @@ def test_the_input_is_only_overwritten_on_demand(fake, files):
 def test_large_holes_and_transparent_holes_are_warned_of(fake, files):
     result = run("fill", files.image, files.mask, "-o", files.out, "--invert-mask")
     assert result.exit_code == 0
-    assert "note: the hole is 75% of the image; leave out --invert-mask if black marks what to keep" in result.stderr
+    assert "the hole is 75% of the image and touches all four borders; leave out --invert-mask" in result.stderr
     assert "note" not in run("fill", files.image, files.mask, "-o", files.out).stderr
     alpha = np.where(files.hole, 0, 255).astype(np.uint8)
     save_picture(files.folder / "cut.png", Image.fromarray(np.dstack([files.pixels, alpha])))
