@@ -19,10 +19,7 @@ from inpaint.commands import main
 from inpaint.commands.common import extra
 from inpaint.errors import InpaintError
 from inpaint.match_field import DIM, draw_match_field
-from inpaint.photo import Patch, read, save_picture, to_pil
-from inpaint.stages import StageTime
-from inpaint.window import find_windows
-from inpaint.work import Filled, KeptScale, KeptWindow
+from inpaint.photo import read, save_picture, to_pil
 
 
 def run(*arguments: object) -> Result:
@@ -38,46 +35,6 @@ def failure(*arguments: object) -> str:
     assert lines[-1].startswith("inpaint: ") and "Traceback" not in result.output
     assert result.stdout == ""
     return lines[-1]
-
-
-class FakeInpainter:
-    """Fills the hole with red, at one scale, and remembers how it was called."""
-
-    loads = 0
-
-    def __init__(self) -> None:
-        self.jobs = []
-
-    def fill(self, job, *, keep=False, on_stage=None):
-        self.job = job
-        self.jobs.append(job)
-        times = [StageTime(name, job.picture.size, 0.25) for name in ("infer", "vgg", "match", "translate", "blend")]
-        for stage in times if on_stage else ():
-            on_stage(stage)
-        windows = find_windows(job.hole)
-        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, *job.hole.shape)
-        filled = job.picture.filled([Patch(slice(None), slice(None), red, job.hole)])
-        kept = [self.kept(window, red, filled.colours()) for window in windows] if keep else []
-        return Filled(filled, job.notes, windows, times, kept)
-
-    def kept(self, window, red, filled):
-        level = window.levels[-1]
-        part = (..., level.part.rows, level.part.columns)
-        scale = KeptScale(level, filled[part], red[part], filled[part], torch.full(level.queries.shape, -1))
-        return KeptWindow(window, filled[part][:, ::2, ::2], [scale])
-
-
-@pytest.fixture
-def fake(monkeypatch) -> FakeInpainter:
-    inpainter = FakeInpainter()
-
-    def load(name_or_path="default", device="auto", *, precision="auto", max_memory=None):
-        inpainter.loads += 1
-        inpainter.loaded = (name_or_path, device, precision, max_memory)
-        return inpainter
-
-    monkeypatch.setattr(inpaint, "load", load, raising=False)
-    return inpainter
 
 
 @pytest.fixture
