@@ -126,7 +126,7 @@ def find_hole(
     if partly.mean() > 0.5:
         notes = (*notes, f"most of {name} is neither black nor white: it may be a picture, and no mask")
     hole = ~above if invert else above
-    if threshold is None and dilate is None:
+    if threshold is None and dilate is None and partly.any():
         hole |= partly & dilate_hole(hole, RIM)
     return Found(dilate_hole(hole, dilate or 0), notes)
 

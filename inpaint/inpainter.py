@@ -71,8 +71,8 @@ class Inpainter:
         Args:
             image: PIL image; numpy array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats in [0, 1]; or float
                 tensor (3, H, W) or (B, 3, H, W) in [0, 1] on any device. A path gives a PIL image back.
-            mask: white or True = hole: path, PIL image, array or tensor of the same size; for a batch of tensors also
-                (B, H, W) or (B, 1, H, W).
+            mask: white or True = hole: path, PIL image, array or tensor of the same size; one of
+                ``inpaint.mask_sources``; or a list of these. For a batch of tensors also (B, H, W) or (B, 1, H, W).
             scales: short sides in pixels, coarse to fine: the picture's own, halved some times. Chosen from the holes
                 by default.
 
@@ -123,9 +123,22 @@ class Inpainter:
                 patches[number].append(patch)
                 kept[number].extend(steps)
         return [
-            Filled(job.picture.filled(patches[number]), job.notes, windows[number], stages.times, kept[number])
+            Filled(
+                job.picture.filled(patches[number]),
+                (*job.notes, *self._notes(job, windows[number])),
+                windows[number],
+                stages.times,
+                kept[number],
+            )
             for number, job in enumerate(jobs)
         ]
+
+    def _notes(self, job: Job, windows: Sequence[Window]) -> tuple[str, ...]:
+        """Notes on a choice of sources that has no effect."""
+        chosen = job.variant > 0 or job.barred is not None
+        if not chosen or not windows or any(self._rule(window.depth).swap for window in windows):
+            return ()
+        return ("the holes are too small to be filled with copies: a choice of sources and variants changes nothing",)
 
     def _rule(self, depth: int) -> Recipe:
         return self.recipe if isinstance(self.recipe, Recipe) else self.recipe(depth)

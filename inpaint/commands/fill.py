@@ -198,6 +198,8 @@ def _fill(place: Place, job: Job, inpainter: Inpainter, painting: Painting, mark
         if place.explanation is not None:
             save_picture(place.explanation, to_pil(explain(job, filled)))
         save(_target(place.output), filled.picture)
+    for note in filled.notes[len(job.notes) :]:
+        progress.say(f"note: {note}")
     mask = marks.mask_of(place.photograph)
     painting.finish(
         place.output,
@@ -208,7 +210,7 @@ def _fill(place: Place, job: Job, inpainter: Inpainter, painting: Painting, mark
             "variant": place.variant,
             "size": list(job.picture.size),
             "hole_share": float(job.hole.mean()),
-            "notes": list(job.notes),
+            "notes": list(filled.notes),
             "windows": [
                 {"crop": list(window.crop), "scales": [list(level.size) for level in window.levels]}
                 for window in filled.windows

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import inpaint
 from inpaint.cells import CELL, PATCH
@@ -15,7 +18,9 @@ from inpaint.explanation import explain
 from inpaint.feather import depth_in
 from inpaint.holes import dilate_hole
 from inpaint.inpainter import Inpainter
+from inpaint.mask_sources import Rectangle
 from inpaint.match_field import DIM
+from inpaint.photo import read
 from inpaint.recipe import NARROW, WIDE, Recipe
 from inpaint.variants import bar_some
 from inpaint.window import find_windows
@@ -171,6 +176,50 @@ def test_variants_of_the_default_weights_differ() -> None:
     chosen = inpaint.load(device="cpu", precision="float32")
     one, other = (chosen.fill(prepare(image, hole, variant=number)).picture.samples for number in (0, 1))
     assert (np.abs(one[hole].astype(int) - other[hole]).max(-1) > 4).mean() > 0.2
+
+
+def test_where_nothing_is_copied_a_choice_of_sources_is_noted(networks) -> None:
+    chosen = Inpainter(networks, precision="float32", max_memory=2**33)
+    image, speck = photograph(), np.zeros((96, 128), bool)
+    speck[40:43, 50:53] = True
+    assert chosen.fill(prepare(image, speck)).notes == ()
+    for options in ({"variant": 1}, {"exclude": left_half()}):
+        (note,) = chosen.fill(prepare(image, speck, **options)).notes
+        assert note.startswith("the holes are too small to be filled with copies")
+        assert chosen.fill(prepare(image, a_hole(), **options)).notes == ()
+
+
+def test_an_inpainter_takes_whatever_marks_a_hole(inpainter: Inpainter) -> None:
+    image, hole = photograph(), np.zeros((96, 128), bool)
+    hole[20:40, 30:60] = hole[50:60, 30:60] = True
+    expected = inpainter(image, hole)
+    assert np.array_equal(inpainter(image, [Rectangle(30, 20, 30, 20), Rectangle(30, 50, 30, 10)]), expected)
+    assert np.array_equal(inpainter(image, [Rectangle(30, 20, 30, 20), hole]), expected)
+    tensors = torch.rand(2, 3, 96, 128)
+    box = Rectangle(1, 2, 5, 5)
+    assert torch.equal(inpainter(tensors, box), inpainter(tensors, box.marked(read(image))))
+
+
+# A bright object with a smooth rim
+
+
+@pytest.mark.parametrize("quality", [None, 75])
+def test_no_halo_of_a_bright_object_stays(quality) -> None:
+    places = np.arange(128 * 8).reshape(-1, 1) / 8 - 64 + 1 / 16
+    covered = (places**2 + places.T**2 < 20**2).reshape(128, 8, 128, 8).mean((1, 3))
+    ground = np.random.default_rng(0).normal(60, 10, (128, 128, 3))
+    image = np.round(np.clip(ground + covered[..., None] * (250 - ground), 0, 255)).astype(np.uint8)
+    stream = io.BytesIO()
+    mask = Image.fromarray(np.round(255 * covered).astype(np.uint8))
+    mask.save(stream, "JPEG" if quality else "PNG", quality=quality or -1)
+    chosen = inpaint.load(device="cpu", precision="float32")
+    near = (covered > 0.05) & (covered < 0.5)  # half-covered, beyond the threshold
+
+    def brightest(**options) -> float:
+        filled = chosen.fill(prepare(image, stream.getvalue(), **options)).picture.samples
+        return float(np.sort(filled[near].mean(1))[-10:].mean())
+
+    assert brightest() < 100 < 110 < brightest(dilate=0)
 
 
 # The feather
