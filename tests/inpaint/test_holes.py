@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
 from PIL import ExifTags, Image
 
 from inpaint.errors import InpaintError
@@ -428,6 +429,30 @@ def test_a_copy_of_the_photograph_is_no_mask(tmp_path):
     assert find_hole(hole, size=(60, 80), photograph=photograph).hole.any()
     text = np.where(generator.random((60, 80)) < 0.1, 255, 0).astype(np.uint8)  # white on black, and all of it the hole
     assert np.array_equal(find_hole(text, size=(60, 80), photograph=read(text)).hole, text > 0)
+
+
+ANY_SHAPE = st.lists(st.integers(0, 6), min_size=0, max_size=4).map(tuple)
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+ANY_DTYPE = st.sampled_from(["bool", *INTEGERS, "float16", "float32", "float64"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.tuples(ANY_DTYPE, ANY_SHAPE).flatmap(lambda kind: numpy_strategies.arrays(*kind)),
+    st.sampled_from([None, (3, 4), (6, 6)]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, 0, 0.5]),
+)
+def test_whatever_array_comes_gives_a_hole_or_one_line(array, size, invert, resize, threshold):
+    before = array.copy()
+    try:
+        found = find_hole(array, size=size, invert=invert, resize=resize, threshold=threshold)
+    except InpaintError as error:
+        assert "\n" not in str(error) and len(str(error)) > 20
+    else:
+        assert found.hole.dtype == bool and found.hole.shape == (size or array.shape[:2])
+    assert np.array_equal(array, before, equal_nan=array.dtype.kind == "f")
 
 
 # Growing
