@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("image", type=FILE)
 @click.argument("mask", type=FILE)
 @output_option
+@click.option("--page", type=click.IntRange(min=1), default=1, show_default=True, help="Page of a TIFF.")
 @click.option("--invert-mask", is_flag=True, help="Black marks the hole instead of white.")
 @click.option(
     "--threshold",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 def fill(
     image: Path,
     mask: Path,
+    page: int,
     invert_mask: bool,
     threshold: float,
     dilate: int,
@@ -58,9 +60,9 @@ def fill(
 ) -> None:
     """Fill the hole that MASK marks in IMAGE.
 
-    MASK has the size of IMAGE as displayed; white is the hole. Pixels outside the hole keep their exact values in PNG,
-    WebP and TIFF (JPEG re-encodes the picture at quality 95), and so do transparency, colour profile and EXIF. An
-    existing OUTPUT is replaced, once the result is complete.
+    MASK has the size of IMAGE as displayed; white is the hole. Pixels outside the hole keep their exact values, and so
+    do transparency, colour profile and EXIF. A JPEG from a JPEG changes in the 8x8 blocks that the hole touches; other
+    lossy files are encoded anew. An existing OUTPUT is replaced, once the result is complete.
 
     Each hole, or group of near ones, is filled in a window of its own. --save-stages writes mask.png and, for each
     window, coarse.png and what came of each scale: what the translation made of the swapped features (after_swap), the
@@ -80,8 +82,8 @@ def fill(
     from inpaint.work import prepare
 
     check_output(painting.output)
-    photo = read(image, max_megapixels=painting.max_megapixels)
-    check_output(painting.output, photo)
+    photo = read(image, max_megapixels=painting.max_megapixels, page=page)
+    losses = check_output(painting.output, photo)
     job = prepare(
         photo,
         mask,
@@ -93,7 +95,7 @@ def fill(
     )
     share = float(job.hole.mean())
     progress.say(f"{image}: {by(photo.size)}, hole {share:.1%}")
-    for note in job.notes:
+    for note in (*job.notes, *losses):
         progress.say(f"note: {note}")
     if save_stages is not None:
         save_stages.mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def fill(
             "output": str(painting.output),
             "size": list(photo.size),
             "hole_share": share,
-            "notes": list(job.notes),
+            "notes": [*job.notes, *losses],
             "windows": [
                 {"crop": list(window.crop), "scales": [list(level.size) for level in window.levels]}
                 for window in filled.windows

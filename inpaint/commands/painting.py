@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from inpaint.inpainter import Inpainter
 
-output_option = click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+output_option = click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    help="Result: .png, .jpg, .webp, .tif, .avif, .jp2, .heic, .bmp or .gif.",
+)
 
 
 def painting_options(photograph: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -91,10 +91,10 @@ def stylize(
     photo = read(content, max_megapixels=limit)
     if strength > 0 and not keep_colours:
         photo = in_colour(photo)
-    check_output(painting.output, photo)
+    losses = check_output(painting.output, photo)
     texture = read(style, max_megapixels=limit)
     taken = style_size(texture.size, photo.size, scale, largest_style)
-    for note in (*photo.notes, *texture.notes):
+    for note in (*photo.notes, *texture.notes, *losses):
         progress.say(f"note: {note}")
     progress.say(f"{content}: {by(photo.size)}, {style}: {by(texture.size)} taken at {by(taken)}")
 

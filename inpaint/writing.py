@@ -1,0 +1,201 @@
+"""From samples to files of every format, with what their pictures' metadata allows."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
+
+from inpaint import exif, jpeg, png, tiff
+from inpaint.codec import as_image, decode, register_heif
+from inpaint.errors import InpaintError
+from inpaint.metadata import IPTC_RESOURCE
+from inpaint.origin import Origin, stored
+
+if TYPE_CHECKING:
+    from inpaint.photo import Photo
+
+QUALITY = 95  # of lossy files that do not come from a file of their own format
+GIF_COLOURS = 256
+_WITHOUT_ALPHA = ("JPEG", "BMP")
+
+
+def encode(photo: Photo, file_format: str) -> bytes:
+    """A file of a picture. Where the picture was read from a file of that format, all else in that file is kept.
+
+    Raises:
+        InpaintError: the format cannot hold the picture.
+        Exception: Pillow's writers raise errors of many types on metadata that does not fit the format.
+    """
+    origin = photo.origin if photo.origin is not None and photo.origin.file_format == file_format else None
+    samples = photo.samples.astype(photo.samples.dtype.newbyteorder("="), copy=False)
+    if photo.has_alpha and file_format in _WITHOUT_ALPHA:
+        samples = samples[..., :-1]
+    if file_format == "TIFF":
+        return _tiff(photo, samples, origin)
+    if file_format == "PNG":
+        return _png(photo, samples, origin)
+    if file_format == "JPEG":
+        return _jpeg(photo, samples, origin)
+    if file_format == "GIF":
+        return _gif(photo, samples, photo.origin)
+    options: dict[str, Any] = {"exif": photo.exif, "icc_profile": photo.icc_profile, "xmp": photo.xmp}
+    if file_format == "WEBP":
+        options |= {"lossless": True, "exact": True}
+    elif file_format == "AVIF":
+        options |= {"quality": QUALITY, "subsampling": "4:4:4"}
+    elif file_format == "HEIF":
+        register_heif("the picture")
+        options |= {"quality": QUALITY, "chroma": 444}
+    elif file_format == "BMP":
+        options = {"dpi": photo.dpi}
+    else:
+        options = {"comment": photo.comment}
+    return _saved(as_image(samples), file_format, **options)
+
+
+def losses(photo: Photo, file_format: str) -> tuple[str, ...]:
+    """Notes on what a file of this format changes of a picture, or leaves out."""
+    origin = photo.origin
+    same = origin is not None and origin.file_format == file_format
+    notes = []
+    if file_format in ("AVIF", "HEIF") or (file_format == "JPEG" and not same):
+        notes.append(f"{file_format} encodes the whole picture, so that known pixels change slightly; .png keeps them")
+    elif file_format == "JPEG" and not has_jpeglib():
+        notes.append(
+            "the whole JPEG is encoded again, with its own tables, so that known pixels change slightly; with jpeglib "
+            "they stay (in a checkout: pip install '.[formats]')"
+        )
+    elif file_format == "JPEG" and origin and jpeg.is_progressive(origin.content):
+        notes.append("the progressive JPEG becomes a sequential one, with the same pixels")
+    lost = []
+    if origin is not None and origin.file_format == "PNG" and file_format != "PNG":
+        chunks = png.chunks_of(origin.content)
+        lost += sorted({chunk.name.decode() for chunk in png.colour_chunks(chunks)} - {"iCCP", "sRGB"})
+        lost += ["text"] if png.text_chunks(chunks) else []
+    kept = {
+        "icc_profile": ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"),
+        "exif": ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"),
+        "xmp": ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"),
+        "iptc": ("JPEG", "TIFF"),
+        "comment": ("PNG", "JPEG", "GIF", "JPEG2000"),
+    }
+    lost += [
+        {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC", "comment": "comment"}[name]
+        for name, formats in kept.items()
+        if getattr(photo, name) is not None and file_format not in formats
+    ]
+    if lost:
+        notes.append(f"{file_format} does not take over: {', '.join(lost)}")
+    return tuple(notes)
+
+
+def has_jpeglib() -> bool:
+    return importlib.util.find_spec("jpeglib") is not None
+
+
+def _saved(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, file_format, **{name: value for name, value in options.items() if value is not None})
+    return stream.getvalue()
+
+
+def _tiff(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
+    page = tiff.read(origin.content, origin.page, "the picture") if origin else None
+    if origin is not None and page is not None and page.samples.shape == stored(samples, origin.orientation).shape:
+        try:
+            raw = page.with_samples(stored(samples, origin.orientation))
+            return tiff.rewritten(origin.content, origin.page, raw)
+        except ValueError:
+            pass  # a file whose pages share strips, for instance: a new one holds the picture alone
+    return tiff.encode(
+        samples, icc_profile=photo.icc_profile, exif=photo.exif, xmp=photo.xmp, iptc=photo.iptc, dpi=photo.dpi
+    )
+
+
+def _png(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
+    deep = samples.dtype == np.uint16
+    pixels = png.encode_deep(samples) if deep else png.chunks_of(_saved(as_image(samples), "PNG"))
+    if origin is not None:
+        added = png.kept_chunks(png.chunks_of(origin.content), turned=origin.orientation > 4)
+    else:
+        added = []
+        if photo.icc_profile:
+            added.append(png.Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(photo.icc_profile)))
+        if photo.dpi:
+            metres = b"".join(round(value / 0.0254).to_bytes(4, "big") for value in photo.dpi)
+            added.append(png.Chunk(b"pHYs", metres + b"\1"))
+        if photo.comment:
+            added.append(png.Chunk(b"tEXt", b"Comment\0" + photo.comment.replace(b"\0", b" ")))
+    if photo.exif:
+        added.append(png.Chunk(b"eXIf", photo.exif.removeprefix(exif.PREFIX)))
+    if photo.xmp:
+        added.append(png.Chunk(b"iTXt", png.XMP_KEYWORD + bytes(5) + photo.xmp))
+    return png.joined([pixels[0], *added, *pixels[1:]])
+
+
+def _jpeg(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
+    if origin is not None:
+        return _jpeg_like(samples, origin)
+    options: dict[str, Any] = {"quality": QUALITY, "subsampling": 0, "dpi": photo.dpi, "comment": photo.comment}
+    options |= {"exif": photo.exif, "icc_profile": photo.icc_profile, "xmp": photo.xmp}
+    content = _saved(as_image(samples), "JPEG", **options)
+    if photo.iptc is None:
+        return content
+    parts = jpeg.parts_of(content)
+    segment = jpeg.photoshop_segment({IPTC_RESOURCE: photo.iptc})
+    return parts._replace(segments=[*parts.segments[:1], segment, *parts.segments[1:]]).joined()
+
+
+def _jpeg_like(samples: np.ndarray, origin: Origin) -> bytes:
+    """A JPEG file with the tables, the sampling, the orientation and the metadata of the one it came from."""
+    samples = stored(samples, origin.orientation)
+    bare = jpeg.bare(origin.content)
+    before = decode(bare, "the picture", np.inf)[0]
+    coded = None
+    if before.shape == samples.shape and has_jpeglib():
+        with contextlib.suppress(ValueError, ImportError):  # kinds that jpeglib does not write
+            coded = jpeg.with_difference(bare, before, samples)
+    if coded is None:
+        with Image.open(io.BytesIO(bare)) as image:
+            tables, sampling = image.quantization, get_sampling(image)
+        if samples.shape[2] == 1:
+            tables = {0: tables[0]}
+        coded = _saved(as_image(samples), "JPEG", qtables=tables, subsampling=max(sampling, 0))
+    return jpeg.with_segments_of(coded, origin.content)
+
+
+def _gif(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
+    """A GIF of the colours of the known pixels; others, in the hole, take the nearest of these or of some free ones."""
+    colours = samples.reshape(-1, samples.shape[2])
+    transparent = colours[:, -1] < 128 if photo.has_alpha else np.zeros(len(colours), bool)
+    rgb = np.broadcast_to(colours[:, : 1 if photo.is_grey else 3], (len(colours), 3))
+    known = np.ones(len(colours), bool)
+    if origin is not None:
+        before = decode(origin.content, "the picture", np.inf, page=origin.page + 1)[0]
+        if before.shape == samples.shape:
+            known = (before == samples).all(axis=2).ravel()
+    palette = np.unique(rgb[known & ~transparent], axis=0)
+    room = GIF_COLOURS - int(transparent.any()) - len(palette)
+    if room < 0:
+        raise InpaintError(f"GIF holds {GIF_COLOURS} colours, and the known pixels have {len(palette)}; use .png")
+    new = rgb[~known & ~transparent]
+    if len(new) and room:
+        few = Image.fromarray(np.ascontiguousarray(new[None])).quantize(room).convert("RGB")
+        palette = np.concatenate([palette, np.unique(np.asarray(few)[0], axis=0)])
+    distinct, which = np.unique(rgb, axis=0, return_inverse=True)
+    distance = ((distinct[:, None].astype(int) - palette[None]) ** 2).sum(axis=2) if len(palette) else None
+    indices = np.zeros(len(rgb), np.uint8) if distance is None else distance.argmin(axis=1)[which.ravel()]
+    indices = np.where(transparent, len(palette), indices).astype(np.uint8).reshape(samples.shape[:2])
+    image = Image.fromarray(indices)
+    image.putpalette(
+        np.concatenate([palette, np.zeros((1, 3), palette.dtype)])[:GIF_COLOURS].astype(np.uint8).tobytes()
+    )
+    options = {"transparency": len(palette)} if transparent.any() else {}
+    return _saved(image, "GIF", comment=photo.comment, optimize=False, **options)
