@@ -116,8 +116,8 @@ def is_long_xmp(segment: Segment) -> bool:
     return segment.marker == EXIF_OR_XMP and segment.payload.startswith(_LONG_XMP)
 
 
-def with_segments_of(coded: bytes, origin: bytes) -> bytes:
-    """A JPEG file with the pixels of ``coded`` and all other data of ``origin``.
+def with_segments_of(coded: bytes, origin: bytes, *, has_profile: bool) -> bytes:
+    """A JPEG file with the pixels of ``coded`` and all other data of ``origin``, its colour profile if that fits.
 
     Thumbnails, pictures that follow in the file, and their announcements are left out; so is damaged EXIF.
     """
@@ -128,6 +128,8 @@ def with_segments_of(coded: bytes, origin: bytes) -> bytes:
         if not segment.is_application_data or marker in (JFIF, ADOBE):
             continue
         if is_for_other_pictures(segment) or is_long_xmp(segment):
+            continue
+        if marker == PROFILE_OR_MPF and payload.startswith(b"ICC_PROFILE\0") and not has_profile:
             continue
         if marker == EXIF_OR_XMP and payload.startswith(exif.PREFIX):
             payload = _cleaned_exif(payload)

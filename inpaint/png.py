@@ -75,7 +75,7 @@ def text_chunks(chunks: list[Chunk]) -> list[Chunk]:
 
 
 def kept_chunks(chunks: list[Chunk], *, turned: bool) -> list[Chunk]:
-    """What a picture with other pixels takes over: all that may be copied, but EXIF, XMP and transparency.
+    """What a picture with other pixels takes over: all that may be copied, but profile, EXIF, XMP and transparency.
 
     ``turned``: the pixels were turned by 90 degrees, and with them the two resolutions.
     """
@@ -85,7 +85,8 @@ def kept_chunks(chunks: list[Chunk], *, turned: bool) -> list[Chunk]:
         if name == b"pHYs" and turned and len(data) == 9:
             data = data[4:8] + data[:4] + data[8:]
         is_safe = name[3:4].islower() and name not in (*_TEXT, *_FRAMES, b"eXIf")
-        if name[:1].islower() and (is_safe or name in _COLOUR or name == b"tIME"):
+        is_colour = name in _COLOUR and name != b"iCCP"
+        if name[:1].islower() and (is_safe or is_colour or name == b"tIME"):
             kept.append(Chunk(name, data))
     return kept + text_chunks(chunks)
 

@@ -126,13 +126,13 @@ def _png(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
         added = png.kept_chunks(png.chunks_of(origin.content), turned=origin.orientation > 4)
     else:
         added = []
-        if photo.icc_profile:
-            added.append(png.Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(photo.icc_profile)))
         if photo.dpi:
             metres = b"".join(round(value / 0.0254).to_bytes(4, "big") for value in photo.dpi)
             added.append(png.Chunk(b"pHYs", metres + b"\1"))
         if photo.comment:
             added.append(png.Chunk(b"tEXt", b"Comment\0" + photo.comment.replace(b"\0", b" ")))
+    if photo.icc_profile:
+        added.insert(0, png.Chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(photo.icc_profile)))
     if photo.exif:
         added.append(png.Chunk(b"eXIf", photo.exif.removeprefix(exif.PREFIX)))
     if photo.xmp:
@@ -142,7 +142,7 @@ def _png(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
 
 def _jpeg(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
     if origin is not None:
-        return _jpeg_like(samples, origin)
+        return _jpeg_like(samples, origin, has_profile=photo.icc_profile is not None)
     options: dict[str, Any] = {"quality": QUALITY, "subsampling": 0, "dpi": photo.dpi, "comment": photo.comment}
     options |= {"exif": photo.exif, "icc_profile": photo.icc_profile, "xmp": photo.xmp}
     content = _saved(as_image(samples), "JPEG", **options)
@@ -153,7 +153,7 @@ def _jpeg(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
     return parts._replace(segments=[*parts.segments[:1], segment, *parts.segments[1:]]).joined()
 
 
-def _jpeg_like(samples: np.ndarray, origin: Origin) -> bytes:
+def _jpeg_like(samples: np.ndarray, origin: Origin, *, has_profile: bool) -> bytes:
     """A JPEG file with the tables, the sampling, the orientation and the metadata of the one it came from."""
     samples = stored(samples, origin.orientation)
     bare = jpeg.bare(origin.content)
@@ -168,7 +168,7 @@ def _jpeg_like(samples: np.ndarray, origin: Origin) -> bytes:
         if samples.shape[2] == 1:
             tables = {0: tables[0]}
         coded = _saved(as_image(samples), "JPEG", qtables=tables, subsampling=max(sampling, 0))
-    return jpeg.with_segments_of(coded, origin.content)
+    return jpeg.with_segments_of(coded, origin.content, has_profile=has_profile)
 
 
 def _gif(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
