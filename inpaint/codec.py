@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from inpaint import jpeg, png, tiff
 from inpaint.errors import InpaintError
@@ -165,6 +165,8 @@ def _read_tiff(
         notes.append(f"{name} has {page.pages} pages; page {number + 1} is used, the others stay in a TIFF only")
     if page.others:
         notes.append(f"{name} has {page.others} bands that are no colour; they stay as they are, in a TIFF only")
+    if page.shows_unfilled:
+        notes.append(f"{name} has layers or previews that show the unfilled picture; they stay as they are in a TIFF")
     if page.is_scaled:
         notes.append(f"{name} has values from {page.low:g} (black) to {page.high:g} (white)")
     facts = {**page.facts, "notes": tuple(notes), "origin": Origin("TIFF", content, page.orientation, number)}
@@ -245,8 +247,15 @@ def _opened(content: bytes, file_format: str, name: str, max_megapixels: float) 
     if file_format == "HEIF":
         register_heif(name)
     formats = {"JPEG": ("JPEG", "MPO")}.get(file_format, (file_format,))
-    with _pillow_without_size_limit():
-        opened = Image.open(io.BytesIO(content), formats=formats)
+    try:
+        with _pillow_without_size_limit():
+            opened = Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        if file_format != "TIFF":
+            raise
+        raise InpaintError(
+            f"cannot read {name}: expected grey or RGB pixels, got {tiff.described(content)}; convert it to RGB first"
+        ) from error
     with opened:
         _check_megapixels(opened.width * opened.height / 1e6, name, max_megapixels)
         yield opened

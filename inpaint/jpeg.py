@@ -21,6 +21,7 @@ COMMENT, JFIF, EXIF_OR_XMP, PROFILE_OR_MPF, PHOTOSHOP, ADOBE = 0xFE, 0xE0, 0xE1,
 _XMP, _LONG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _FOR_OTHER_PICTURES = (b"MPF\0", b"urn:iso:std:iso:ts:21496:-1\0")
+THUMBNAILS = (1033, 1036)  # numbers of Photoshop's image resources
 _BLOCKS_AT_ONCE = 4096
 
 
@@ -68,9 +69,14 @@ def parts_of(content: bytes) -> Parts:
 
 
 def bare(content: bytes) -> bytes:
-    """The file with nothing but what its pixels need."""
+    """The file with nothing but what its pixels need, and the resolution."""
     parts = parts_of(content)
-    segments = [each for each in parts.segments if not each.is_application_data or each.marker in (JFIF, ADOBE)]
+    segments = []
+    for marker, payload in parts.segments:
+        if marker == JFIF and payload.startswith(b"JFIF\0"):
+            segments.append(Segment(marker, payload[:12] + bytes(2)))  # without its thumbnail
+        elif marker == ADOBE or not Segment(marker, payload).is_application_data:
+            segments.append(Segment(marker, payload))
     return parts._replace(segments=segments).joined()
 
 
@@ -78,13 +84,17 @@ def comment_of(segments: list[Segment]) -> bytes | None:
     return next((segment.payload for segment in segments if segment.marker == COMMENT), None)
 
 
-def photoshop_resources(segments: list[Segment]) -> dict[int, bytes]:
-    """The image resources of APP13 by number; damaged ones are left out."""
-    blocks = b"".join(
+def photoshop_blocks(segments: list[Segment]) -> bytes:
+    """Photoshop's image resources in APP13."""
+    return b"".join(
         segment.payload.removeprefix(_PHOTOSHOP)
         for segment in segments
         if segment.marker == PHOTOSHOP and segment.payload.startswith(_PHOTOSHOP)
     )
+
+
+def photoshop_resources(blocks: bytes) -> dict[int, bytes]:
+    """Photoshop's image resources by number; damaged ones are left out."""
     resources: dict[int, bytes] = {}
     place = 0
     while blocks[place : place + 4] == b"8BIM" and place + 12 <= len(blocks):
@@ -136,10 +146,9 @@ def with_segments_of(coded: bytes, origin: bytes, *, has_profile: bool) -> bytes
         elif marker == EXIF_OR_XMP and payload.startswith(_XMP):
             payload = without_gain_map(payload)
         elif _has_thumbnail(segment):
-            resources = photoshop_resources([segment])
-            payload = photoshop_segment(
-                {key: each for key, each in resources.items() if key not in _THUMBNAILS}
-            ).payload
+            resources = photoshop_resources(photoshop_blocks([segment]))
+            kept_resources = {key: each for key, each in resources.items() if key not in THUMBNAILS}
+            payload = photoshop_segment(kept_resources).payload
         if payload:
             kept.append(Segment(marker, payload))
     first = [segment for segment in new.segments if segment.marker in (JFIF, ADOBE)]
@@ -154,11 +163,8 @@ def _cleaned_exif(payload: bytes) -> bytes:
         return b""
 
 
-_THUMBNAILS = (1033, 1036)  # Photoshop image resources
-
-
 def _has_thumbnail(segment: Segment) -> bool:
-    return any(number in photoshop_resources([segment]) for number in _THUMBNAILS)
+    return any(number in photoshop_resources(photoshop_blocks([segment])) for number in THUMBNAILS)
 
 
 def without_gain_map(xmp: bytes) -> bytes:

@@ -82,7 +82,7 @@ def _add_of_jpeg(facts: dict[str, Any], content: bytes) -> list[str]:
     """Adds what Pillow does not read of a JPEG file, and takes away what belongs to pictures that are not kept."""
     parts = jpeg.parts_of(content)
     facts["comment"] = jpeg.comment_of(parts.segments)
-    facts["iptc"] = jpeg.photoshop_resources(parts.segments).get(IPTC_RESOURCE)
+    facts["iptc"] = jpeg.photoshop_resources(jpeg.photoshop_blocks(parts.segments)).get(IPTC_RESOURCE)
     xmp = facts["xmp"] or b""
     facts["xmp"] = jpeg.without_gain_map(xmp) or None
     notes = []

@@ -133,6 +133,8 @@ class Photo:
         colours = self.samples[..., : self._colour_channels]
         known = (colours[rows][~hole[rows]] for rows in row_strips(self.size))  # one strip in memory at a time
         ends = np.array([(part.min(), part.max()) for part in known if part.size])
+        if np.isnan(ends).any():
+            raise InpaintError("image: expected numbers outside the hole, got NaN; let the hole cover these pixels")
         if len(ends) and not (ends.min() >= 0 and ends.max() <= 1):
             raise InpaintError(
                 f"image: expected known pixels in [0, 1], got values from {ends.min():.3g} to {ends.max():.3g}; "

@@ -20,14 +20,17 @@ import tifffile
 from PIL import Image, TiffImagePlugin, TiffTags
 
 from inpaint.errors import InpaintError
+from inpaint.jpeg import THUMBNAILS, photoshop_resources
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it reports damage there, and goes on or raises
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DEFLATE = 8
+_MOST_BANDS = 32
 _LOSSLESS = (1, 5, DEFLATE, 32946, 32773, 34925, 50000)  # none, LZW, deflate, PackBits, LZMA, Zstandard
 _GREY_INVERTED, _GREY, _RGB = 0, 1, 2  # photometric interpretations
 _OFFSETS, _BYTE_COUNTS, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 273, 279, 324, 325
+_SUB_IFDS, _LAYERS, _RESOURCES = 330, 37724, 34377
 _ORIENTATION, _XMP, _IPTC, _PROFILE, _EXIF, _GPS = 274, 700, 33723, 34675, 34665, 34853
 
 
@@ -37,7 +40,7 @@ class Page:
 
     raw: (H, W, bands) as stored. colours: how many bands are colour. alpha: the band that is, if there is one.
     inverted: 0 is white. low, high: the values of black and white of types that have no white of their own. facts:
-    fields of a ``Photo``.
+    fields of a ``Photo``. shows_unfilled: the page has layers or previews.
     """
 
     raw: np.ndarray
@@ -49,6 +52,7 @@ class Page:
     low: float
     high: float
     facts: dict[str, Any]
+    shows_unfilled: bool
 
     @property
     def bands(self) -> list[int]:
@@ -109,6 +113,16 @@ def megapixels(content: bytes, number: int, name: str) -> float:
         return page.imagewidth * page.imagelength / 1e6
 
 
+def described(content: bytes) -> str:
+    """The kind of the pixels of the first page, for a message."""
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = _page(file, 0)
+        photometric, compression = (getattr(each, "name", each) for each in (page.photometric, page.compression))
+        return (
+            f"{photometric} of {page.samplesperpixel} samples of {page.bitspersample} bits, compression {compression}"
+        )
+
+
 def read(content: bytes, number: int, name: str) -> Page | None:
     """A page, counted from 0; None where it is of another kind than ``Page`` describes.
 
@@ -127,7 +141,7 @@ def read(content: bytes, number: int, name: str) -> Page | None:
             or page.fillorder != 1
             or page.axes not in ("YX", "YXS", "SYX")
             or int(page.compression) not in _LOSSLESS
-            or page.samplesperpixel < colours
+            or not colours <= page.samplesperpixel <= _MOST_BANDS
         ):
             return None
         _check_segments(page, len(content))
@@ -159,6 +173,7 @@ def read(content: bytes, number: int, name: str) -> Page | None:
             low,
             high,
             _facts(page),
+            any(code in page.tags for code in (_SUB_IFDS, _LAYERS)),
         )
 
 
@@ -185,6 +200,7 @@ def rewritten(content: bytes, number: int, raw: np.ndarray) -> bytes:
         if free and free[-1][1] >= len(data):  # nothing follows the last one
             del data[free[-1][0] :]
             free.pop()
+        _blank_thumbnails(data, page)
         offsets = [_placed(data, segment, free) for segment in segments]
         big, order = file.is_bigtiff, file.byteorder
         _set(data, tags[0], offsets, big, order)
@@ -311,6 +327,17 @@ def _encoded(file: tifffile.TiffFile, page: Any, raw: np.ndarray) -> list[bytes]
         ends = np.cumsum(sizes).tolist()
         segments = [segments[0][end - size : end] for end, size in zip(ends, sizes, strict=True)]
     return segments
+
+
+def _blank_thumbnails(data: bytearray, page: Any) -> None:
+    """Overwrites the thumbnails among Photoshop's image resources, which show the unfilled picture."""
+    tag = page.tags.get(_RESOURCES)
+    if tag is None or not isinstance(tag.value, bytes):
+        return
+    for number, block in photoshop_resources(tag.value).items():
+        if number in THUMBNAILS and len(block) > 4:
+            place = data.find(block, tag.valueoffset)
+            data[place : place + len(block)] = bytes(len(block))
 
 
 def _extents_of_others(file: tifffile.TiffFile, page: Any) -> list[tuple[int, int]]:
