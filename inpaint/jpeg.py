@@ -6,9 +6,11 @@ difference of its pixels, which is zero, exactly, where no hole touches the bloc
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import struct
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,10 @@ from inpaint import exif
 
 START, END, SCAN = 0xD8, 0xD9, 0xDA
 COMMENT, JFIF, EXIF_OR_XMP, PROFILE_OR_MPF, PHOTOSHOP, ADOBE = 0xFE, 0xE0, 0xE1, 0xE2, 0xED, 0xEE
+_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_HUFFMAN_FRAMES, _ARITHMETIC_FRAMES = (0xC0, 0xC1, 0xC2), (0xC9, 0xCA)
+_LIBRARY = "turbo210"  # of those in jpeglib: libjpeg-turbo 2.1, which knows arithmetic coding
+_jpeglib_lock = threading.Lock()
 _XMP, _LONG_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _FOR_OTHER_PICTURES = (b"MPF\0", b"urn:iso:std:iso:ts:21496:-1\0")
@@ -179,26 +185,59 @@ def with_difference(content: bytes, before: np.ndarray, after: np.ndarray) -> by
     Blocks without a difference keep their coefficients. The result is sequential and has no metadata.
 
     Raises:
-        ImportError: jpeglib is not installed.
-        ValueError: the file is of a kind that jpeglib cannot write.
+        ValueError: jpeglib cannot read or write the file.
     """
     import jpeglib
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.jpg"
         path.write_bytes(bare(content))
+        coding = "+ARITH_CODE" if _frame_of(content).marker in _ARITHMETIC_FRAMES else "+OPTIMIZE_CODING"
         try:
-            image = jpeglib.read_dct(str(path))
-            image.load()
-            _add_difference(image, before, after)
-            image.write_dct(str(path), flags=["+OPTIMIZE_CODING"])
+            with _jpeglib_lock, jpeglib.version(_LIBRARY):  # the choice of a library is global
+                image = jpeglib.read_dct(str(path))
+                image.load()
+                _add_difference(image, before, after)
+                image.write_dct(str(path), flags=[coding])
         except (OSError, AssertionError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from error
         return path.read_bytes()
 
 
+def obstacle(content: bytes) -> str | None:
+    """Why the blocks of a JPEG file that no hole touches cannot be kept; None where they can."""
+    if importlib.util.find_spec("jpeglib") is None:
+        return "jpeglib is not installed (in a checkout: pip install '.[formats]')"
+    frame = _frame_of(content)
+    if len(frame.payload) < 6 or len(frame.payload) < 6 + 3 * frame.payload[5]:
+        return "its header is damaged"
+    if frame.marker not in _HUFFMAN_FRAMES + _ARITHMETIC_FRAMES:
+        return "its coding is lossless or hierarchical"
+    count = frame.payload[5]
+    factors = np.array([divmod(frame.payload[7 + 3 * number], 16) for number in range(count)])
+    if count not in (1, 3) or not factors.all() or (factors.max(axis=0) % factors).any():
+        return "its sampling is unusual"
+    return None
+
+
+def is_kept(before: np.ndarray, after: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether pixels changed near wanted changes alone: in the same unit of coding, or next to it."""
+    height, width = before.shape[:2]
+    near = np.zeros((height + 2, width + 2), bool)
+    for row, column in _touched(
+        (before != wanted).any(axis=2), (-(-height // 32), -(-width // 32)), np.array([32, 32])
+    ):
+        near[32 * row : 32 * row + 34, 32 * column : 32 * column + 34] = True
+    return after.shape == before.shape and not (after != before).any(axis=2)[~near[1:-1, 1:-1]].any()
+
+
 def is_progressive(content: bytes) -> bool:
-    return any(segment.marker in (0xC2, 0xCA) for segment in parts_of(content).segments)
+    return _frame_of(content).marker in (0xC2, 0xCA)
+
+
+def _frame_of(content: bytes) -> Segment:
+    """The segment that says how the picture is coded; an empty one where it is missing."""
+    return next((each for each in parts_of(content).segments if each.marker in _FRAMES), Segment(0, b""))
 
 
 def _add_difference(image: Any, before: np.ndarray, after: np.ndarray) -> None:

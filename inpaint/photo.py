@@ -25,8 +25,9 @@ from torch import Tensor
 
 from inpaint.codec import as_image, decode, name_of, reason, with_channels
 from inpaint.errors import InpaintError
+from inpaint.losses import losses
 from inpaint.origin import Origin
-from inpaint.writing import GIF_COLOURS, encode, losses
+from inpaint.writing import GIF_COLOURS, encode
 
 MAX_MEGAPIXELS = 100.0
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601

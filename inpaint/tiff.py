@@ -7,6 +7,7 @@ other pages, tags of any kind, bands that are no colour (TIFF 6.0; BigTIFF).
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import struct
@@ -26,6 +27,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it reports da
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DEFLATE = 8
+_SAMPLE_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
 _MOST_BANDS = 32
 _LOSSLESS = (1, 5, DEFLATE, 32946, 32773, 34925, 50000)  # none, LZW, deflate, PackBits, LZMA, Zstandard
 _GREY_INVERTED, _GREY, _RGB = 0, 1, 2  # photometric interpretations
@@ -113,10 +115,10 @@ def megapixels(content: bytes, number: int, name: str) -> float:
         return page.imagewidth * page.imagelength / 1e6
 
 
-def described(content: bytes) -> str:
-    """The kind of the pixels of the first page, for a message."""
+def described(content: bytes, number: int = 0) -> str:
+    """The kind of a page's pixels, for a message."""
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = _page(file, 0)
+        page = _page(file, number)
         photometric, compression = (getattr(each, "name", each) for each in (page.photometric, page.compression))
         return (
             f"{photometric} of {page.samplesperpixel} samples of {page.bitspersample} bits, compression {compression}"
@@ -132,25 +134,17 @@ def read(content: bytes, number: int, name: str) -> Page | None:
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = _page(file, number, name)
-        colours = {_GREY_INVERTED: 1, _GREY: 1, _RGB: 3}.get(int(page.photometric))
-        kind = None if page.dtype is None else page.dtype.name
-        if (
-            colours is None
-            or kind not in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
-            or page.bitspersample != 8 * page.dtype.itemsize
-            or page.fillorder != 1
-            or page.axes not in ("YX", "YXS", "SYX")
-            or int(page.compression) not in _LOSSLESS
-            or not colours <= page.samplesperpixel <= _MOST_BANDS
-        ):
+        colours = _colours(page)
+        if colours is None:
             return None
         _check_segments(page, len(content))
         try:
             raw = page.asarray()
-        except ValueError as error:
+        except (ValueError, KeyError, NotImplementedError) as error:
             if "imagecodecs" not in str(error):
                 raise
-            if kind == "uint8" and page.samplesperpixel <= 4:
+            is_plain_deep = page.dtype == np.uint16 and page.samplesperpixel == 1 and page.photometric == _GREY
+            if is_plain_deep or (page.dtype == np.uint8 and page.samplesperpixel <= 4):
                 return None  # Pillow reads it
             raise InpaintError(
                 f"cannot read {name}: its compression {page.compression.name} needs imagecodecs, which is not "
@@ -177,23 +171,33 @@ def read(content: bytes, number: int, name: str) -> Page | None:
         )
 
 
-def rewritten(content: bytes, number: int, raw: np.ndarray) -> bytes:
-    """A copy of a TIFF file with other pixels, (H, W, bands), in one page. The old ones are overwritten.
+def obstacle(content: bytes, number: int) -> str | None:
+    """Why a page cannot be changed in its file; None where it can."""
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        page = _page(file, number)
+        if _colours(page) is None:
+            return f"{described(content, number)} cannot be written"
+        if int(page.compression) not in (1, DEFLATE, 32946) and importlib.util.find_spec("imagecodecs") is None:
+            return f"{page.compression.name} needs imagecodecs (in a checkout: pip install '.[formats]')"
+        if None in _segment_tags(page):
+            return "its strips are not as expected"
+        others = _extents_of_others(file, page)
+        if any(start < end and other < stop for start, stop in _own_extents(page) for other, end in others):
+            return "its pages share strips"
+        if not file.is_bigtiff and len(content) + page.nbytes >= 2**32:
+            return "it could grow beyond 4 GiB"
+    return None
 
-    Raises:
-        ValueError: the file's structure does not allow it.
+
+def rewritten(content: bytes, number: int, raw: np.ndarray) -> bytes:
+    """A copy of a TIFF file with other pixels, (H, W, bands), in one page without :func:`obstacle`.
+
+    The old pixels are overwritten, also those in Photoshop's thumbnails.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = _page(file, number)
         segments = _encoded(file, page, raw)
-        codes = (_TILE_OFFSETS, _TILE_BYTE_COUNTS) if page.is_tiled else (_OFFSETS, _BYTE_COUNTS)
-        tags = [page.tags.get(code) for code in codes]
-        if None in tags or len(segments) != len(page.dataoffsets):
-            raise ValueError("its strips are not as expected")
-        others = _extents_of_others(file, page)
-        free = _merged(zip(page.dataoffsets, page.databytecounts, strict=True))
-        if any(start < stop and other < stop and start < end for start, stop in free for other, end in others):
-            raise ValueError("its pages share strips")
+        free = _own_extents(page)
         data = bytearray(content)
         for start, stop in free:
             data[start:stop] = bytes(min(stop, len(data)) - start)
@@ -202,11 +206,8 @@ def rewritten(content: bytes, number: int, raw: np.ndarray) -> bytes:
             free.pop()
         _blank_thumbnails(data, page)
         offsets = [_placed(data, segment, free) for segment in segments]
-        big, order = file.is_bigtiff, file.byteorder
-        _set(data, tags[0], offsets, big, order)
-        _set(data, tags[1], [len(segment) for segment in segments], big, order)
-        if not big and len(data) >= 2**32:
-            raise ValueError("it would grow beyond 4 GiB")
+        for tag, values in zip(_segment_tags(page), (offsets, [len(segment) for segment in segments]), strict=True):
+            _set(data, tag, values, file.is_bigtiff, file.byteorder)
         return bytes(data)
 
 
@@ -261,6 +262,33 @@ def _page(file: tifffile.TiffFile, number: int, name: str = "the picture") -> An
     if number >= count:
         raise InpaintError(f"cannot read {name}: expected a page from 1 to {count}, got {number + 1}; choose one")
     return file.pages[number]
+
+
+def _colours(page: Any) -> int | None:
+    """How many bands of a page are colour; None where it is of another kind than ``Page`` describes."""
+    colours = {_GREY_INVERTED: 1, _GREY: 1, _RGB: 3}.get(int(page.photometric))
+    if (
+        colours is None
+        or page.dtype is None
+        or page.dtype.name not in _SAMPLE_TYPES
+        or page.bitspersample != 8 * page.dtype.itemsize
+        or page.fillorder != 1
+        or page.axes not in ("YX", "YXS", "SYX")
+        or int(page.compression) not in _LOSSLESS
+        or not colours <= page.samplesperpixel <= _MOST_BANDS
+    ):
+        return None
+    return colours
+
+
+def _segment_tags(page: Any) -> list[Any]:
+    """The tags that say where the strips or tiles lie, and how long they are; None for those that are missing."""
+    codes = (_TILE_OFFSETS, _TILE_BYTE_COUNTS) if page.is_tiled else (_OFFSETS, _BYTE_COUNTS)
+    return [page.tags.get(code) for code in codes]
+
+
+def _own_extents(page: Any) -> list[list[int]]:
+    return _merged(zip(page.dataoffsets, page.databytecounts, strict=True))
 
 
 def _facts(page: Any) -> dict[str, Any]:

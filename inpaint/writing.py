@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -60,46 +59,6 @@ def encode(photo: Photo, file_format: str) -> bytes:
     return _saved(as_image(samples), file_format, **options)
 
 
-def losses(photo: Photo, file_format: str) -> tuple[str, ...]:
-    """Notes on what a file of this format changes of a picture, or leaves out."""
-    origin = photo.origin
-    same = origin is not None and origin.file_format == file_format
-    notes = []
-    if file_format in ("AVIF", "HEIF") or (file_format == "JPEG" and not same):
-        notes.append(f"{file_format} encodes the whole picture, so that known pixels change slightly; .png keeps them")
-    elif file_format == "JPEG" and not has_jpeglib():
-        notes.append(
-            "the whole JPEG is encoded again, with its own tables, so that known pixels change slightly; with jpeglib "
-            "they stay (in a checkout: pip install '.[formats]')"
-        )
-    elif file_format == "JPEG" and origin and jpeg.is_progressive(origin.content):
-        notes.append("the progressive JPEG becomes a sequential one, with the same pixels")
-    lost = []
-    if origin is not None and origin.file_format == "PNG" and file_format != "PNG":
-        chunks = png.chunks_of(origin.content)
-        lost += sorted({chunk.name.decode() for chunk in png.colour_chunks(chunks)} - {"iCCP", "sRGB"})
-        lost += ["text"] if png.text_chunks(chunks) else []
-    kept = {
-        "icc_profile": ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"),
-        "exif": ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"),
-        "xmp": ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"),
-        "iptc": ("JPEG", "TIFF"),
-        "comment": ("PNG", "JPEG", "GIF", "JPEG2000"),
-    }
-    lost += [
-        {"icc_profile": "colour profile", "exif": "EXIF", "xmp": "XMP", "iptc": "IPTC", "comment": "comment"}[name]
-        for name, formats in kept.items()
-        if getattr(photo, name) is not None and file_format not in formats
-    ]
-    if lost:
-        notes.append(f"{file_format} does not take over: {', '.join(lost)}")
-    return tuple(notes)
-
-
-def has_jpeglib() -> bool:
-    return importlib.util.find_spec("jpeglib") is not None
-
-
 def _saved(image: Image.Image, file_format: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     image.save(stream, file_format, **{name: value for name, value in options.items() if value is not None})
@@ -107,16 +66,26 @@ def _saved(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 def _tiff(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
-    page = tiff.read(origin.content, origin.page, "the picture") if origin else None
-    if origin is not None and page is not None and page.samples.shape == stored(samples, origin.orientation).shape:
-        try:
-            raw = page.with_samples(stored(samples, origin.orientation))
-            return tiff.rewritten(origin.content, origin.page, raw)
-        except ValueError:
-            pass  # a file whose pages share strips, for instance: a new one holds the picture alone
+    if origin is not None and tiff.obstacle(origin.content, origin.page) is None:
+        page = tiff.read(origin.content, origin.page, "the picture")
+        samples_as_stored = stored(samples, origin.orientation)
+        if page is not None and page.samples.shape == samples_as_stored.shape:
+            raw = page.with_samples(samples_as_stored)
+            content = tiff.rewritten(origin.content, origin.page, raw)
+            if _holds(content, origin.page, raw):
+                return content
     return tiff.encode(
         samples, icc_profile=photo.icc_profile, exif=photo.exif, xmp=photo.xmp, iptc=photo.iptc, dpi=photo.dpi
     )
+
+
+def _holds(content: bytes, number: int, raw: np.ndarray) -> bool:
+    """Whether a TIFF that was changed in place holds these pixels: damaged files have odd structures."""
+    try:
+        page = tiff.read(content, number, "the picture")
+    except Exception:  # tifffile raises errors of many types
+        return False
+    return page is not None and page.raw.shape == raw.shape and page.raw.tobytes() == raw.tobytes()
 
 
 def _png(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
@@ -159,9 +128,11 @@ def _jpeg_like(samples: np.ndarray, origin: Origin, *, has_profile: bool) -> byt
     bare = jpeg.bare(origin.content)
     before = decode(bare, "the picture", np.inf)[0]
     coded = None
-    if before.shape == samples.shape and has_jpeglib():
-        with contextlib.suppress(ValueError, ImportError):  # kinds that jpeglib does not write
+    if before.shape == samples.shape and jpeg.obstacle(bare) is None:
+        with contextlib.suppress(ValueError, InpaintError):  # damaged files that Pillow decodes and jpeglib does not
             coded = jpeg.with_difference(bare, before, samples)
+            after = decode(coded, "the picture", np.inf)[0]
+            coded = coded if jpeg.is_kept(before, after, samples) else None
     if coded is None:
         with Image.open(io.BytesIO(bare)) as image:
             tables, sampling = image.quantization, get_sampling(image)

@@ -395,14 +395,20 @@ def test_the_hole_of_a_float_array_may_hold_any_number():
 
 
 @pytest.mark.parametrize(
-    ("value", "described"), [(200, "0.5 to 200"), (-0.1, "-0.1 to 0.5"), (np.nan, "nan to nan"), (np.inf, "0.5 to inf")]
+    ("value", "said"),
+    [
+        (200, r"known pixels in \[0, 1\], got values from 0.5 to 200; divide"),
+        (-0.1, r"known pixels in \[0, 1\], got values from -0.1 to 0.5; divide"),
+        (np.inf, r"known pixels in \[0, 1\], got values from 0.5 to inf; divide"),
+        (np.nan, "expected numbers outside the hole, got NaN; let the hole cover"),
+    ],
 )
-def test_known_pixels_of_float_arrays_are_checked_and_alpha_is_not(value, described):
+def test_known_pixels_of_float_arrays_are_checked_and_alpha_is_not(value, said):
     array = np.full((2000, 700, 4), 0.5, np.float32)  # more than one strip
     array[..., 3] = 7
     array[1990, 3, 1] = value
     hole = np.zeros((2000, 700), bool)
-    with pytest.raises(InpaintError, match=rf"known pixels in \[0, 1\], got values from {described}; divide"):
+    with pytest.raises(InpaintError, match=said):
         read(array).check_known(hole)
     hole[1990] = True
     read(array).check_known(hole)
