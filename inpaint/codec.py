@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from inpaint import jpeg, png, tiff
+from inpaint import jpeg, jpeg2000, png, tiff
 from inpaint.errors import InpaintError
 from inpaint.metadata import DAMAGED, exif_of_tags, facts_of, turned_note
 from inpaint.origin import Origin, upright
@@ -132,7 +132,7 @@ def _format_of(head: bytes) -> str | None:
         "TIFF": tiff.SIGNATURES,
         "GIF": (b"GIF87a", b"GIF89a"),
         "BMP": (b"BM",),
-        "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+        "JPEG2000": (jpeg2000.SIGNATURE, b"\xff\x4f\xff\x51"),
     }.items():
         if head.startswith(signatures):
             return file_format

@@ -9,12 +9,12 @@ from inpaint import jpeg, png, tiff
 if TYPE_CHECKING:
     from inpaint.photo import Photo
 
-_WITH_BLOCKS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG2000")
+_WITH_METADATA = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG2000")
 # Each field of a photograph: what it is called, and the formats that hold it.
 _HOLDERS = {
-    "icc_profile": ("colour profile", _WITH_BLOCKS),
-    "exif": ("EXIF", _WITH_BLOCKS),
-    "xmp": ("XMP", _WITH_BLOCKS),
+    "icc_profile": ("colour profile", _WITH_METADATA),
+    "exif": ("EXIF", _WITH_METADATA),
+    "xmp": ("XMP", _WITH_METADATA),
     "iptc": ("IPTC", ("JPEG", "TIFF")),
     "comment": ("comment", ("PNG", "JPEG", "GIF", "JPEG2000")),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from inpaint import exif, jpeg
+from inpaint import exif, jpeg, jpeg2000
 from inpaint.origin import Origin
 
 IPTC_RESOURCE = 1028  # the number of IPTC's records among Photoshop's image resources
@@ -26,8 +26,9 @@ def facts_of(image: Image.Image, content: bytes = b"") -> dict[str, Any]:
     They describe the picture turned upright, which ``origin.orientation`` does.
     """
     notes = []
-    xmp = _as_bytes(image.info.get("xmp"))
-    block = image.info.get("exif") if content else None
+    info = image.info | (jpeg2000.facts_of(content) if content.startswith(jpeg2000.SIGNATURE) else {})
+    xmp = _as_bytes(info.get("xmp"))
+    block = info.get("exif") if content else None
     orientation = _orientation_of(image, block)
     try:
         camera = exif.cleaned(block) if block else exif_of_tags(image)
@@ -36,11 +37,11 @@ def facts_of(image: Image.Image, content: bytes = b"") -> dict[str, Any]:
         notes.append("its EXIF is damaged and was left out")
     notes += turned_note(orientation)
     facts: dict[str, Any] = {
-        "icc_profile": image.info.get("icc_profile") or None,
+        "icc_profile": info.get("icc_profile") or None,
         "exif": camera,
         "xmp": xmp and re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp),
-        "dpi": resolution_of(image.info.get("dpi"), turned=orientation > 4),
-        "comment": _as_bytes(image.info.get("comment")),
+        "dpi": resolution_of(info.get("dpi"), turned=orientation > 4),
+        "comment": _as_bytes(info.get("comment")),
         "origin": Origin(_format_of(image), content, orientation),
     }
     if content.startswith(b"\xff\xd8"):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from inpaint import exif, jpeg, png, tiff
+from inpaint import exif, jpeg, jpeg2000, png, tiff
 from inpaint.codec import as_image, decode, register_heif
 from inpaint.errors import InpaintError
 from inpaint.metadata import IPTC_RESOURCE
@@ -55,7 +55,8 @@ def encode(photo: Photo, file_format: str) -> bytes:
     elif file_format == "BMP":
         options = {"dpi": photo.dpi}
     else:
-        options = {"comment": photo.comment}
+        content = _saved(as_image(samples), file_format, comment=photo.comment)
+        return jpeg2000.with_facts(content, photo.icc_profile, photo.exif, photo.xmp)
     return _saved(as_image(samples), file_format, **options)
 
 

@@ -482,6 +482,18 @@ def test_gif_keeps_the_known_colours(colours, transparent):
     assert (after[visible & HOLE] != before[visible & HOLE]).any()
 
 
+def test_profile_exif_and_xmp_go_through_jpeg_2000():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "A camera"
+    exif[ExifTags.Base.Orientation] = 6
+    photo = read(pil(photograph(), "JPEG", exif=exif, icc_profile=PROFILE, xmp=b"<x:xmpmeta/>", quality=95))
+    content = saved(photo, "JPEG2000")
+    assert np.array_equal(read_by_opencv(content), photo.samples)
+    assert PROFILE in content and b"JpgTiffExif->JP2" + photo.exif[6:] in content
+    again = read(content)
+    assert (again.icc_profile, again.exif, again.xmp) == (photo.icc_profile, photo.exif, photo.xmp)
+
+
 def test_avif_is_read_and_written_with_a_note():
     photo = read(pil(photograph(), "AVIF", quality=90, icc_profile=PROFILE))
     assert photo.icc_profile == PROFILE
