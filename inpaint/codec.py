@@ -216,9 +216,9 @@ def _decoded(
         notes: tuple[str, ...] = ()
         if getattr(image, "is_animated", False) and image.format != "MPO":
             notes = (f"{name} has {getattr(image, 'n_frames', 'several')} frames; only the first one is used",)
-        if not as_mask and file_format == "HEIF" and image.info.get("bit_depth", 8) > 8:
-            notes += (f"{name} has {image.info['bit_depth']} bits per sample; 8 of them are used",)
         image.load()
+        if image.mode != "I;16" and (bits := _bits_of(image, content)) > 8:
+            notes += (f"{name} has {bits} bits per sample; 8 of them are used",)
         facts = facts_of(image, content)
         facts["notes"] = notes + facts["notes"]
         pixels = with_channels(_pixels(image, modes[image.mode]), name)
@@ -259,6 +259,19 @@ def _opened(content: bytes, file_format: str, name: str, max_megapixels: float) 
     with opened:
         _check_megapixels(opened.width * opened.height / 1e6, name, max_megapixels)
         yield opened
+
+
+def _bits_of(image: Image.Image, content: bytes) -> int:
+    """The bits per sample of a file of those formats that Pillow reduces to 8 without a word."""
+    if image.format == "HEIF":
+        return image.info.get("bit_depth", 8)
+    start, field = {"AVIF": (b"av1C", 6), "JPEG2000": (b"\xff\x4f\xff\x51", 42)}.get(image.format or "", (b"", 0))
+    place = content.find(start) + field
+    if not start or not field <= place < len(content):
+        return 8
+    if image.format == "JPEG2000":  # its size segment
+        return (content[place] & 127) + 1
+    return 10 if content[place] & 64 else 8  # AV1's configuration: a high depth, of 10 or 12 bits
 
 
 def register_heif(name: str) -> None:

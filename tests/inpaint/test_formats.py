@@ -503,6 +503,19 @@ def test_avif_is_read_and_written_with_a_note():
         assert np.abs(np.asarray(written).astype(int) - photo.samples).mean() < 4
 
 
+@NEEDS_IMAGECODECS
+def test_depth_that_pillow_reduces_is_named():
+    deep = smooth(HEIGHT, WIDTH, 3)
+    files = [
+        (imagecodecs.jpeg2k_encode(deep, level=0), 16),
+        (imagecodecs.avif_encode(deep >> 6, level=90, bitspersample=10), 10),
+    ]
+    for content, bits in files:
+        assert f"has {bits} bits per sample; 8 of them are used" in " ".join(read(content).notes)
+    for content in (imagecodecs.jpeg2k_encode(deep[..., 0], level=0), imagecodecs.avif_encode(deep.astype(np.uint8))):
+        assert read(content).notes == ()
+
+
 def test_heic_is_read_and_written_or_its_extra_named(monkeypatch, tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     stream = io.BytesIO()
