@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import patchswap
+from inpaint.cells import CELL
 from inpaint.scene import Scene
 from patchswap import Match
 
@@ -53,16 +54,55 @@ Vote = Callable[[Match, Tensor, tuple[int, int], Tensor | None], Tensor]
 class MatchCoherently:
     """The most similar key, then neighbours that take neighbouring keys where these fit as well.
 
+    A query begins with two keys to choose from: the most similar one, and the one at the offset that the coarser scale
+    copies from there. It may then take the offset of any neighbour.
+
     weight: of the agreement of neighbours, in units of the score (``patchswap.cohere``); 0: the most similar key.
     """
 
     weight: float
 
     def __call__(self, query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
-        match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys)
+        masks = {"query_mask": scene.queries, "key_mask": scene.keys}
+        match = patchswap.match(query, key, **masks)
         if not self.weight:
             return match
-        return patchswap.cohere(match, query, key, weight=self.weight, query_mask=scene.queries, key_mask=scene.keys)
+        if coarser is None or not coarser.scene.is_matched:
+            return patchswap.cohere(match, query, key, weight=self.weight, **masks)
+        coarse = keys_of_coarser_scale(coarser, scene)
+        both = torch.stack((match.index, torch.where(coarse < 0, match.index, coarse)), dim=1)
+        return patchswap.cohere(both, query, key, weight=self.weight, **masks)
+
+
+def keys_of_coarser_scale(coarser: Copies, scene: Scene) -> Tensor:
+    """The keys at the coarser scale's offsets, enlarged to this scale.
+
+    Returns:
+        (B, h'-2, w'-2) int64: index of a key, -1 where the coarser scale copies nothing, or from what is no key here.
+    """
+    steps = coarser.scene.halvings - scene.halvings
+    index, keys = coarser.match.index, scene.keys
+    rows, columns = _grid(scene.queries)
+    coarse_rows, coarse_columns = _grid(index)
+    down, right = index // index.shape[2] - coarse_rows, index % index.shape[2] - coarse_columns
+    result = []
+    for sample, corners in enumerate(zip(scene.corners, coarser.scene.corners, strict=True)):
+        (top, left), (coarse_top, coarse_left) = corners
+        above = (((rows * CELL + top) >> steps) - coarse_top) // CELL
+        beside = (((columns * CELL + left) >> steps) - coarse_left) // CELL
+        above, beside = above.clamp(0, index.shape[1] - 1), beside.clamp(0, index.shape[2] - 1)
+        row, column = rows + (down[sample, above, beside] << steps), columns + (right[sample, above, beside] << steps)
+        inside = (row >= 0) & (row < keys.shape[1]) & (column >= 0) & (column < keys.shape[2])
+        place = torch.where(inside, row * keys.shape[2] + column, 0)
+        is_key = inside & (index[sample, above, beside] >= 0) & keys[sample].flatten()[place]
+        result.append(torch.where(is_key & scene.queries[sample], place, -1))
+    return torch.stack(result)
+
+
+def _grid(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every patch of (B, h, w), as (h, 1) and (1, w)."""
+    rows, columns = (torch.arange(length, device=patches.device) for length in patches.shape[1:])
+    return rows[:, None], columns[None]
 
 
 def mean_of_copies(match: Match, key: Tensor, size: tuple[int, int], base: Tensor | None) -> Tensor:

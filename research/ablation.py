@@ -131,38 +131,9 @@ def with_second_best(query: Tensor, key: Tensor, scene: Scene, coarser: Copies |
     return cohere(match.index, query, key, scene)
 
 
-def with_coarser_offsets(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
-    """What the coarser scale has copied from there, at twice the distance, is a candidate, and its neighbours' vote."""
-    match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys)
-    if coarser is None:
-        return cohere(match.index, query, key, scene)
-    second = doubled_offsets(coarser, scene)
-    second = torch.where(second < 0, match.index, second)
-    return cohere(torch.stack((match.index, second), dim=1), query, key, scene)
-
-
-def doubled_offsets(coarser: Copies, scene: Scene) -> Tensor:
-    """The keys at twice the coarser scale's offsets, (B, h'-2, w'-2), -1 where there is none."""
-    index = coarser.match.index
-    rows, columns = grid_of(index)
-    down, right = index // index.shape[2] - rows, index % index.shape[2] - columns
-    rows, columns = grid_of(scene.queries)
-    result = []
-    for sample, (top, left) in enumerate(scene.corners):
-        coarse_top, coarse_left = coarser.scene.corners[sample]
-        above = ((rows + top // CELL) // 2 - coarse_top // CELL).clamp(0, index.shape[1] - 1)
-        beside = ((columns + left // CELL) // 2 - coarse_left // CELL).clamp(0, index.shape[2] - 1)
-        row, column = rows + 2 * down[sample, above, beside], columns + 2 * right[sample, above, beside]
-        inside = (row >= 0) & (row < scene.keys.shape[1]) & (column >= 0) & (column < scene.keys.shape[2])
-        key = torch.where(inside, row * scene.keys.shape[2] + column, 0)
-        allowed = inside & (index[sample, above, beside] >= 0) & scene.keys[sample].flatten()[key]
-        result.append(torch.where(allowed & scene.queries[sample], key, -1))
-    return torch.stack(result)
-
-
-def grid_of(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of every patch of (B, h, w), as (h, 1) and (1, w)."""
-    return torch.arange(patches.shape[1])[:, None], torch.arange(patches.shape[2])[None]
+def without_coarser_offsets(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
+    """Only the most similar key is a candidate at first, not the one at the coarser scale's offset."""
+    return WIDE.match(query, key, scene, None)
 
 
 def with_known_offsets(query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
@@ -316,7 +287,7 @@ VARIANTS = {
         for weight in (0, 0.05, 0.1, 0.2, 0.4)
     },
     "match-second-best": Variant("the four best keys as candidates", changed(match=with_second_best)),
-    "match-coarser": Variant("the coarser scale's offsets as candidates", changed(match=with_coarser_offsets)),
+    "match-alone": Variant("no candidates from the coarser scale", changed(match=without_coarser_offsets)),
     "match-known": Variant("offsets of known patches as candidates", changed(match=with_known_offsets)),
     "match-spread": Variant("keys of more than four queries masked", changed(match=spread_over_keys)),
     "vote-mean": Variant("the plain mean of copies", changed(vote=mean_of_copies)),

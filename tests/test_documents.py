@@ -21,7 +21,6 @@ import sys
 import types
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,10 @@ import pytest
 import torch
 import torch.distributed.run
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from document_code import ASSIGNMENT, FENCE, SPAN, Code, commands, line_of, pieces
 
 import patchswap
 from inpaint.commands import main as inpaint_command
@@ -62,52 +65,10 @@ DOCUMENTS = [
     *sorted(ROOT.glob("research/*.md")),
 ]
 FOLDERS = ("benchmarks", "build_backend", "csrc", "docs", "examples", "inpaint", "patchswap", "research", "tests")
-FENCE = re.compile(r"^```(?P<language>[^\n`]*)\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
-SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 OWN_FILE = re.compile(rf"(?<![\w./~*-])(?:{'|'.join(FOLDERS)})/[\w./*-]*(?<!\.)")
 SCRIPT = re.compile(r"(benchmarks|examples|research)/[\w/]+\.py")
-ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Code:
-    """A piece of code of a document: in a fenced block with its language ("": a shell), or in backticks."""
-
-    text: str
-    line: int
-    fenced: bool
-    language: str = ""
-
-
-def pieces(text: str) -> Iterator[Code]:
-    """Blocks, then spans, which may run over lines but not over an empty one."""
-    for match in FENCE.finditer(text):
-        yield Code(match["content"], line_of(text, match.start("content")), True, match["language"])
-    prose = FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
-    for paragraph in re.finditer(r"(?:.+\n?)+", prose):
-        for span in SPAN.finditer(paragraph[0]):
-            yield Code(span[1], line_of(prose, paragraph.start() + span.start()), False)
-
-
-def line_of(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
-
-
-def commands(code: Code) -> Iterator[list[str]]:
-    """The words of each command, without the variables that are set before it."""
-    for line in code.text.replace("\\\n", " ").splitlines():
-        words: list[str] = []
-        for word in [*shlex.split(line, comments=code.fenced), "&&"]:
-            if word != "&&":
-                words.append(word)
-                continue
-            while words and ASSIGNMENT.fullmatch(words[0]):
-                words = words[1:]
-            if words:
-                yield words
-            words = []
 
 
 def problems(text: str, folder: Path = ROOT) -> list[str]:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import patchswap
-from inpaint.mask import center
-from inpaint.matching import Copies, MatchCoherently, WeighByScore, mean_of_copies
+from inpaint.cells import CELL
+from inpaint.mask import center, strokes
+from inpaint.matching import Copies, MatchCoherently, WeighByScore, keys_of_coarser_scale, mean_of_copies
 from inpaint.scene import Scene, make_scenes
 from inpaint.window import find_windows
 
@@ -73,3 +74,62 @@ def test_equal_scores_give_the_mean(scene: Scene, features: Tensor) -> None:
     torch.testing.assert_close(
         WeighByScore(0.2)(alike, features, size, features), mean_of_copies(alike, features, size, features)
     )
+
+
+def two_scales(seed: int) -> tuple[Scene, Copies]:
+    """A window, twice, at its finer scale, and what was copied at its coarser one: not the same in both."""
+    generator = torch.Generator().manual_seed(seed)
+    (window, *_) = find_windows(strokes(150, 201, generator, kind="thick").numpy(), scales=[75, 150])
+    coarser, scene = make_scenes([window, window], torch.device("cpu"))
+    features = torch.rand(2, 8, *coarser.own_cells.shape[2:], generator=generator)
+    return scene, Copies(coarser, MatchCoherently(0)(features, features, coarser, None), mean_of_copies)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coarser_offsets_grow_with_the_scale(seed: int) -> None:
+    scene, copies = two_scales(seed)
+    keys = keys_of_coarser_scale(copies, scene)
+    assert keys.shape == scene.queries.shape
+    width, coarse_width = keys.shape[2], copies.match.index.shape[2]
+    (top, left), (coarse_top, coarse_left) = scene.corners[0], copies.scene.corners[0]
+    found = 0
+    for sample, row, column in scene.queries.nonzero().tolist():
+        coarse_row = ((CELL * row + top) // 2 - coarse_top) // CELL
+        coarse_column = ((CELL * column + left) // 2 - coarse_left) // CELL
+        coarse_row = min(max(coarse_row, 0), copies.match.index.shape[1] - 1)
+        coarse_column = min(max(coarse_column, 0), coarse_width - 1)
+        index = int(copies.match.index[sample, coarse_row, coarse_column])
+        expected = -1
+        if index >= 0:
+            key_row = row + 2 * (index // coarse_width - coarse_row)
+            key_column = column + 2 * (index % coarse_width - coarse_column)
+            if 0 <= key_row < keys.shape[1] and 0 <= key_column < width and scene.keys[sample, key_row, key_column]:
+                expected = key_row * width + key_column
+        assert keys[sample, row, column] == expected
+        found += expected >= 0
+    assert found > 0
+    assert (keys[~scene.queries] == -1).all()
+
+
+def test_a_coarser_offset_that_fits_as_well_is_taken() -> None:
+    """All keys are alike, so the arg-max is the first one; the coarser scale's offsets agree with each other."""
+    scene, copies = two_scales(0)
+    features = torch.ones(2, 8, *scene.own_cells.shape[2:])
+    alone = MatchCoherently(0.1)(features, features, scene, None).index
+    candidates = keys_of_coarser_scale(copies, scene)
+    together = MatchCoherently(0.1)(features, features, scene, copies).index
+    assert (together[scene.queries] >= 0).all()
+    taken = (together == candidates) & (candidates >= 0)
+    assert taken.sum() > ((alone == candidates) & (candidates >= 0)).sum()
+
+
+def test_a_scale_that_copies_nothing_gives_no_candidates(scene: Scene, features: Tensor) -> None:
+    nothing = patchswap.Match(torch.full_like(scene.queries, -1, dtype=torch.int64), torch.zeros(scene.queries.shape))
+    copies = Copies(scene, nothing, mean_of_copies)
+    assert (keys_of_coarser_scale(copies, scene) == -1).all()
+    for result, wanted in zip(
+        MatchCoherently(0.3)(features, features, scene, copies),
+        MatchCoherently(0.3)(features, features, scene, None),
+        strict=True,
+    ):
+        assert torch.equal(result, wanted)
