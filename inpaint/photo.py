@@ -185,18 +185,23 @@ def as_given(photo: Photo, like: Any) -> np.ndarray | Image.Image:
 
     The PIL image is upright, without an orientation tag; its ``info`` holds profile, EXIF, XMP and resolution.
     """
+    check_form(photo, like)
     if isinstance(like, np.ndarray):
         return photo.samples.reshape(like.shape)
-    depth, channels = photo.samples.dtype.name, photo.samples.shape[2]
-    if depth != "uint8" and (depth, channels) != ("uint16", 1):
-        raise InpaintError(
-            f"the picture: PIL has no images of {channels} channels of {depth}; give a numpy array instead, or use "
-            "inpaint.work.prepare, Inpainter.fill and inpaint.photo.save"
-        )
     image = as_image(photo.samples)
     facts = {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp, "dpi": photo.dpi}
     image.info = {name: value for name, value in facts.items() if value is not None}
     return image
+
+
+def check_form(photo: Photo, like: Any) -> None:
+    """Raise InpaintError, before any work, where :func:`as_given` can give no picture in the form of ``like``."""
+    depth, channels = photo.samples.dtype.name, photo.samples.shape[2]
+    if not isinstance(like, np.ndarray) and depth != "uint8" and (depth, channels) != ("uint16", 1):
+        raise InpaintError(
+            f"{name_of(like, 'the picture')}: PIL has no images of {channels} channels of {depth}; use "
+            "inpaint.work.prepare, Inpainter.fill and inpaint.photo.save instead"
+        )
 
 
 def to_pil(tensor: Tensor) -> Image.Image:

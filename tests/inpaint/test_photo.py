@@ -297,6 +297,14 @@ def test_other_modes_of_pil_images_are_refused(mode):
         read(Image.new(mode, (4, 4)))
 
 
+def test_what_pil_has_no_image_for_is_refused(tmp_path):
+    (tmp_path / "deep.png").write_bytes(png_16_bit(3))
+    photo = read(tmp_path / "deep.png")
+    with pytest.raises(InpaintError, match="deep.png: PIL has no images of 3 channels of uint16"):
+        as_given(photo, tmp_path / "deep.png")
+    assert as_given(photo, np.zeros((5, 7, 3), np.uint16)).shape == (5, 7, 3)
+
+
 def test_other_sources_are_named():
     for source, kind in ((None, "NoneType"), ([[1]], "list"), (torch.rand(3, 4, 4), "Tensor"), (io.StringIO(), "St")):
         with pytest.raises(InpaintError, match=f"expected a path, bytes, .* got {kind}"):
