@@ -53,7 +53,7 @@ def turned_note(orientation: int) -> list[str]:
     """What is said about a picture that was stored otherwise than it is displayed."""
     if orientation == 1:
         return []
-    return [f"turned upright (EXIF orientation {orientation}); the mask belongs to the upright picture"]
+    return [f"turned upright (EXIF {orientation}); a mask has to be upright as well"]
 
 
 def exif_of_tags(image: Image.Image) -> bytes | None:
