@@ -134,13 +134,8 @@ class Photo:
         colours = self.samples[..., : self._colour_channels]
         known = (colours[rows][~hole[rows]] for rows in row_strips(self.size))  # one strip in memory at a time
         ends = np.array([(part.min(), part.max()) for part in known if part.size])
-        if np.isnan(ends).any():
-            raise InpaintError("image: expected numbers outside the hole, got NaN; let the hole cover these pixels")
-        if len(ends) and not (ends.min() >= 0 and ends.max() <= 1):
-            raise InpaintError(
-                f"image: expected known pixels in [0, 1], got values from {ends.min():.3g} to {ends.max():.3g}; "
-                "divide 8-bit values by 255"
-            )
+        if len(ends):
+            refuse_beyond_white(float(ends.min()), float(ends.max()))
 
     @property
     def _colour_channels(self) -> int:
@@ -213,6 +208,17 @@ def to_pil(tensor: Tensor) -> Image.Image:
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise ValueError(f"expected a tensor of shape (3, H, W), got {tuple(tensor.shape)}")
     return Image.fromarray(_quantise(tensor.detach().cpu().permute(1, 2, 0), np.dtype(np.uint8)))
+
+
+def refuse_beyond_white(least: float, most: float) -> None:
+    """Raise InpaintError unless the least and the largest of the known colours lie in [0, 1]."""
+    if np.isnan(least) or np.isnan(most):
+        raise InpaintError("image: expected numbers outside the hole, got NaN; let the hole cover these pixels")
+    if least < 0 or most > 1:
+        raise InpaintError(
+            f"image: expected known pixels in [0, 1], got values from {least:.3g} to {most:.3g}; "
+            "divide 8-bit values by 255"
+        )
 
 
 def row_strips(size: tuple[int, int]) -> Iterator[slice]:
