@@ -28,6 +28,7 @@ _FILLING = "The filling"
 
 @click.command(cls=Grouped)
 @click.argument("arguments", nargs=-1, required=True, type=FILE, metavar="IMAGE... [MASK]")
+@mark_options()
 @option(
     "--page",
     type=click.IntRange(min=1),
@@ -37,7 +38,6 @@ _FILLING = "The filling"
     heading=_FILLING,
     help="Page of a TIFF; the others stay as they are.",
 )
-@mark_options()
 @option(
     "--feather",
     type=click.IntRange(min=0, max=1000),
