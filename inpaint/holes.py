@@ -238,22 +238,39 @@ def _reading(samples: np.ndarray, name: str, threshold: float, *, is_guided: boo
     reading = _Reading(size, whiteness, threshold, by_opacity, opacity_notes)
     if by_opacity or is_guided or samples.dtype.kind not in "ui":
         return reading
-    brightest = max(float(whiteness(rows).max()) for rows in row_strips(size))
-    least = min(float(part[part > 0].min(initial=math.inf)) for part in map(whiteness, row_strips(size)))
+    least, brightest = _positive_ends(reading)
     if least == brightest and brightest < 1 and samples.dtype.kind == "u":  # 0 and one other value
         note = f"{name} holds 0 and {brightest * white:.0f} alone: {brightest * white:.0f} is taken for the hole"
         return reading._replace(whiteness=lambda rows: whiteness(rows) / brightest, notes=(note,))
-    is_scaled = samples.dtype.name not in ("uint8", "uint16")
-    if 0 < least < brightest and (white < MOST_LABELS if is_scaled else brightest <= min(threshold, LABEL_WHITENESS)):
+    if 0 < least < brightest:
+        _refuse_labels(samples, name, white, threshold, brightest)
+    return reading._replace(notes=_notes_about_labels(samples, name))
+
+
+def _positive_ends(reading: _Reading) -> tuple[float, float]:
+    """The least and the largest whiteness above 0; infinity and 0 where there is none."""
+    least, largest = math.inf, 0.0
+    for rows in row_strips(reading.size):
+        part = reading.whiteness(rows)
+        least = min(least, float(part.min(where=part > 0, initial=math.inf)))
+        largest = max(largest, float(part.max()))
+    return least, largest
+
+
+def _refuse_labels(samples: np.ndarray, name: str, white: float, threshold: float, brightest: float) -> None:
+    """Raise InpaintError where a mask of several integers looks like a label image."""
+    if samples.dtype.name not in ("uint8", "uint16"):  # the largest value that is there is white
+        if white < MOST_LABELS:
+            raise InpaintError(
+                f"{name} holds integers from 0 to {white:.0f}: a label image? use a threshold of 0, or choose labels "
+                "with --label"
+            )
+    elif brightest <= min(threshold, LABEL_WHITENESS):
         raise InpaintError(
             f"{name} has no pixel above the threshold of {threshold:g}: its brightest value is "
             f"{brightest * white:.0f} of {white:.0f}: a label image? use a threshold of 0, or choose labels with "
             "--label or a colour with --mask-colour"
-            if not is_scaled
-            else f"{name} holds integers from 0 to {white:.0f}: a label image? use a threshold of 0, or choose labels "
-            "with --label"
         )
-    return reading._replace(notes=_notes_about_labels(samples, name))
 
 
 def _notes_about_labels(samples: np.ndarray, name: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from inpaint import holes, photo
 from inpaint.cells import CELL, PATCH, pooled, touched
 from inpaint.codec import name_of
 from inpaint.errors import InpaintError
-from inpaint.mask_sources import MaskSource, NotANumber, Transparent
+from inpaint.mask_sources import Coloured, MaskSource, NotANumber, Transparent
 from inpaint.photo import MAX_MEGAPIXELS, Patch, Photo
 from inpaint.recipe import Recipe, RecipeRule
 from inpaint.stages import StageTime
@@ -117,7 +117,8 @@ def prepare(
             ``inpaint.mask_sources``; or a list of these, whose holes are joined.
         scales: short sides in pixels, coarse to fine; chosen from the hole by default.
         threshold, invert, resize: as for ``inpaint.holes.read_hole``.
-        dilate: the same, of the joined hole.
+        dilate: the same, of the joined hole. Without it, the pixels within ``inpaint.holes.RIM`` of a colour belong to
+            the hole as well.
         feather: pixels, counted from the rim into the hole, over which what the photograph holds there passes into the
             filling. The hole stays the same, and so do the pixels around it.
         source: a mask; the hole is filled with copies of what it marks.
@@ -176,7 +177,9 @@ def _joined_hole(
     is_soft = threshold is None and dilate is None
     for mask in masks:
         if isinstance(mask, MaskSource):
-            hole |= mask.marked(picture, resize=resize, max_megapixels=max_megapixels)
+            marked = mask.marked(picture, resize=resize, max_megapixels=max_megapixels)
+            # Brushes have soft rims: next to a stroke its colour is mixed with the photograph's.
+            hole |= holes.dilate_hole(marked, holes.RIM if dilate is None and isinstance(mask, Coloured) else 0)
             continue
         if holes.is_same_file(mask, image):
             raise InpaintError(f"{mask} is the photograph itself: expected a mask, white where the hole is")

@@ -94,7 +94,7 @@ def mark_options() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 type=click.IntRange(min=0),
                 metavar="PIXELS",
                 heading=_HOLE,
-                help="Grow the hole in every direction. [the soft rim of a smooth mask, else 0]",
+                help="Grow the hole in every direction. [a smooth mask's soft rim; 2 around a colour; else 0]",
             ),
             option("--resize-mask", is_flag=True, heading=_HOLE, help="Stretch a mask of another size."),
             option("--source", type=FILE, metavar="MASK", heading=_SOURCES, help="Copy only what is white in MASK."),

@@ -18,6 +18,7 @@ import inpaint
 from inpaint.commands import main
 from inpaint.commands.common import extra
 from inpaint.errors import InpaintError
+from inpaint.holes import dilate_hole
 from inpaint.match_field import DIM, draw_match_field
 from inpaint.photo import read, save_picture, to_pil
 
@@ -204,8 +205,10 @@ def test_a_colour_is_looked_for_in_the_photograph_or_in_the_mask(fake, files):
     painted[files.hole] = (255, 0, 255)
     Image.fromarray(painted).save(files.folder / "painted.png")
     path = files.folder / "painted.png"
-    assert np.array_equal(filled_hole(fake, path, "--mask-colour", "#ff00ff", "-o", files.out), files.hole)
-    options = ["--mask", path, "--mask-color", "magenta", "-o", files.out]
+    options = ["--mask-colour", "#ff00ff", "-o", files.out]
+    assert np.array_equal(filled_hole(fake, path, *options), dilate_hole(files.hole, 2))
+    assert np.array_equal(filled_hole(fake, path, *options, "--dilate", 0), files.hole)
+    options = ["--mask", path, "--mask-color", "magenta", "-o", files.out, "--dilate", 0]
     assert np.array_equal(filled_hole(fake, files.image, *options), files.hole)
     assert "expected a colour such as red" in failure("fill", path, "--mask-colour", "reddish", "-o", files.out)
     assert "no pixel of the colour lime" in failure("fill", path, "--mask-colour", "lime", "-o", files.out)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from inpaint.errors import InpaintError
 from inpaint.mask_sources import Coloured, Labelled, NotANumber, Rectangle, Transparent
@@ -67,6 +67,16 @@ def test_a_colour_marks_the_hole_in_the_photograph_or_in_a_copy(colour: str) -> 
     erased[5, 8, 3] = 0
     expected[5, 8] = False
     assert np.array_equal(Coloured(colour).marked(read(erased)), expected)
+
+
+def test_the_soft_rim_of_a_brush_is_hole() -> None:
+    image = photograph()
+    large = Image.new("L", (32 * 8, 24 * 8))
+    ImageDraw.Draw(large).ellipse((80, 60, 170, 130), fill=255)
+    covered = np.asarray(large.reduce(8)) / 255  # anti-aliased
+    painted = np.round(image + covered[..., None] * ((255, 0, 255) - image.astype(float))).astype(np.uint8)
+    assert prepare(painted, Coloured("magenta")).hole[covered > 0].all()
+    assert not prepare(painted, Coloured("magenta"), dilate=0).hole[(covered > 0.1) & (covered < 0.8)].any()
 
 
 def test_colours_that_are_none_or_absent_are_refused() -> None:
