@@ -173,6 +173,13 @@ def read(content: bytes, number: int, name: str) -> Page | None:
 
 def obstacle(content: bytes, number: int) -> str | None:
     """Why a page cannot be changed in its file; None where it can."""
+    try:
+        return _obstacle(content, number)
+    except Exception:  # tifffile raises errors of many types on damaged files
+        return "its structure is damaged"
+
+
+def _obstacle(content: bytes, number: int) -> str | None:
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = _page(file, number)
         if _colours(page) is None:

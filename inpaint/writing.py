@@ -67,26 +67,29 @@ def _saved(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 def _tiff(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
+    content = None
     if origin is not None and tiff.obstacle(origin.content, origin.page) is None:
-        page = tiff.read(origin.content, origin.page, "the picture")
-        samples_as_stored = stored(samples, origin.orientation)
-        if page is not None and page.samples.shape == samples_as_stored.shape:
-            raw = page.with_samples(samples_as_stored)
-            content = tiff.rewritten(origin.content, origin.page, raw)
-            if _holds(content, origin.page, raw):
-                return content
-    return tiff.encode(
+        content = _changed_tiff(stored(samples, origin.orientation), origin)
+    return content or tiff.encode(
         samples, icc_profile=photo.icc_profile, exif=photo.exif, xmp=photo.xmp, iptc=photo.iptc, dpi=photo.dpi
     )
 
 
-def _holds(content: bytes, number: int, raw: np.ndarray) -> bool:
-    """Whether a TIFF that was changed in place holds these pixels: damaged files have odd structures."""
+def _changed_tiff(samples: np.ndarray, origin: Origin) -> bytes | None:
+    """A copy of the file with other pixels; None where that fails, as it may in a damaged file."""
     try:
-        page = tiff.read(content, number, "the picture")
+        page = tiff.read(origin.content, origin.page, "the picture")
+        if page is None or page.samples.shape != samples.shape:
+            return None
+        raw = page.with_samples(samples)
+        content = tiff.rewritten(origin.content, origin.page, raw)
+        again = tiff.read(content, origin.page, "the picture")
+    except MemoryError:
+        raise
     except Exception:  # tifffile raises errors of many types
-        return False
-    return page is not None and page.raw.shape == raw.shape and page.raw.tobytes() == raw.tobytes()
+        return None
+    is_right = again is not None and again.raw.shape == raw.shape and again.raw.tobytes() == raw.tobytes()
+    return content if is_right else None
 
 
 def _png(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:

@@ -27,7 +27,7 @@ from PIL import ExifTags, Image
 from inpaint import jpeg, png
 from inpaint.errors import InpaintError
 from inpaint.holes import read_hole
-from inpaint.photo import FORMAT_OF_EXTENSION, read, save
+from inpaint.photo import FORMAT_OF_EXTENSION, check_output, read, save
 
 INPUTS_OF_A_PROCESS = 20_000
 SIDE = (24, 18)  # pixels
@@ -97,8 +97,10 @@ def outcome(content: bytes, chance: random.Random) -> str:
         photo = read(content, max_megapixels=0.1)
         samples = photo.samples.copy()
         samples[: chance.randint(1, samples.shape[0]), : chance.randint(1, samples.shape[1])] = 0
+        step, file_format = "check", chance.choice((*sorted(FORMATS), getattr(photo.origin, "file_format", "PNG")))
+        check_output(io.BytesIO(), photo, file_format=file_format)
         step, result = "save", "picture"
-        save(io.BytesIO(), replace(photo, samples=samples), file_format=chance.choice(sorted(FORMATS)))
+        save(io.BytesIO(), replace(photo, samples=samples), file_format=file_format)
     except InpaintError as error:
         if "\n" in str(error):
             return f"{step}: several lines: {error!r}"

@@ -456,6 +456,19 @@ def test_a_gain_map_is_left_out_with_its_announcement():
     assert b'dc:title="kept"' in result
 
 
+@NEEDS_IMAGECODECS
+def test_an_ultra_hdr_photograph_becomes_an_ordinary_one():
+    if not imagecodecs.ULTRAHDR.available:
+        pytest.skip("imagecodecs has no libultrahdr")
+    linear = np.concatenate([smooth(HEIGHT, WIDTH, 3, kind="float16"), np.ones((HEIGHT, WIDTH, 1), np.float16)], axis=2)
+    content = imagecodecs.ultrahdr_encode(linear)
+    assert imagecodecs.ultrahdr_check(content)
+    photo = read(content)
+    assert "gain map" in " ".join(photo.notes)
+    result = saved(filled(photo), "JPEG")
+    assert not imagecodecs.ultrahdr_check(result) and result.count(b"\xff\xd8\xff") == 1
+
+
 # Other formats
 
 
