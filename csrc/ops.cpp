@@ -133,15 +133,6 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
   return tensor ? std::optional<Tensor>(torch::stable::contiguous(*tensor)) : std::nullopt;
 }
 
-// Whether two maps are one: the same numbers in the same layout.
-bool is_same_map(const Tensor& map, const Tensor& other) {
-  if (map.const_data_ptr() != other.const_data_ptr()) return false;
-  for (int64_t i = 0; i < map.dim(); i++) {
-    if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
-  }
-  return true;
-}
-
 // The methods of one device, as in "dense" or "pruned".
 std::string methods_of(bool Method::* is_there) {
   std::string text;
@@ -307,13 +298,35 @@ void check_weights(const char* op, const Tensor& weights, const Tensor& index, c
   check_device(op, "weights", weights, features_name, features);
 }
 
+// A call of fold, or of one of its gradients, with a map of (height, width) and keys of (key_height, key_width) cells.
+FoldCall fold_call(const Tensor& index, const Tensor& source, const std::optional<Tensor>& weights, int64_t height,
+                   int64_t width, int64_t key_height, int64_t key_width, int64_t patch_size, const Tensor& result) {
+  const Grid grid = patch_grid(height, width, patch_size), key_grid = patch_grid(key_height, key_width, patch_size);
+  return {.index = torch::stable::contiguous(index),
+          .source = source,
+          .base = std::nullopt,
+          .weights = contiguous(weights),
+          .is_laid = false,
+          .batch = source.size(0),
+          .channels = source.size(1),
+          .height = height,
+          .width = width,
+          .key_height = key_height,
+          .key_width = key_width,
+          .rows = grid.rows,
+          .columns = grid.columns,
+          .key_rows = key_grid.rows,
+          .key_columns = key_grid.columns,
+          .patch_size = patch_size,
+          .result = result};
+}
+
 Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size,
             std::optional<Tensor> weights) {
   check_features("fold", "key", key);
   check_patch_size("fold", patch_size);
   require(height >= 0 && width >= 0, "fold: output_size must not be negative; got (", height, ", ", width, ")");
   const Grid grid = patch_grid(height, width, patch_size);
-  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   check_index("fold", index, "key", key, height, width, grid, patch_size);
   if (base) {
     check_features("fold", "base", *base);
@@ -327,23 +340,11 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
   const int64_t shape[] = {key.size(0), key.size(1), height, width};
   // A base of another layout is brought into the result's at once; a copy of it would have to be copied again.
   const bool is_laid = base && !base->is_contiguous();
-  const FoldCall call{.index = torch::stable::contiguous(index),
-                      .source = is_channels_last(key) ? key : torch::stable::contiguous(key),
-                      .base = is_laid ? std::nullopt : base,
-                      .weights = contiguous(weights),
-                      .is_laid = is_laid,
-                      .batch = key.size(0),
-                      .channels = key.size(1),
-                      .height = height,
-                      .width = width,
-                      .key_height = key.size(2),
-                      .key_width = key.size(3),
-                      .rows = grid.rows,
-                      .columns = grid.columns,
-                      .key_rows = key_grid.rows,
-                      .key_columns = key_grid.columns,
-                      .patch_size = patch_size,
-                      .result = is_laid ? torch::stable::contiguous(*base) : torch::stable::new_empty(key, {shape, 4})};
+  const Tensor result = is_laid ? torch::stable::contiguous(*base) : torch::stable::new_empty(key, {shape, 4});
+  const Tensor source = is_channels_last(key) ? key : torch::stable::contiguous(key);
+  FoldCall call = fold_call(index, source, weights, height, width, key.size(2), key.size(3), patch_size, result);
+  call.base = is_laid ? std::nullopt : base;
+  call.is_laid = is_laid;
 #ifdef PATCHSWAP_CUDA
   if (key.is_cuda()) {
     fold_cuda(call);
@@ -362,27 +363,11 @@ Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64
           ", ", key_width, ")");
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
   const Grid grid = patch_grid(height, width, patch_size);
-  const Grid key_grid = patch_grid(key_height, key_width, patch_size);
   check_index("fold_backward", index, "grad_output", grad_output, height, width, grid, patch_size);
   if (weights) check_weights("fold_backward", *weights, index, "grad_output", grad_output);
   const int64_t shape[] = {grad_output.size(0), grad_output.size(1), key_height, key_width};
-  const FoldCall call{.index = torch::stable::contiguous(index),
-                      .source = torch::stable::contiguous(grad_output),
-                      .base = std::nullopt,
-                      .weights = contiguous(weights),
-                      .is_laid = false,
-                      .batch = grad_output.size(0),
-                      .channels = grad_output.size(1),
-                      .height = height,
-                      .width = width,
-                      .key_height = key_height,
-                      .key_width = key_width,
-                      .rows = grid.rows,
-                      .columns = grid.columns,
-                      .key_rows = key_grid.rows,
-                      .key_columns = key_grid.columns,
-                      .patch_size = patch_size,
-                      .result = torch::stable::new_empty(grad_output, {shape, 4})};
+  const FoldCall call = fold_call(index, torch::stable::contiguous(grad_output), weights, height, width, key_height,
+                                  key_width, patch_size, torch::stable::new_empty(grad_output, {shape, 4}));
 #ifdef PATCHSWAP_CUDA
   if (grad_output.is_cuda()) {
     fold_backward_cuda(call);
@@ -412,27 +397,12 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
   require(output.size(0) == batch && output.size(1) == channels && output.size(2) == height && output.size(3) == width,
           op, ": output must have the shape of grad_output ", shape_text(grad_output), "; got ", shape_text(output));
   check_weights(op, weights, index, "grad_output", grad_output);
-  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   const int64_t shape[] = {batch, grid.rows, grid.columns};
-  const FoldWeightsCall work{.call = {.index = torch::stable::contiguous(index),
-                                      .source = torch::stable::contiguous(grad_output),
-                                      .base = std::nullopt,
-                                      .weights = torch::stable::contiguous(weights),
-                                      .is_laid = false,
-                                      .batch = batch,
-                                      .channels = channels,
-                                      .height = height,
-                                      .width = width,
-                                      .key_height = key.size(2),
-                                      .key_width = key.size(3),
-                                      .rows = grid.rows,
-                                      .columns = grid.columns,
-                                      .key_rows = key_grid.rows,
-                                      .key_columns = key_grid.columns,
-                                      .patch_size = patch_size,
-                                      .result = torch::stable::new_empty(weights, {shape, 3})},
-                             .key = torch::stable::contiguous(key),
-                             .output = torch::stable::contiguous(output)};
+  const FoldWeightsCall work{
+      .call = fold_call(index, torch::stable::contiguous(grad_output), weights, height, width, key.size(2), key.size(3),
+                        patch_size, torch::stable::new_empty(weights, {shape, 3})),
+      .key = torch::stable::contiguous(key),
+      .output = torch::stable::contiguous(output)};
 #ifdef PATCHSWAP_CUDA
   if (grad_output.is_cuda()) {
     fold_weights_backward_cuda(work);
@@ -516,6 +486,14 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
 }
 
 }  // namespace
+
+bool is_same_map(const Tensor& map, const Tensor& other) {
+  if (map.const_data_ptr() != other.const_data_ptr()) return false;
+  for (int64_t i = 0; i < map.dim(); i++) {
+    if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
+  }
+  return true;
+}
 
 void log_choice(const MatchCall& call, const KernelChoice& choice) {
   static const char* const variable = std::getenv("PATCHSWAP_LOG");

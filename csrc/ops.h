@@ -162,6 +162,9 @@ struct Method {
 constexpr Method kMethods[] = {{"auto", true, true},    {"dense", true, false}, {"pruned", true, false},
                                {"direct", false, true}, {"mma", false, true},   {"wgmma", false, true}};
 
+// Whether two maps of the same dimensions are one: the same numbers in the same layout.
+bool is_same_map(const Tensor& map, const Tensor& other);
+
 // The kernel that a call of match runs, by its name among kMethods, and why it is this one.
 struct KernelChoice {
   std::string kernel, reason;

@@ -63,15 +63,16 @@ class MatchCoherently:
     weight: float
 
     def __call__(self, query: Tensor, key: Tensor, scene: Scene, coarser: Copies | None) -> Match:
-        masks = {"query_mask": scene.queries, "key_mask": scene.keys}
-        match = patchswap.match(query, key, **masks)
+        match = patchswap.match(query, key, query_mask=scene.queries, key_mask=scene.keys)
         if not self.weight:
             return match
-        if coarser is None or not coarser.scene.is_matched:
-            return patchswap.cohere(match, query, key, weight=self.weight, **masks)
-        coarse = keys_of_coarser_scale(coarser, scene)
-        both = torch.stack((match.index, torch.where(coarse < 0, match.index, coarse)), dim=1)
-        return patchswap.cohere(both, query, key, weight=self.weight, **masks)
+        candidates = match.index
+        if coarser is not None and coarser.scene.is_matched:
+            coarse = keys_of_coarser_scale(coarser, scene)
+            candidates = torch.stack((candidates, torch.where(coarse < 0, candidates, coarse)), dim=1)
+        return patchswap.cohere(
+            candidates, query, key, weight=self.weight, query_mask=scene.queries, key_mask=scene.keys
+        )
 
 
 def keys_of_coarser_scale(coarser: Copies, scene: Scene) -> Tensor:

@@ -1,4 +1,4 @@
-"""No CUDA kernel spills registers, on any architecture that setup.py builds for."""
+"""No CUDA kernel spills registers, on any architecture, and a step of the search for Hopper is short."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks" / "developmen
 import kernel_resources  # noqa: E402
 
 NVCC = kernel_resources.find_nvcc()
+CUOBJDUMP = kernel_resources.find_cuobjdump()
+
+# Instructions of a warp, a few more than nvcc 13.0 makes of them, as others may differ a little. A lane has 64 pairs.
+MOST_OF_A_CHUNK = 26
+MOST_OF_A_LOOPED_CHUNK = 56
+MOST_OF_SUMS = 175
+MOST_OF_A_SCORE = 740
 
 REPORT = """\
 ptxas info    : 28 bytes gmem
@@ -61,6 +68,46 @@ def test_table() -> None:
     lines = kernel_resources.render(kernels).splitlines()
     assert lines[0] == "| kernel | variants | sm_80 | sm_90a |"
     assert lines[2].endswith("| - | 168, 16 B stack, **20 B spilled** |")
+
+
+SASS = """\
+\t\tFunction : _Z6searchi
+        /*0000*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;              /* 0x0000000000007b1d */
+                                                                             /* 0x000fec0000010000 */
+        /*0010*/                   HGMMA.64x128x16.F32 R88, gdesc[UR32], R88 ;
+        /*0020*/                   HGMMA.64x128x16.F32 R88, gdesc[UR32], R88, gsb0 ;
+        /*0030*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0040*/               @P0 BRA 0x10 ;
+        /*0050*/                   HGMMA.64x128x16.F32 R88, gdesc[UR32], R88, gsb0 ;
+        /*0060*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0070*/                   HGMMA.64x128x16.F32 R88, gdesc[UR32], R88, gsb0 ;
+        /*0080*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+        /*0090*/                   WARPGROUP.DEPBAR.LE gsb0, 0x0 ;
+        /*00a0*/                   FADD R1, R2, R3 ;
+        /*00b0*/                   BAR.SYNC.DEFER_BLOCKING R17, 0x80 ;
+        /*00c0*/                   FADD R1, R2, R3 ;
+        /*00d0*/              @!P1 SHFL.IDX PT, R1, R2, R3, 0x1f ;
+        /*00e0*/                   FMUL R1, R2, R3 ;
+        /*00f0*/                   VOTE.ANY P0, P0 ;
+        /*0100*/                   EXIT ;
+"""
+
+
+def test_counts_instructions_of_a_step() -> None:
+    (code,) = kernel_resources.read_instructions(SASS).values()
+    assert [instruction.address for instruction in code] == list(range(0, 0x110, 0x10))
+    assert kernel_resources.measure_step(code) == kernel_resources.Step(chunk=2, looped_chunk=4, sums=2, score=4)
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.skipif(CUOBJDUMP is None, reason="needs cuobjdump: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+def test_a_step_of_the_search_for_hopper_is_short() -> None:
+    assert NVCC is not None and CUOBJDUMP is not None
+    step = kernel_resources.step_of_wgmma(NVCC, CUOBJDUMP, Path(torch.__file__).parent)
+    assert 0 < step.chunk <= MOST_OF_A_CHUNK
+    assert 0 < step.looped_chunk <= MOST_OF_A_LOOPED_CHUNK
+    assert 128 < step.sums <= MOST_OF_SUMS
+    assert 400 < step.score <= MOST_OF_A_SCORE
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")

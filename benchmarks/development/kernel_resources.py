@@ -1,9 +1,12 @@
-"""Registers, shared memory, stack and spills of every CUDA kernel, for every architecture that setup.py builds for.
+"""Registers, shared memory, stack, spills and instructions of the CUDA kernels, for setup.py's architectures.
 
     python benchmarks/development/kernel_resources.py
 
 Compiles csrc/cuda/*.cu to device code only and reads ptxas' report; needs nvcc, no GPU. Exit status 1 where a kernel
 spills registers to memory, or ptxas says that it serialises wgmma instructions.
+
+With cuobjdump (of the CUDA toolkit, or of the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm) it also counts
+the instructions of a step of the search for Hopper.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -31,7 +38,9 @@ PROPERTIES = re.compile(r"Function properties for (\w+)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+)(?:\+(\d+))? bytes smem")
-LAUNCH = re.compile(r"\bstart\((\w+)(?:<[\w, ]+>)?, [^;]*?, ([\w:]+), stream\b")
+LAUNCH = re.compile(r"\bstart(?:_early)?\((\w+)(?:<[\w, ]+>)?, [^;]*?, ([\w:]+), stream\b")
+FUNCTION = re.compile(r"^\s*Function : (\w+)")
+INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([^;]+?) *;")
 SERIALISED = re.compile(r"wgmma.* serialized")
 
 
@@ -67,22 +76,15 @@ def architectures(nvcc: str) -> list[str]:
     return [number for number in listed if f"sm_{number.rstrip('a')}" in known]
 
 
-def compile_report(nvcc: str, source: Path, architecture: str, torch: Path) -> str:
-    """ptxas' report on one source and architecture. RuntimeError with the compiler's message where it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            nvcc,
-            "-cubin",
-            "-O3",
-            "-std=c++20",
-            "-Xptxas=-v",
-            "-DPATCHSWAP_CUDA",
-            "-DPATCHSWAP_WGMMA",
-            *setup_strings("MACROS"),
-        ]  # type: ignore[misc]
-        command += [f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
-        command += [f"-I{ROOT / 'csrc'}", f"-I{torch / 'include'}", str(source), "-o", f"{folder}/kernel.cubin"]
-        result = subprocess.run(command, capture_output=True, text=True)
+def compile_report(nvcc: str, source: Path, architecture: str, torch: Path, cubin: Path) -> str:
+    """Compiles one source to `cubin`, and returns ptxas' report.
+
+    RuntimeError with the compiler's message where it fails.
+    """
+    command = [nvcc, "-cubin", "-O3", "-std=c++20", "-Xptxas=-v", "-DPATCHSWAP_CUDA", "-DPATCHSWAP_WGMMA"]
+    command += [*setup_strings("MACROS"), f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
+    command += [f"-I{ROOT / 'csrc'}", f"-I{torch / 'include'}", str(source), "-o", str(cubin)]
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{source.name} does not compile for sm_{architecture}:\n{result.stderr}")
     return result.stdout + result.stderr
@@ -163,8 +165,9 @@ def dynamic_shared() -> dict[str, int]:
 def measure(nvcc: str, torch: Path, wanted: list[str], jobs: int) -> tuple[list[Kernel], list[str]]:
     """All kernels of csrc/cuda for the wanted architectures, and ptxas' complaints."""
     work = [(source, number) for number in wanted for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu"))]
-    with ThreadPoolExecutor(jobs) as pool:
-        reports = list(pool.map(lambda item: compile_report(nvcc, *item, torch), work))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        cubins = [Path(folder, f"{number}.cubin") for number in range(len(work))]
+        reports = list(pool.map(lambda item, cubin: compile_report(nvcc, *item, torch, cubin), work, cubins))
     kernels, complaints = [], []
     for report in reports:
         found, said = parse(report)
@@ -175,6 +178,92 @@ def measure(nvcc: str, torch: Path, wanted: list[str], jobs: int) -> tuple[list[
     for kernel in kernels:
         kernel.shared += added.get(short_name(kernel.name).partition("<")[0], 0)
     return kernels, complaints
+
+
+# ---- instructions
+
+
+class Instruction(NamedTuple):
+    address: int
+    text: str  # without its predicate
+
+
+@dataclass
+class Step:
+    """Instructions of a warp at one step of match_wgmma: the most of the copies of the step that the kernel has."""
+
+    chunk: int  # for each chunk of channels, where chunks fill the stages
+    looped_chunk: int  # for each chunk of channels otherwise
+    sums: int  # from the last product to the barrier: sums over rows, and what other warps have to know
+    score: int  # from the barrier to the vote on whether any threshold is reached
+
+
+def find_cuobjdump() -> str | None:
+    """On PATH, in CUDA_HOME, or of the Python packages."""
+    packages = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")} | set(sys.path)
+    places = [os.environ.get("PATH", ""), os.path.join(os.environ.get("CUDA_HOME", ""), "bin")]
+    places += [str(folder) for package in sorted(packages) for folder in Path(package).glob("nvidia/*/bin")]
+    return shutil.which("cuobjdump", path=os.pathsep.join(places))
+
+
+def disassemble(cuobjdump: str, cubin: Path) -> dict[str, list[Instruction]]:
+    """The instructions of each kernel, by its mangled name."""
+    tools = os.pathsep.join([str(Path(cuobjdump).parent), os.environ.get("PATH", "")])  # it calls nvdisasm
+    command = [cuobjdump, "-sass", str(cubin)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": tools}).stdout
+    return read_instructions(text)
+
+
+def read_instructions(text: str) -> dict[str, list[Instruction]]:
+    """The instructions in what `cuobjdump -sass` prints."""
+    kernels: dict[str, list[Instruction]] = {}
+    for line in text.splitlines():
+        if match := FUNCTION.match(line):
+            kernels[match[1]] = []
+        elif kernels and (match := INSTRUCTION.match(line)):
+            kernels[next(reversed(kernels))].append(Instruction(int(match[1], 16), match[2]))
+    return kernels
+
+
+def measure_step(instructions: list[Instruction]) -> Step:
+    """Of match_wgmma. A step's barrier is the only one with a number in a register."""
+
+    def places(pattern: str) -> list[int]:
+        return [place for place, instruction in enumerate(instructions) if re.match(pattern, instruction.text)]
+
+    barriers, votes = places(r"BAR\.SYNC\S* R"), places(r"VOTE\.ANY ")
+    products, last_products = places(r"HGMMA"), places(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0")
+    groups = places(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x1")
+    steps, looped = [], []
+    for begin, barrier in zip([0, *barriers], barriers, strict=False):
+        own = [place for place in groups if begin < place < barrier]
+        chunk = statistics.median(end - place for place, end in pairwise(own))
+        sums = barrier - max(place for place in last_products if place < barrier)
+        score = min(place for place in votes if place > barrier) - barrier
+        steps.append(Step(int(chunk), 0, sums, score))
+    numbers = {instruction.address: place for place, instruction in enumerate(instructions)}
+    for place in places(r"BRA 0x"):
+        target = numbers.get(int(instructions[place].text.split()[-1], 16), place)
+        inside = sum(target <= product < place for product in products)
+        if inside == 2 and not any(target <= barrier < place for barrier in barriers):  # the products of one chunk
+            looped.append(place + 1 - target)
+    return Step(
+        max(step.chunk for step in steps),
+        max(looped),
+        max(step.sums for step in steps),
+        max(step.score for step in steps),
+    )
+
+
+def step_of_wgmma(nvcc: str, cuobjdump: str, torch: Path) -> Step:
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "match.cubin")
+        compile_report(nvcc, ROOT / "csrc" / "cuda" / "match.cu", "90a", torch, cubin)
+        kernels = disassemble(cuobjdump, cubin)
+    return measure_step(next(code for name, code in kernels.items() if "match_wgmma" in name))
+
+
+# ---- the table
 
 
 def render(kernels: list[Kernel]) -> str:
@@ -230,6 +319,10 @@ def main() -> int:
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps([asdict(kernel) for kernel in kernels], indent=1) + "\n")
+    cuobjdump = find_cuobjdump()
+    if cuobjdump and "90a" in wanted:
+        step = asdict(step_of_wgmma(nvcc, cuobjdump, arguments.torch))
+        print("instructions of a step of match_wgmma: " + ", ".join(f"{name} {step[name]}" for name in step))
     spilling = [kernel for kernel in kernels if kernel.spill_stores or kernel.spill_loads]
     for kernel in spilling:
         print(f"spills on sm_{kernel.architecture}: {short_name(kernel.name)}", file=sys.stderr)

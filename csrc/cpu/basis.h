@@ -1,7 +1,7 @@
 // The axes along which a coarse score looks at cells: a few directions that hold most of the features' energy.
 //
-// They are found by subspace iteration on the second moments of a sample of cells. How well they are chosen decides how
-// much is pruned, never what is found: coarse.h bounds whatever they leave out, for any axes.
+// They are found by subspace iteration on the second moments of a sample of cells. The axes decide how much is pruned,
+// never what is found: bound.h bounds what they leave out, for any axes.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -16,7 +16,6 @@
 #include "buffer.h"
 #include "grain.h"
 #include "map.h"
-#include "walk.h"
 
 namespace patchswap {
 
@@ -70,9 +69,9 @@ double sample_cells(const Map<Element>& map, int64_t patches, std::vector<float>
   });
   const double mean = std::accumulate(square.begin(), square.end(), 0.0) / std::max<int64_t>(cells, 1);
   if (mean == 0) return 0;
-  const double unit = std::exp2(std::round(std::log2(mean) / 2));
-  for (size_t i = before; i < sample.size(); i++) sample[i] = static_cast<float>(sample[i] / unit);
-  return unit;
+  const double norm = std::exp2(std::round(std::log2(mean) / 2));
+  for (size_t i = before; i < sample.size(); i++) sample[i] = static_cast<float>(sample[i] / norm);
+  return norm;
 }
 
 // Rows of numbers in the order in which products read them: panels of neighbouring rows, zeros in the padding.
@@ -99,7 +98,7 @@ struct PackedRows {
 };
 
 // result[i * stride + j] = <row i of left, row j of right> of packed rows. Whole panels of `right` are multiplied, and
-// an even number of rows of `left`: the result has room for them.
+// an even number of rows of `left`; the result has memory for them.
 template <class Number>
 struct ProductKernel {
   int64_t left_panel, right_panel;
@@ -111,6 +110,7 @@ struct ProductKernel {
 struct BasisKernel {
   ProductKernel<float> products;
   ProductKernel<double> precise_products;
+  float (*inner_product)(const float* left, const float* right, int64_t count);
   void (*orthonormalise)(float* vectors, int64_t begin, int64_t end, int64_t length, float* norms);
 };
 
@@ -133,45 +133,6 @@ inline void multiply(const ProductKernel<float>& kernel, const PackedRows<float>
   }
 }
 
-PATCHSWAP_INLINE float inner_product(const float* left, const float* right, int64_t count) {
-  constexpr int64_t kLanes = 64;
-  float lane[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int64_t n = 0; n < kLanes; n++) lane[n] += left[i + n] * right[i + n];
-  }
-  for (int64_t n = 0; i + n < count; n++) lane[n] += left[i + n] * right[i + n];
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t n = 0; n < half; n++) lane[n] += lane[n + half];
-  }
-  return lane[0];
-}
-
-// Gram-Schmidt on the vectors [begin, end), which are orthogonal to all before them. `norms` are those that the vectors
-// had at first: one of which little is left, as it lies in the span of those before it, is replaced by a coordinate
-// axis that does not.
-PATCHSWAP_INLINE void orthonormalise_block(float* vectors, int64_t begin, int64_t end, int64_t length, float* norms) {
-  int64_t coordinate = begin;
-  for (int64_t i = begin; i < end; i++) {
-    float* vector = vectors + i * length;
-    for (int64_t first = begin; true; first = 0) {
-      for (int64_t j = first; j < i; j++) {
-        const float* other = vectors + j * length;
-        const float along = inner_product(vector, other, length);
-        for (int64_t n = 0; n < length; n++) vector[n] -= along * other[n];
-      }
-      const float norm = std::sqrt(inner_product(vector, vector, length));
-      if (norm > 1e-3f * norms[i] && norm > 1e-20f) {
-        for (int64_t n = 0; n < length; n++) vector[n] /= norm;
-        break;
-      }
-      std::fill_n(vector, length, 0.0f);
-      vector[coordinate++] = 1;
-      norms[i] = 1;
-    }
-  }
-}
-
 // Gram-Schmidt, a block of vectors after the other: once it is orthonormal, what lies in its span is taken from all
 // vectors behind it.
 inline void orthonormalise(const BasisKernel& kernel, float* vectors, int64_t count, int64_t length) {
@@ -179,7 +140,7 @@ inline void orthonormalise(const BasisKernel& kernel, float* vectors, int64_t co
   const ProductKernel<float>& products = kernel.products;
   std::vector<float> norms(count);
   for (int64_t i = 0; i < count; i++) {
-    norms[i] = std::sqrt(inner_product(vectors + i * length, vectors + i * length, length));
+    norms[i] = std::sqrt(kernel.inner_product(vectors + i * length, vectors + i * length, length));
   }
   for (int64_t first = 0; first < count; first += kBlock) {
     const int64_t end = std::min(first + kBlock, count), size = end - first;
@@ -203,7 +164,7 @@ inline void orthonormalise(const BasisKernel& kernel, float* vectors, int64_t co
   }
 }
 
-// Frobenius norm of axis axis^T - 1, or more. In double precision, as the bound of coarse.h is no tighter than this.
+// Frobenius norm of axis axis^T - 1, or more. In double precision, as the bound of bound.h is no tighter than this.
 inline double deviation(const Basis& basis, const ProductKernel<double>& kernel) {
   const double rounding = 1.01 * basis.channels * 0x1p-53 * 1.01;
   const float* axis = basis.axis.data();
@@ -254,7 +215,7 @@ inline std::vector<double> largest_eigenvectors(const float* matrix, int64_t len
   }
   std::vector<double> values(count);
   for (int64_t i = 0; i < count; i++) {
-    values[i] = inner_product(next.get() + i * length, vectors.get() + i * length, length);
+    values[i] = kernel.inner_product(next.get() + i * length, vectors.get() + i * length, length);
   }
   return values;
 }

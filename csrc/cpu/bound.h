@@ -1,5 +1,5 @@
-// The bound on what a pair of coarse patches can miss of its score, and what it allows for rounding. docs/kernels.md
-// proves it, and the tests delete each term.
+// The bound on what a pair of coarse patches can miss of its score, and every allowance for rounding in it.
+// docs/kernels.md proves it. tests/cpu_bound checks it on all pairs, and deletes each term.
 #pragma once
 
 #include <cmath>
@@ -10,33 +10,46 @@
 
 namespace patchswap {
 
-constexpr double kSmallestNorm = 1e-12;  // below, absolute rounding would matter: left to the dense search
+// Patches of smaller norms go to the dense search: products of their numbers may be denormal, where rounding is
+// absolute.
+constexpr double kSmallestNorm = 1e-12;
+// Relative rounding of a cell's sums of squares, which are float32 sums of fewer than 512 terms.
+constexpr double kSquaresRounding = 1e-4;
+// Rounding of |x|^2 - |a|^2 in double precision, relative to |x|^2.
+constexpr double kSubtractionRounding = 1e-12;
+// Relative rounding of w and of N in steps, whose factors are float32.
+constexpr double kWeightRounding = 1e-6;
 
-// The rounding of a float32 sum of `terms` products, relative to the norms.
+// The rounding of a float32 sum of n products, relative to the norms: n u / (1 - n u) with u = 2^-24. The factor covers
+// the denominator for n below 160,000.
 inline double sum_rounding(double terms) { return 1.01 * terms * 0x1p-24; }
 
-// Of a cell's computed coordinates, relative to its norm.
+// Of a cell's computed coordinates, relative to its norm. Each is a sum of C products, then scaled to integers, which
+// rounds fewer than 8 times.
 inline double coordinate_rounding(const Basis& basis) {
   return sum_rounding(basis.channels + 8) * std::sqrt(basis.axes * (1 + basis.deviation));
 }
 
-// Of the dense search's ranking and of the bound's own evaluation, and what axes that are not quite orthonormal miss.
+// eta. With e the deviation, axes that are not quite orthonormal miss e / (1 - e), at most 1.2 e for e up to 1/6. The
+// dense search's ranking is a sum of C products for each pair of cells and of p^2 such pairs. The 32 cover its scaling
+// and the evaluation of the bound.
 inline double score_rounding(const Basis& basis, int64_t patch_size) {
   return 1.2 * basis.deviation + sum_rounding(basis.channels + patch_size * patch_size + 32);
 }
 
-// Of a score in any order of summation against the dense ranking.
+// Of fast_product() and of the dense ranking together. fast_product() adds up, for each pair of cells, at most C / 16
+// products in a lane of a chain and 63 outside the chains. Fewer than 8 additions then combine lanes and chains.
 inline double rescore_rounding(int64_t channels, int64_t patch_size) {
-  const int64_t cells = patch_size * patch_size;
-  return sum_rounding(cells * (channels / 4 + 32)) + sum_rounding(channels + cells + 4);
+  const double cells = static_cast<double>(patch_size * patch_size);
+  return sum_rounding(cells * (channels / 16.0 + 64) + 8) + sum_rounding(channels + cells + 4);
 }
 
-// The bounds w of a patch: for what the walk adds up, and with the numbers that are kept apart.
+// The bound w of a patch, for what the walk adds up and for all axes.
 struct PatchWeights {
   double walk, refined;
 };
 
-// Those of the patch that begins at a slot of a row, from the errors of the tile's cells and its norm in steps.
+// Of the patch that begins at a slot of a row, from the errors of the tile's cells and its norm in steps.
 inline PatchWeights patch_weights(const CoarseScheme& scheme, const Tile& tile, const CoarseErrors* cells, int64_t row,
                                   int64_t slot, int64_t patch_size, double norm) {
   double leading_error = 0, leading_size = 0, trailing_error = 0, trailing_size = 0, off_leading = 0, off_axis = 0;
@@ -53,6 +66,7 @@ inline PatchWeights patch_weights(const CoarseScheme& scheme, const Tile& tile, 
     }
   }
   const double slack = scheme.coordinate_rounding * norm;
+  // (E X)^2 + (A / X)^2
   auto balanced = [&](double error, double size, double balance) {
     const double most_error = std::sqrt(error) + slack, most_size = std::sqrt(size) + most_error;
     return most_error * most_error * balance + most_size * most_size / balance;
@@ -61,7 +75,7 @@ inline PatchWeights patch_weights(const CoarseScheme& scheme, const Tile& tile, 
                          scheme.score_rounding * norm * norm + patch_size * patch_size;
   const double trailing = balanced(trailing_error, trailing_size, scheme.trailing_balance);
   const double refined = std::sqrt(leading + trailing + off_axis);
-  return {.walk = scheme.kept_apart > 0 ? std::sqrt(leading + off_leading) : refined, .refined = refined};
+  return {.walk = scheme.separate_count > 0 ? std::sqrt(leading + off_leading) : refined, .refined = refined};
 }
 
 }  // namespace patchswap

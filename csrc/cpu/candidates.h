@@ -1,32 +1,33 @@
-// Pairs that the coarse bound does not rule out: from the bound over the score in any order of summation to the dense
-// search's own ranking.
+// Pairs that the coarse bound does not rule out, and what a thread needs to score them. kernels/candidates.h takes them
+// from the bound over the score in any order of summation to the dense search's own ranking.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "best.h"
+#include "buffer.h"
 #include "coarse.h"
 #include "cost.h"
 #include "exact.h"
+#include "walk_buffers.h"
 
 namespace patchswap {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kMostCandidates = 1 << 15;  // waiting in a thread
 constexpr int64_t kReportedTogether = 256;   // full scores or refined bounds
-// Pruning is judged once it has cost the first share of the dense search, and stopped where the rest is to cost the
-// second, at the rate so far: a high one, as thresholds are low at the beginning.
-constexpr double kTrialShare = 0.03, kHopeless = 1.5;
+// As multiples of the dense search's cost: what pruning may cost before it is judged, and the cost of the rest, at the
+// rate so far, at which it stops. The second is high, as thresholds are low at the beginning.
+constexpr double kTrialCost = 0.03, kHopelessCost = 1.5;
 
 // A pair that the bound does not rule out: positions [rows][slots] in their tiles.
 struct Candidate {
   int32_t query, key;
-  float upper;
+  float upper;         // bound of the ranking, in steps
   int32_t coarse = 0;  // the walk's sum
 };
 
@@ -37,139 +38,107 @@ struct Resolved {
   float ranking;
 };
 
-// What all threads together have done, in pairs.
-struct Effort {
-  SearchCosts costs;
-  double all_pairs;
+// What all threads together have done, in pairs, and whether they go on.
+class Effort {
+ public:
   std::atomic<int64_t> visited = 0, refined = 0, scored = 0;
-  std::atomic<int64_t> given_up = 0;  // left to the dense search, with their queries
+  std::atomic<int64_t> left_to_dense = 0;  // pairs of the queries that the dense search takes over
 
-  // Whether the rest, at the rate of what has been done, would cost more than a dense search of everything.
+  // `insists`: the search goes on whatever it costs.
+  Effort(const SearchCosts& costs, double all_pairs, bool insists)
+      : costs_(costs), all_pairs_(all_pairs), insists_(insists) {}
+
+  bool has_stopped() const { return has_stopped_.load(std::memory_order_relaxed); }
+
+  // Stops the search where the rest, at the rate so far, would cost more than a dense search of everything.
+  void stop_if_hopeless() {
+    if (!insists_ && is_hopeless()) has_stopped_ = true;
+  }
+
+ private:
   bool is_hopeless() const {
-    const double extra = refined * costs.refined + scored * costs.scored + given_up * costs.dense;
-    const double dense = all_pairs * costs.dense, walked = static_cast<double>(visited);
-    if (walked * costs.walked + extra < kTrialShare * dense) return false;
-    return (all_pairs - walked) * (costs.walked + extra / std::max(walked, 1.0)) > kHopeless * dense;
+    const double extra = refined * costs_.refined + scored * costs_.scored + left_to_dense * costs_.dense;
+    const double dense = all_pairs_ * costs_.dense, walked = static_cast<double>(visited);
+    if (walked * costs_.walked + extra < kTrialCost * dense) return false;
+    return (all_pairs_ - walked) * (costs_.walked + extra / std::max(walked, 1.0)) > kHopelessCost * dense;
   }
+
+  const SearchCosts costs_;
+  const double all_pairs_;
+  const bool insists_;
+  std::atomic<bool> has_stopped_ = false;
 };
 
-// One thread's share of the pruned search: a pair of tiles. All arrays are [rows][slots] of their tile.
-struct PrunedTask {
-  PackedTile<int32_t> query, key;
-  const float* query_weight;             // w, 0 where no query takes part
-  const float *key_factor, *key_weight;  // step / norm, and w times that; 0 and -inf where no key takes part
-  // With the numbers kept apart: w as above, and the numbers themselves, [cell rows][slots][kept_apart].
-  const float *query_refined, *key_refined;
-  const int8_t *query_apart, *key_apart;
-  int64_t kept_apart;      // 0: there are none
-  const float* key_scale;  // 1 / norm
-  const float* query_norm;
-  CellReader query_cells, key_cells;
+// A tile of one map as the pruned search sees it. Arrays are [rows][slots] but for `separate`. Where no patch takes
+// part, factor and scale are 0, and weight is 0 for a query and -inf for a key.
+struct CoarseTile {
+  PackedTile<int32_t> words;
+  const float* factor;          // step / norm
+  const float* weight;          // of a query w, of a key w * factor: for what the walk adds up
+  const float* refined_weight;  // the same for all axes
+  const int8_t* separate;       // [cell rows][slots][separate_count] trailing integers outside the words
+  const float *scale, *norm;    // 1 / norm, norm
+  CellReader cells;
+};
+
+// The same for all tiles of a search.
+struct PrunedSettings {
   int64_t channels;
-  float to_ranking;         // from steps to rankings
+  int64_t separate_count;
+  float query_step;         // from steps to rankings
   double rescore_rounding;  // between fast_product() and dense_ranking(), relative to the norms
-  int64_t most_spent;
-  WalkBuffers<int32_t> buffers;
-  float* upper;      // [key slots]
-  int32_t* coarse;   // [key slots]
-  float* threshold;  // rankings that a key must reach, in steps; inf where the query is given up
-  int32_t* spent;    // pairs resolved
-  std::vector<Candidate>& candidates;
-  size_t* kept;  // the first of them that have been rescored and may be among the best
-  std::vector<Resolved>& resolved;
-  const Best<float>* sure;  // what rankings, in steps, the best keys of this share are sure to reach
-  bool is_seeding;          // `sure` takes coarse scores instead
-  Effort* effort;
-  int64_t* visited;                  // pairs, not yet reported
-  std::atomic<bool>* is_worthwhile;  // null: whether it is or not
+  int64_t most_scored;      // a query is left to the dense search beyond this many full scores
 };
 
-// A bound on a pair's ranking that is tighter than the walk's: with the numbers that are kept apart.
-template <class Products, int P>
-PATCHSWAP_INLINE float refine(const PrunedTask& task, const Candidate& candidate) {
-  const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
-  const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
-  int32_t sum = 0;
-  for (int64_t dy = 0; dy < P; dy++) {
-    const int64_t query_cell = (y + dy) * task.query.slots + task.query.tile->slot(dy, y, x);
-    const int64_t key_cell = (v + dy) * task.key.slots + task.key.tile->slot(dy, v, u);
-    sum += Products::product_of_bytes(task.query_apart + query_cell * task.kept_apart,
-                                      task.key_apart + key_cell * task.kept_apart, P * task.kept_apart);
-  }
-  return static_cast<float>(candidate.coarse + sum) * task.key_factor[candidate.key] +
-         task.query_refined[candidate.query] * task.key_refined[candidate.key];
-}
+// One thread's memory.
+struct PrunedWorker {
+  Buffer<int32_t> blocks;
+  WalkBuffers<int32_t> buffers;
+  // Of one query with a row of keys, [key slots]:
+  std::vector<float> upper;  // bounds in steps
+  std::vector<int32_t> coarse;
+  // Of the queries of a tile, [rows][slots]:
+  std::vector<float>
+      threshold;  // ranking in steps that a key must reach; inf where the query is left to the dense search
+  std::vector<int32_t> scored;  // pairs scored in full
+  // [topk]: the highest lower bounds of rankings, in steps, and their keys. While seeding, coarse scores.
+  std::vector<float> lower_bound;
+  std::vector<int64_t> lower_bound_key;
+  Best<float> lower_bounds;  // the two arrays above
+  std::vector<Candidate> candidates;
+  size_t kept = 0;  // the first candidates, which have been scored in float32 and may be among the best
+  std::vector<Resolved> resolved;
+  int64_t visited = 0;  // pairs, not yet reported
 
-// Scores the candidates in float32, in any order of summation. Those that may still be among the best are kept, with
-// `upper` now above their ranking by no more than rounding; thresholds rise to what their rankings are sure to reach.
-template <class Products, int P>
-PATCHSWAP_INLINE void rescore(const PrunedTask& task) {
-  using Lanes = Registers<float, sizeof(typename Products::Vector)>;
-  size_t& kept = *task.kept;
-  Effort& effort = *task.effort;
-  effort.visited += std::exchange(*task.visited, 0);
-  int64_t refined = 0, scored = 0;  // not yet reported
-  for (size_t i = kept; i < task.candidates.size(); i++) {
-    const Candidate candidate = task.candidates[i];
-    float& threshold = task.threshold[candidate.query];
-    if (candidate.upper < threshold) continue;
-    if (candidate.upper < kInfinity) {  // no seed
-      if (refined + scored >= kReportedTogether) {
-        effort.refined += std::exchange(refined, 0);
-        effort.scored += std::exchange(scored, 0);
-        if (task.is_worthwhile && effort.is_hopeless()) {
-          *task.is_worthwhile = false;
-          kept = 0;
-          break;
-        }
-      }
-      if (task.kept_apart > 0) {
-        refined++;
-        if (refine<Products, P>(task, candidate) < threshold) continue;
-      }
-      scored++;
-    }
-    const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
-    const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
-    if (++task.spent[candidate.query] > task.most_spent) {
-      threshold = kInfinity;
-      continue;
-    }
-    const float product = fast_product<Lanes, P>(task.query_cells, y, x, task.key_cells, v, u, task.channels);
-    const double ranking = static_cast<double>(product) * task.key_scale[candidate.key] / task.to_ranking;
-    const double slack = task.rescore_rounding * task.query_norm[candidate.query] / task.to_ranking;
-    const float upper = static_cast<float>(ranking + slack), lower = static_cast<float>(ranking - slack);
-    if (upper < threshold) continue;
-    task.sure->offer(candidate.query, lower, candidate.key);
-    threshold = std::max(threshold, task.sure->worst(candidate.query));
-    task.candidates[kept++] = {candidate.query, candidate.key, upper};
+  PrunedWorker(int64_t query_slots, int64_t key_slots, int64_t patches, int64_t patch_size, int64_t topk)
+      : blocks(WalkBuffers<int32_t>::numbers(query_slots, key_slots, patch_size)),
+        buffers(blocks.get(), query_slots, key_slots),
+        upper(key_slots),
+        coarse(key_slots),
+        threshold(patches),
+        scored(patches),
+        lower_bound(patches * topk),
+        lower_bound_key(patches * topk),
+        lower_bounds{topk, topk, 1, lower_bound.data(), lower_bound_key.data()} {
+    std::fill_n(blocks.get(), WalkBuffers<int32_t>::numbers(query_slots, key_slots, patch_size), 0);
+    forget_queries();
   }
-  effort.refined += refined;
-  effort.scored += scored;
-  if (kept > kMostCandidates) {  // too many near-ties: these queries are given up
-    for (size_t i = 0; i < kept; i++) {
-      task.threshold[task.candidates[i].query] = kInfinity;
-      task.spent[task.candidates[i].query] = task.most_spent + 1;
-    }
-    kept = 0;
-  }
-  task.candidates.resize(kept);
-}
+  PrunedWorker(PrunedWorker&&) = default;  // lower_bounds stays valid, as moved vectors keep their memory
 
-// Rankings, as the dense search would have them, of the candidates that are left.
-template <class Products, int P>
-PATCHSWAP_INLINE void resolve(const PrunedTask& task) {
-  rescore<Products, P>(task);
-  for (const Candidate& candidate : task.candidates) {
-    if (candidate.upper < task.threshold[candidate.query]) continue;
-    const int64_t y = candidate.query / task.query.slots, x = candidate.query % task.query.slots;
-    const int64_t v = candidate.key / task.key.slots, u = candidate.key % task.key.slots;
-    const float ranking = dense_ranking<P, Products::kHasFma>(task.query_cells, y, x, task.key_cells, v, u,
-                                                              task.channels, task.key_scale[candidate.key]);
-    task.resolved.push_back({candidate.query, task.key.tile->patch[candidate.key], ranking});
+  void forget_queries() {
+    std::fill(scored.begin(), scored.end(), 0);
+    std::fill(lower_bound.begin(), lower_bound.end(), -kInfinity);
+    std::fill(lower_bound_key.begin(), lower_bound_key.end(), -1);
   }
-  task.candidates.clear();
-  *task.kept = 0;
-}
+};
+
+// A thread's work on a pair of tiles.
+struct PrunedTask {
+  CoarseTile query, key;
+  const PrunedSettings& settings;
+  PrunedWorker& worker;
+  Effort& effort;
+  bool is_seeding;  // the walk offers coarse scores to worker.lower_bounds; else it lists candidates
+};
 
 }  // namespace patchswap

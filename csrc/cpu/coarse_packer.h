@@ -16,16 +16,13 @@
 
 namespace patchswap {
 
-// Tiles [first, end) of a map as coarse cells, with what bounds their patches. Arrays are [rows][slots] of each tile.
-struct CoarseGroup {
+// Tiles [first, end) of a map as coarse cells.
+struct CoarseChunk {
   std::vector<Tile> contents;
-  std::vector<PackedTile<int32_t>> tiles;
-  std::vector<const float*> factor, weight, refined, scale, norm;
-  std::vector<const int8_t*> apart;
-  std::vector<CellReader> cells;
+  std::vector<CoarseTile> tiles;
 };
 
-// Makes the cells of one map coarse. Keeps its memory from group to group.
+// Makes the cells of one map coarse. Keeps its memory from chunk to chunk.
 template <class Element>
 class CoarsePacker {
  public:
@@ -43,72 +40,64 @@ class CoarsePacker {
     }
   }
 
-  // Bytes that a cell takes in a group.
+  // Bytes that a cell takes in a chunk.
   int64_t cell_bytes() const {
-    return scheme_.depth().numbers * 4 + scheme_.kept_apart + sizeof(CoarseErrors) + sizeof(double) +
+    return scheme_.depth().numbers * 4 + scheme_.separate_count + sizeof(CoarseErrors) + sizeof(double) +
            5 * sizeof(float) + (reads_in_place() ? 0 : map_.channels * sizeof(float));
   }
 
-  // Whether a patch that takes part has a norm too small for the bound. Known once all groups have been packed.
+  // Whether a patch that takes part has a norm too small for the bound. Known once all chunks have been packed.
   bool too_small() const { return too_small_; }
 
-  CoarseGroup pack(size_t first, size_t end) {
-    CoarseGroup group;
-    group.contents = tiles_of(map_, tiles_, first, end);
-    std::vector<std::pair<size_t, int64_t>> items;  // (tile, cell row)
-    std::vector<int64_t> at;                        // cells before each tile
-    int64_t cells = 0, most_slots = 0;
-    for (size_t i = first; i < end; i++) {
-      at.push_back(cells);
-      most_slots = std::max(most_slots, tiles_[i].slots);
-      cells += tiles_[i].cell_rows(map_.patch_size) * tiles_[i].slots;
-      for (int64_t row = 0; row < tiles_[i].cell_rows(map_.patch_size); row++) items.emplace_back(i, row);
-    }
+  CoarseChunk pack(size_t first, size_t end) {
+    CoarseChunk chunk;
+    chunk.contents = tiles_of(map_, tiles_, first, end);
+    const ChunkLayout layout(tiles_, first, end, map_.patch_size);
+    const int64_t cells = layout.cells;
     if (cells > capacity_) {
       capacity_ = cells;
       words_ = Buffer<int32_t>();
       words_ = Buffer<int32_t>(cells * scheme_.depth().numbers);
-      apart_ = Buffer<int8_t>();
-      apart_ = Buffer<int8_t>(cells * scheme_.kept_apart);
+      separate_ = Buffer<int8_t>();
+      separate_ = Buffer<int8_t>(cells * scheme_.separate_count);
       if (!reads_in_place()) {
         copies_ = Buffer<float>();
         copies_ = Buffer<float>(cells * map_.channels);
       }
       errors_.resize(cells);
       squares_.resize(cells);
-      for (auto* array : {&factor_, &weight_, &refined_, &scale_, &norm_}) array->resize(cells);
+      for (auto* array : {&factor_, &weight_, &refined_weight_, &scale_, &norm_}) array->resize(cells);
     }
-    for (size_t i = first; i < end; i++) {
-      const Tile& tile = group.contents[i - first];
-      const int64_t before = at[i - first];
-      group.tiles.push_back({.tile = &tile,
-                             .slots = tile.slots,
-                             .depth = scheme_.depth(),
-                             .cells = words_.get() + before * scheme_.depth().numbers});
-      group.factor.push_back(factor_.data() + before);
-      group.weight.push_back(weight_.data() + before);
-      group.refined.push_back(refined_.data() + before);
-      group.apart.push_back(apart_.get() + before * scheme_.kept_apart);
-      group.scale.push_back(scale_.data() + before);
-      group.norm.push_back(norm_.data() + before);
-      group.cells.push_back(reader(tile, before));
+    for (size_t i = 0; i < chunk.contents.size(); i++) {
+      const Tile& tile = chunk.contents[i];
+      const int64_t before = layout.cells_before[i];
+      chunk.tiles.push_back({.words = {.tile = &tile,
+                                       .slots = tile.slots,
+                                       .depth = scheme_.depth(),
+                                       .cells = words_.get() + before * scheme_.depth().numbers},
+                             .factor = factor_.data() + before,
+                             .weight = weight_.data() + before,
+                             .refined_weight = refined_weight_.data() + before,
+                             .separate = separate_.get() + before * scheme_.separate_count,
+                             .scale = scale_.data() + before,
+                             .norm = norm_.data() + before,
+                             .cells = reader(tile, before)});
     }
-    const int64_t grain = grain_size(32 * map_.channels);
-    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
-      RowMemory memory(round_up(most_slots, kEncodedTogether), padded_axes_, map_.channels);
+    const int64_t grain = grain_size(32 * map_.channels), count = layout.rows.size();
+    torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t until) {
+      RowMemory memory(round_up(layout.most_slots, kEncodedTogether), padded_axes_, map_.channels);
       for (int64_t item = begin; item < until; item++) {
-        const auto [i, row] = items[item];
-        encode_row(group.contents[i - first], row, at[i - first], memory);
+        const auto [i, row] = layout.rows[item];
+        encode_row(chunk.contents[i], row, layout.cells_before[i], memory);
       }
     });
-    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+    torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t until) {
       for (int64_t item = begin; item < until; item++) {
-        const auto [i, row] = items[item];
-        const Tile& tile = group.contents[i - first];
-        if (row < tile.rows) bound_row(tile, row, at[i - first]);
+        const auto [i, row] = layout.rows[item];
+        if (row < chunk.contents[i].rows) bound_row(chunk.contents[i], row, layout.cells_before[i]);
       }
     });
-    return group;
+    return chunk;
   }
 
  private:
@@ -165,7 +154,7 @@ class CoarsePacker {
                     .panel = panel_,
                     .word_slots = present,
                     .words = words_.get() + at * scheme_.depth().numbers,
-                    .kept_apart = apart_.get() + at * scheme_.kept_apart,
+                    .separate = separate_.get() + at * scheme_.separate_count,
                     .errors = errors_.data() + at});
   }
 
@@ -183,11 +172,11 @@ class CoarsePacker {
         too_small_ = true;
         continue;
       }
-      const PatchWeights weights =
-          patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size, norm / step_ * (1 + 1e-6));
-      const double unit = (is_query_ ? 1 : step_ * scale) * (1 + 1e-6);
-      weight_[at + slot] = static_cast<float>(weights.walk * unit);
-      refined_[at + slot] = static_cast<float>(weights.refined * unit);
+      const PatchWeights weights = patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size,
+                                                 norm / step_ * (1 + kWeightRounding));
+      const double factor = (is_query_ ? 1 : step_ * scale) * (1 + kWeightRounding);
+      weight_[at + slot] = static_cast<float>(weights.walk * factor);
+      refined_weight_[at + slot] = static_cast<float>(weights.refined * factor);
     }
   }
 
@@ -200,11 +189,11 @@ class CoarsePacker {
   int64_t panel_, padded_axes_, capacity_ = 0;
   std::vector<float> axes_;  // [padded axes / panel][channels][panel]
   Buffer<int32_t> words_;
-  Buffer<int8_t> apart_;
+  Buffer<int8_t> separate_;
   Buffer<float> copies_;
   std::vector<CoarseErrors> errors_;
   std::vector<double> squares_;
-  std::vector<float> factor_, weight_, refined_, scale_, norm_;
+  std::vector<float> factor_, weight_, refined_weight_, scale_, norm_;
   std::atomic<bool> too_small_ = false;
 };
 

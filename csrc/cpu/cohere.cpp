@@ -1,10 +1,12 @@
 // cohere on the CPU, one sample at a time.
 //
-// Both grids have a rim of one patch, so that neighbours and what they propose need no bounds. A query is known by its
-// place in its grid, a key by its code: its place in the other one, which holds whether it may be chosen. The neighbour
-// at a distance proposes its own key, moved by this distance: equal offsets are equal codes, and what a query considers
-// is a short list of codes. Threads take runs of queries. A query remembers the correlations of its list, so that each
-// sweep works out only those that are new; where nothing around it changed it keeps its key unasked.
+// Both grids have a border of one patch, so neighbours and what they propose need no check of bounds. A query is known
+// by its place in its grid, a key by its code: its place in the key grid, which says whether it may be chosen. The
+// neighbour at a distance proposes its own key, moved by this distance. Equal offsets are thus equal codes, and the
+// candidates of a query are a short list of codes.
+//
+// Threads take kQueriesAtOnce queries at a time. A query stores the correlations of its list, so that each sweep
+// computes new ones only. Where nothing around it changed, it keeps its key.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -22,7 +24,6 @@
 #include "grain.h"
 #include "index_range.h"
 #include "instruction_set.h"
-#include "walk.h"
 
 namespace patchswap {
 namespace {
@@ -34,7 +35,7 @@ constexpr int64_t kQueriesAtOnce = 16;
 
 // ---- correlation
 
-// A map whose channels lie side by side, and so do the cells of a row: a row of a patch is one run of numbers.
+// A map whose channels lie side by side, and so do the cells of a row: a row of a patch is contiguous.
 template <class Sum>
 struct Cells {
   const Sum* data;
@@ -80,65 +81,26 @@ struct Products {
   Sum product, square;
 };
 
-// Sums in one order, whichever patches they are of. A patch has `rows` runs of `length` numbers.
-template <class Sum, int VectorBytes>
-PATCHSWAP_INLINE Products<Sum> multiply_patches(const Sum* query, int64_t query_stride, const Sum* key,
-                                                int64_t key_stride, int64_t rows, int64_t length) {
-  using Lanes = Registers<Sum, VectorBytes>;
-  using Vector = typename Lanes::Vector;
-  constexpr int kLanes = Lanes::kLanes, kChains = 4;
-  Vector product[kChains] = {}, square[kChains] = {};
-  Sum last_product = 0, last_square = 0;
-  for (int64_t row = 0; row < rows; row++, query += query_stride, key += key_stride) {
-    int64_t i = 0;
-    for (; i + kChains * kLanes <= length; i += kChains * kLanes) {
-#pragma GCC unroll 8
-      for (int chain = 0; chain < kChains; chain++) {
-        const Vector right = Lanes::load(key + i + chain * kLanes);
-        product[chain] += Lanes::load(query + i + chain * kLanes) * right;
-        square[chain] += right * right;
-      }
-    }
-    for (; i < length; i++) {
-      last_product += query[i] * key[i];
-      last_square += key[i] * key[i];
-    }
-  }
-  Sum lane[2][kLanes];
-  Lanes::at(lane[0]) = (product[0] + product[1]) + (product[2] + product[3]);
-  Lanes::at(lane[1]) = (square[0] + square[1]) + (square[2] + square[3]);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; i++) {
-      lane[0][i] += lane[0][i + half];
-      lane[1][i] += lane[1][i + half];
-    }
-  }
-  return {lane[0][0] + last_product, lane[1][0] + last_square};
-}
-
-#define PATCHSWAP_PATCH_PRODUCTS(name, target, bytes)                                                                 \
-  template <class Sum>                                                                                                \
-  target Products<Sum> name(const Sum* query, int64_t query_stride, const Sum* key, int64_t key_stride, int64_t rows, \
-                            int64_t length) {                                                                         \
-    return multiply_patches<Sum, bytes>(query, query_stride, key, key_stride, rows, length);                          \
-  }
-
-#if defined(__x86_64__)
-PATCHSWAP_PATCH_PRODUCTS(multiply_avx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64)
-PATCHSWAP_PATCH_PRODUCTS(multiply_avx2, __attribute__((target("avx2,fma"))), 32)
-#endif
-PATCHSWAP_PATCH_PRODUCTS(multiply_generic, , 16)
-
 template <class Sum>
-using PatchProducts = decltype(&multiply_generic<Sum>);
+using PatchProducts = Products<Sum> (*)(const Sum* query, int64_t query_stride, const Sum* key, int64_t key_stride,
+                                        int64_t rows, int64_t length);
+
+}  // namespace
+}  // namespace patchswap
+
+#define PATCHSWAP_KERNELS "kernels/cohere.h"
+#include "each_instruction_set.h"
+
+namespace patchswap {
+namespace {
 
 template <class Sum>
 PatchProducts<Sum> patch_products() {
 #if defined(__x86_64__)
-  if (instruction_set() >= InstructionSet::kAvx512) return &multiply_avx512<Sum>;
-  if (instruction_set() == InstructionSet::kAvx2) return &multiply_avx2<Sum>;
+  if (instruction_set() >= InstructionSet::kAvx512) return &avx512::multiply_patches<Sum>;
+  if (instruction_set() == InstructionSet::kAvx2) return &avx2::multiply_patches<Sum>;
 #endif
-  return &multiply_generic<Sum>;
+  return &generic::multiply_patches<Sum>;
 }
 
 template <class Sum>
@@ -149,7 +111,7 @@ Sum inverse_norm(Sum square) {
 
 // ---- sweeps
 
-// A patch grid with a rim of one patch.
+// A patch grid with a border of one patch.
 struct Grid {
   int64_t rows, columns;
 
@@ -189,7 +151,7 @@ class Sweeps {
         patch_size_(call.patch_size),
         multiply_(patch_products<Sum>()),
         query_cells_(cells_of<Element>(call.query, sample, query_memory_)),
-        key_cells_(is_one_map(call) ? query_cells_ : cells_of<Element>(call.key, sample, key_memory_)),
+        key_cells_(is_same_map(call.query, call.key) ? query_cells_ : cells_of<Element>(call.key, sample, key_memory_)),
         may_be_chosen_(key_grid_.places()),
         keys_(call.ranks, std::vector<int64_t>(grid_.places(), kNone)),
         next_keys_(grid_.places(), kNone),
@@ -253,14 +215,6 @@ class Sweeps {
   }
 
  private:
-  static bool is_one_map(const CohereCall& call) {
-    bool same = call.query.const_data_ptr() == call.key.const_data_ptr();
-    for (int i = 0; i < 4; i++) {
-      same = same && call.query.size(i) == call.key.size(i) && call.query.stride(i) == call.key.stride(i);
-    }
-    return same;
-  }
-
   template <class Work>
   void for_queries(const Work& work) {
     const int64_t count = queries_.size(), numbers = query_cells_.channels * patch_size_ * patch_size_;

@@ -1,5 +1,5 @@
-// What the searches cost: counts of instructions on whole registers, by which the automatic choice decides. The clock
-// is never read, so the choice is the same on every run.
+// What the searches cost, in instructions on whole registers. The automatic choice decides by these costs and reads no
+// clock, so that it is the same every time. Constants were fitted to times of benchmarks/bench_match.py.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace patchswap {
 struct SearchCosts {
   double dense;    // a pair of patches in the dense search
   double walked;   // a pair in the coarse walk
-  double refined;  // a pair whose trailing numbers are added by themselves
+  double refined;  // a pair whose bound is refined by its trailing integers
   double scored;   // a pair scored in full: mostly waiting for memory
   double axes;     // finding the axes and forecasting
   double encoded;  // making a cell coarse
@@ -21,10 +21,11 @@ struct SearchCosts {
 // `takes_quads`: see coarse.h. `lanes`: of a register full of float32.
 inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount count, bool takes_quads,
                                 int64_t lanes) {
-  constexpr double kVisit = 8, kVisitPerRow = 9;  // of both walks, besides the products
-  constexpr double kScorePerNumber = 0.2, kScore = 900, kRefine = 60;
-  constexpr double kSmallProducts = 1.3;           // against the speed of the walk
-  constexpr double kPacking = 60, kSampling = 20;  // of a number
+  constexpr double kVisit = 8, kVisitPerRow = 9;         // of a pair in both walks, besides the products
+  constexpr double kScorePerNumber = 0.2, kScore = 900;  // of a full score: of a number, and of the pair
+  constexpr double kRefine = 60;                         // of a refined bound, besides the products
+  constexpr double kSmallProducts = 1.3;                 // of a product in small matrices, which the walk has for 1
+  constexpr double kPacking = 60, kSampling = 20;        // of a number of a cell
   const double cells = static_cast<double>(patch_size * patch_size), visit = kVisit + kVisitPerRow * patch_size;
   const double trailing = static_cast<double>(count.axes - count.leading);
   const double words = takes_quads ? count.leading / 2.0 + 1 + trailing / 4 : 2 * (count.leading / 2.0) + 1;

@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "best.h"
-#include "instruction_set.h"
+#include "match_kernels.h"
 #include "pack.h"
 #include "schedule.h"
-#include "walk.h"
 
 namespace patchswap {
 
@@ -21,57 +20,6 @@ constexpr int64_t kMostKeySlots = 256;
 constexpr int64_t kMostTileRows = 64;
 // Bytes of packed cells that are held of each map at a time.
 constexpr int64_t kPackedBytes = 20 << 20;
-
-// The walk compiled for one instruction set, and the panel widths that it wants.
-template <class Sum>
-struct DenseKernel {
-  Panel<Sum> query_panel, key_panel;
-  void (*search)(int64_t patch_size, const DenseTask<Sum>&, int64_t difference);
-};
-
-template <class Walk, class Sum>
-PATCHSWAP_INLINE void search_diagonal(int64_t patch_size, const DenseTask<Sum>& task, int64_t difference) {
-  if (patch_size == 1) {
-    DenseVisitor<Walk, Sum, 1> visitor{task};
-    Walk::template diagonal<1>(task.query, task.key, difference, task.buffers, visitor);
-  } else if (patch_size == 3) {
-    DenseVisitor<Walk, Sum, 3> visitor{task};
-    Walk::template diagonal<3>(task.query, task.key, difference, task.buffers, visitor);
-  } else {
-    DenseVisitor<Walk, Sum, 5> visitor{task};
-    Walk::template diagonal<5>(task.query, task.key, difference, task.buffers, visitor);
-  }
-}
-
-// Register blocks: three query panels times two vectors of results fill most of the registers.
-#define PATCHSWAP_DENSE_KERNEL(name, target, bytes, panel)                                                       \
-  template <class Sum>                                                                                           \
-  struct name {                                                                                                  \
-    static constexpr int kLanes = bytes / sizeof(Sum);                                                           \
-    target static void search(int64_t patch_size, const DenseTask<Sum>& task, int64_t difference) {              \
-      search_diagonal<Walk<FullProducts<Sum, bytes, panel>>>(patch_size, task, difference);                      \
-    }                                                                                                            \
-    template <int Width>                                                                                         \
-    target static void squares(const Sum* row, int64_t slots, int64_t channels, double* result) {                \
-      add_squares<Sum, Width>(row, slots, channels, result);                                                     \
-    }                                                                                                            \
-    static DenseKernel<Sum> kernel() { return {{panel, &squares<panel>}, {kLanes, &squares<kLanes>}, &search}; } \
-  };
-
-#if defined(__x86_64__)
-PATCHSWAP_DENSE_KERNEL(DenseAvx512, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), 64, 4)
-PATCHSWAP_DENSE_KERNEL(DenseAvx2, __attribute__((target("avx2,fma"))), 32, 2)
-#endif
-PATCHSWAP_DENSE_KERNEL(DenseGeneric, , 16, 2)
-
-template <class Sum>
-DenseKernel<Sum> dense_kernel() {
-#if defined(__x86_64__)
-  if (instruction_set() >= InstructionSet::kAvx512) return DenseAvx512<Sum>::kernel();
-  if (instruction_set() == InstructionSet::kAvx2) return DenseAvx2<Sum>::kernel();
-#endif
-  return DenseGeneric<Sum>::kernel();
-}
 
 // What a thread keeps while it works on the queries of one tile.
 template <class Sum>
@@ -100,16 +48,16 @@ struct TileSizes {
   }
 };
 
-// Divides rankings, <q, k> / |k|, by the norms of the queries of a group, after which they are scores.
+// Divides rankings, <q, k> / |k|, by the norms of the queries of a chunk, after which they are scores.
 template <class Sum>
-void rankings_to_scores(const PackedGroup<Sum>& group, const Best<Sum>& found) {
-  for (size_t i = 0; i < group.tiles.size(); i++) {
-    const Tile& tile = group.contents[i];
+void rankings_to_scores(const PackedChunk<Sum>& chunk, const Best<Sum>& found) {
+  for (size_t i = 0; i < chunk.tiles.size(); i++) {
+    const Tile& tile = chunk.contents[i];
     for (int64_t at = 0; at < tile.rows * tile.slots; at++) {
       const int64_t query = tile.patch[at];
       if (query < 0) continue;
       for (int64_t rank = 0; rank < found.topk && found.index[query + rank * found.rank_stride] >= 0; rank++) {
-        found.score[query + rank * found.rank_stride] *= group.scale[i][at];
+        found.score[query + rank * found.rank_stride] *= chunk.scale[i][at];
       }
     }
   }
@@ -135,33 +83,33 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
     worker.index.resize(query_sizes.patches * topk);
     worker.clear();
   }
-  GroupPacker<Sum> query_packer, key_packer;
+  ChunkPacker<Sum> query_packer, key_packer;
   std::mutex merging;
 
   for (size_t first = 0, end; first < queries.size(); first = end) {
-    end = group_end(queries, first, patch_size, cell_bytes, kPackedBytes);
-    const PackedGroup<Sum> query_group = query_packer.pack(query_map, queries, first, end, kernel.query_panel);
+    end = chunk_end(queries, first, patch_size, cell_bytes, kPackedBytes);
+    const PackedChunk<Sum> query_chunk = query_packer.pack(query_map, queries, first, end, kernel.query_panel);
     for (size_t key_first = 0, key_end; key_first < keys.size(); key_first = key_end) {
-      key_end = group_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
-      const PackedGroup<Sum> key_group = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
-      auto work = [&](int64_t worker, const Share& share) {
-        const size_t query = share.query - first, key = share.key - key_first;
+      key_end = chunk_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
+      const PackedChunk<Sum> key_chunk = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
+      auto work = [&](int64_t worker, const WorkItem& item) {
+        const size_t query = item.query - first, key = item.key - key_first;
         Sum* numbers = workers[worker].numbers.get();
-        const DenseTask<Sum> task{.query = query_group.tiles[query],
-                                  .key = key_group.tiles[key],
-                                  .query_bias = query_group.bias[query],
-                                  .key_scale = key_group.scale[key],
-                                  .key_bias = key_group.bias[key],
+        const DenseTask<Sum> task{.query = query_chunk.tiles[query],
+                                  .key = key_chunk.tiles[key],
+                                  .query_bias = query_chunk.bias[query],
+                                  .key_scale = key_chunk.scale[key],
+                                  .key_bias = key_chunk.bias[key],
                                   .buffers = WalkBuffers<Sum>(numbers, query_sizes.slots, key_sizes.slots),
                                   .ranking = numbers + block_numbers,
                                   .best = workers[worker].best(topk)};
-        for (int64_t difference = share.first_difference; difference < share.end_difference; difference += share.step) {
+        for (int64_t difference = item.first_difference; difference < item.end_difference; difference += item.step) {
           kernel.search(patch_size, task, difference);
         }
       };
       auto finish = [&](int64_t worker, size_t query) {
         const std::lock_guard<std::mutex> lock(merging);
-        const Tile& tile = query_group.contents[query - first];
+        const Tile& tile = query_chunk.contents[query - first];
         const Best<Sum> own = workers[worker].best(topk);
         for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
           for (int64_t rank = 0; rank < topk && own.index[i * topk + rank] >= 0; rank++) {
@@ -170,9 +118,9 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
         }
         workers[worker].clear();
       };
-      share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
+      for_each_tile_pair(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
     }
-    rankings_to_scores(query_group, found);
+    rankings_to_scores(query_chunk, found);
   }
 }
 

@@ -14,7 +14,7 @@
 
 namespace patchswap {
 
-// Shares of all pairs that the leading axes alone, and that all axes, do not rule out.
+// Fractions of all pairs that the leading axes alone, and that all axes, do not rule out.
 struct Forecast {
   double beyond_leading = 0, beyond_all = 0;
 };
@@ -22,7 +22,7 @@ struct Forecast {
 constexpr int64_t kForecastQueries = 32, kForecastKeys = 256;
 constexpr int64_t kForecastPatches = kForecastQueries + kForecastKeys;
 
-// Some patches of a map, and what share of each one's norm lies off the leading axes, and off all axes.
+// Some patches of a map, and what fraction of the norm of each lies off the leading axes, and off all axes.
 struct PatchSample {
   int64_t count = 0, numbers = 0;
   std::vector<float> patches;  // [count][numbers]
@@ -30,7 +30,7 @@ struct PatchSample {
 };
 
 template <class Element>
-PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t most, double unit, const Basis& basis,
+PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t most, double norm, const Basis& basis,
                            const ProductKernel<float>& products) {
   const auto spread = spread_patches(map, patches, most);
   const int64_t count = spread.size(), channels = map.channels, cells_each = map.patch_size * map.patch_size;
@@ -46,7 +46,7 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
   torch::stable::parallel_for(0, cells, 64, [&](int64_t begin, int64_t end) {
     map.copy_cells(covered.data() + begin, end - begin, sample.patches.data() + begin * channels);
   });
-  for (float& number : sample.patches) number = static_cast<float>(number / unit);
+  for (float& number : sample.patches) number = static_cast<float>(number / norm);
 
   const PackedRows<float> axes(basis.axis.data(), basis.axes, channels, channels, 1, products.left_panel);
   const PackedRows<float> all_cells(sample.patches.data(), cells, channels, channels, 1, products.right_panel);
@@ -62,27 +62,27 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
   for (int64_t i = 0; i < count; i++) {
     const float* patch = sample.patches.data() + i * sample.numbers;
     const double square = std::inner_product(patch, patch + sample.numbers, patch, 0.0);
-    auto share_off = [&](const std::vector<float>& squares) {
+    auto fraction_off = [&](const std::vector<float>& squares) {
       const double along = std::accumulate(&squares[i * cells_each], &squares[i * cells_each] + cells_each, 0.0);
       return square > 0 ? std::sqrt(std::max(0.0, 1 - along / square)) : 0;
     };
     sample.norm.push_back(std::sqrt(square));
-    sample.off_leading.push_back(share_off(square_leading));
-    sample.off_all.push_back(share_off(square_all));
+    sample.off_leading.push_back(fraction_off(square_leading));
+    sample.off_all.push_back(fraction_off(square_all));
   }
   return sample;
 }
 
-// A pair is ruled out where its score plus the product of both shares off the axes stays below what the query's worst
-// seed scores: one of rank `rank` among all keys. In the sample it has that share of the rank; where this is no whole
-// rank, the best of the sample stands for it, and the last factor makes up for that, as counted on photographs and
-// noise.
+// A pair is ruled out where its score plus the product of both fractions off the axes stays below the score of the
+// query's worst seed. This seed has rank `rank` among all keys, and about rank * (sampled keys / keys) in the sample.
+// Where that is less than 1, the best key of the sample stands for it. The factor sqrt(rank in the sample) makes up for
+// that; counts on photographs and noise gave it.
 template <class Element>
-Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_unit, const Map<Element>& key_map,
-                  int64_t keys, double key_unit, int64_t rank, const Basis& basis,
+Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_norm, const Map<Element>& key_map,
+                  int64_t keys, double key_norm, int64_t rank, const Basis& basis,
                   const ProductKernel<float>& products) {
-  const PatchSample query = sample_patches(query_map, queries, kForecastQueries, query_unit, basis, products);
-  const PatchSample key = sample_patches(key_map, keys, kForecastKeys, key_unit, basis, products);
+  const PatchSample query = sample_patches(query_map, queries, kForecastQueries, query_norm, basis, products);
+  const PatchSample key = sample_patches(key_map, keys, kForecastKeys, key_norm, basis, products);
   const int64_t stride = round_up(key.count, 16);
   const Buffer<float> score(kRowsTogether * stride);
   multiply(products, {query.patches.data(), query.count, query.numbers, query.numbers, 1, products.left_panel},

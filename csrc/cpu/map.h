@@ -51,8 +51,8 @@ struct Map {
     }
   }
 
-  // The numbers of cells, (row, column) each, as [cells][channels]. A few channels at a time, so that those that lie
-  // apart are read while their part of memory is in the cache.
+  // The numbers of cells, (row, column) each, as [cells][channels]. A few channels at a time: where channels are
+  // planes, each plane is read while its lines are in the cache.
   void copy_cells(const std::pair<int64_t, int64_t>* cells, int64_t count, float* to) const {
     constexpr int64_t kChannels = 16;
     for (int64_t first = 0; first < channels; first += kChannels) {
@@ -104,8 +104,8 @@ bool norms_are_finite(const Map<Element>& map) {
   return finite;
 }
 
-// Throws where the map holds NaN or Inf, or a squared patch norm overflows Sum. The largest magnitude alone, found
-// among the bit patterns, nearly always tells that all is well; NaN and Inf have the largest patterns.
+// Throws where the map holds NaN or Inf, or a squared patch norm overflows Sum. The largest magnitude is found
+// first, as an integer: NaN and Inf have the largest bit patterns. It nearly always proves that no norm overflows.
 template <class Sum, class Element>
 void check_finite(const Map<Element>& map) {
   using Bits = std::conditional_t<sizeof(Sum) == 8, int64_t, int32_t>;

@@ -3,9 +3,11 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "buffer.h"
@@ -15,7 +17,7 @@
 
 namespace patchswap {
 
-// How many neighbouring slots a kernel wants side by side, and its way to add up the squares of each slot's numbers.
+// How many slots a kernel reads side by side, and the function that adds up the squares of each slot's numbers.
 template <class Sum>
 struct Panel {
   int64_t width;
@@ -39,7 +41,7 @@ struct PackedTile {
 };
 
 // The tiles from `first` on whose packed cells together take at most `most_bytes`, at least one; returns their end.
-inline size_t group_end(const std::vector<Outline>& tiles, size_t first, int64_t patch_size, int64_t cell_bytes,
+inline size_t chunk_end(const std::vector<Outline>& tiles, size_t first, int64_t patch_size, int64_t cell_bytes,
                         int64_t most_bytes) {
   int64_t bytes = 0;
   size_t end = first;
@@ -111,9 +113,26 @@ void inverse_norms(const Map<Element>& map, const Tile& tile, int64_t row, const
   }
 }
 
+// Where the cells of the tiles [first, end) lie, one tile after the other.
+struct ChunkLayout {
+  std::vector<int64_t> cells_before;             // each tile
+  int64_t cells = 0, most_slots = 0;             // of all tiles; of a row
+  std::vector<std::pair<size_t, int64_t>> rows;  // all cell rows: (tile, counted from `first`, and row)
+
+  ChunkLayout(const std::vector<Outline>& tiles, size_t first, size_t end, int64_t patch_size) {
+    for (size_t i = first; i < end; i++) {
+      const int64_t cell_rows = tiles[i].cell_rows(patch_size);
+      cells_before.push_back(cells);
+      cells += cell_rows * tiles[i].slots;
+      most_slots = std::max(most_slots, tiles[i].slots);
+      for (int64_t row = 0; row < cell_rows; row++) rows.emplace_back(i - first, row);
+    }
+  }
+};
+
 // Tiles [first, end) of a map in full precision, with what turns inner products into rankings and scores.
 template <class Sum>
-struct PackedGroup {
+struct PackedChunk {
   std::vector<Tile> contents;
   std::vector<PackedTile<Sum>> tiles;
   // Of each tile, [rows][slots]:
@@ -121,67 +140,58 @@ struct PackedGroup {
   std::vector<const Sum*> bias;   // 0, or -inf where no patch takes part
 };
 
-// Keeps its memory from group to group.
+// Keeps its memory from chunk to chunk.
 template <class Sum>
-class GroupPacker {
+class ChunkPacker {
  public:
   template <class Element>
-  PackedGroup<Sum> pack(const Map<Element>& map, const std::vector<Outline>& tiles, size_t first, size_t end,
+  PackedChunk<Sum> pack(const Map<Element>& map, const std::vector<Outline>& tiles, size_t first, size_t end,
                         const Panel<Sum>& panel) {
-    PackedGroup<Sum> group;
-    group.contents = tiles_of(map, tiles, first, end);
-    std::vector<int64_t> cells_at, rows_at;
-    int64_t cells = 0, patches = 0;
-    std::vector<std::pair<size_t, int64_t>> items;  // (tile, cell row)
-    for (size_t i = first; i < end; i++) {
-      const int64_t cell_rows = tiles[i].cell_rows(map.patch_size);
-      cells_at.push_back(cells);
-      rows_at.push_back(patches);
-      cells += cell_rows * tiles[i].slots;
-      patches += tiles[i].rows * tiles[i].slots;
-      for (int64_t row = 0; row < cell_rows; row++) items.emplace_back(i, row);
-    }
-    if (cells * map.channels > capacity_) {
+    PackedChunk<Sum> chunk;
+    chunk.contents = tiles_of(map, tiles, first, end);
+    const ChunkLayout layout(tiles, first, end, map.patch_size);
+    if (layout.cells * map.channels > capacity_) {
       cells_ = Buffer<Sum>();
-      cells_ = Buffer<Sum>(capacity_ = cells * map.channels);
+      cells_ = Buffer<Sum>(capacity_ = layout.cells * map.channels);
     }
-    squares_.resize(cells);
-    scale_.resize(patches);
-    bias_.resize(patches);
-    for (size_t i = first; i < end; i++) {
-      group.tiles.push_back({.tile = &group.contents[i - first],
-                             .slots = tiles[i].slots,
+    squares_.resize(layout.cells);
+    scale_.resize(layout.cells);
+    bias_.resize(layout.cells);
+    for (size_t i = 0; i < chunk.contents.size(); i++) {
+      const int64_t before = layout.cells_before[i];
+      chunk.tiles.push_back({.tile = &chunk.contents[i],
+                             .slots = chunk.contents[i].slots,
                              .depth = {.numbers = map.channels},
-                             .cells = cells_.get() + cells_at[i - first] * map.channels});
-      group.scale.push_back(scale_.data() + rows_at[i - first]);
-      group.bias.push_back(bias_.data() + rows_at[i - first]);
+                             .cells = cells_.get() + before * map.channels});
+      chunk.scale.push_back(scale_.data() + before);
+      chunk.bias.push_back(bias_.data() + before);
     }
-    const int64_t grain = grain_size(32 * map.channels);
-    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+    const int64_t grain = grain_size(32 * map.channels), count = layout.rows.size();
+    torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t until) {
       for (int64_t item = begin; item < until; item++) {
-        const auto [tile, row] = items[item];
-        const PackedTile<Sum>& packed = group.tiles[tile - first];
-        Sum* to = const_cast<Sum*>(packed.row_cells(row));
-        pack_row(map, *packed.tile, row, packed.slots, panel.width, to);
-        double* squares = squares_.data() + cells_at[tile - first] + row * packed.slots;
-        std::fill_n(squares, packed.slots, 0.0);
-        panel.add_squares(to, packed.slots, map.channels, squares);
+        const auto [i, row] = layout.rows[item];
+        const Tile& tile = chunk.contents[i];
+        const int64_t at = layout.cells_before[i] + row * tile.slots;
+        Sum* to = cells_.get() + at * map.channels;
+        pack_row(map, tile, row, tile.slots, panel.width, to);
+        std::fill_n(squares_.data() + at, tile.slots, 0.0);
+        panel.add_squares(to, tile.slots, map.channels, squares_.data() + at);
       }
     });
-    torch::stable::parallel_for(0, items.size(), grain, [&](int64_t begin, int64_t until) {
+    torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t until) {
       for (int64_t item = begin; item < until; item++) {
-        const auto [i, row] = items[item];
-        const Tile& tile = group.contents[i - first];
+        const auto [i, row] = layout.rows[item];
+        const Tile& tile = chunk.contents[i];
         if (row >= tile.rows) continue;
-        const int64_t at = rows_at[i - first] + row * tile.slots;
-        inverse_norms(map, tile, row, squares_.data() + cells_at[i - first] + row * tile.slots, scale_.data() + at);
+        const int64_t at = layout.cells_before[i] + row * tile.slots;
+        inverse_norms(map, tile, row, squares_.data() + at, scale_.data() + at);
         for (int64_t slot = 0; slot < tile.slots; slot++) {
           const bool takes_part = tile.patch[row * tile.slots + slot] >= 0;
           bias_[at + slot] = takes_part ? Sum(0) : -std::numeric_limits<Sum>::infinity();
         }
       }
     });
-    return group;
+    return chunk;
   }
 
  private:

@@ -3,25 +3,32 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <vector>
 
 #include "bound.h"
 #include "cost.h"
 #include "forecast.h"
-#include "pruned_kernel.h"
+#include "match_kernels.h"
 
 namespace patchswap {
 
-// Axes, as a share of the channels. Leading ones: where the walk takes the trailing ones too, and where it does not.
-constexpr double kLeadingShareWithQuads = 0.25, kLeadingShareAlone = 0.3125, kTrailingShare = 0.4;
-constexpr int64_t kMostAxisChannels = 512;  // more channels get no more axes
-constexpr double kTrailingRange = 4;
-constexpr int64_t kSeedStride = 8;  // every so many diagonals are searched for good keys to begin with
+// The constants of this file and of cost.h decide how long a search takes, never what it finds. After a change of them,
+//     python benchmarks/bench_match.py --device cpu --features all
+// tells the times of the searches on photographs, spectra and noise.
+
+// Axes, as a fraction of the channels. Leading ones: where the walk takes the trailing ones too, and where it does not.
+constexpr double kLeadingFractionWithQuads = 0.25, kLeadingFractionAlone = 0.3125, kTrailingFraction = 0.4;
+constexpr int64_t kMostAxisChannels = 512;     // more channels get no more axes
+constexpr double kTrailingRange = 4;           // of trailing integers, in root mean squares of the strongest axis
+constexpr double kLeastTrailingEnergy = 3e-4;  // that counts for the step, as a fraction of all energy
+constexpr int64_t kSeedStride = 8;             // the walk for seeds takes one diagonal of so many
 
 inline AxisCount count_axes(int64_t channels, bool takes_quads) {
   const int64_t most = std::min(channels, kMostAxisChannels);
-  const double leading_share = takes_quads ? kLeadingShareWithQuads : kLeadingShareAlone;
-  const int64_t leading = std::min(channels, round_up(std::ceil(most * leading_share), 2));
-  return {leading, std::min(channels, leading + round_up(std::ceil(most * kTrailingShare), 4))};
+  const double leading_fraction = takes_quads ? kLeadingFractionWithQuads : kLeadingFractionAlone;
+  const int64_t leading = std::min(channels, round_up(std::ceil(most * leading_fraction), 2));
+  return {leading, std::min(channels, leading + round_up(std::ceil(most * kTrailingFraction), 4))};
 }
 
 inline SearchCosts costs_of(const PrunedKernel& kernel, int64_t channels, int64_t patch_size) {
@@ -29,15 +36,15 @@ inline SearchCosts costs_of(const PrunedKernel& kernel, int64_t channels, int64_
                       kernel.key_panel());
 }
 
-// Whether the automatic choice tries to prune: where the axes are cheap, even if in vain.
+// Whether the automatic choice tries to prune: where finding the axes costs little, even if pruning then does not pay.
 template <class Element>
 bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map) {
 #if defined(__x86_64__)
-  constexpr int64_t kChannels = 64;
-  constexpr double kMostInVain = 0.14;
+  constexpr int64_t kFewestChannels = 64;
+  constexpr double kMostAxesCost = 0.14;  // as a fraction of the dense search
   const double pairs = static_cast<double>(query_map.patches_taking_part()) * key_map.patches_taking_part();
   const SearchCosts costs = costs_of(pruned_kernel(), query_map.channels, query_map.patch_size);
-  return query_map.channels >= kChannels && costs.axes < kMostInVain * pairs * costs.dense;
+  return query_map.channels >= kFewestChannels && costs.axes < kMostAxesCost * pairs * costs.dense;
 #else
   return false;  // no fast products of integers
 #endif
@@ -52,49 +59,70 @@ inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int
   return pruned < pairs * costs.dense;
 }
 
-// What the coarse cells of this query and key map are to be, and their steps; false where a map is zero, or where,
-// unless `insist`, the dense search promises to be faster.
+// How two maps are made coarse.
+struct CoarsePlan {
+  CoarseScheme scheme;
+  double query_step, key_step;
+};
+
+// Sets the sizes of words and separate integers for the basis of the scheme.
+inline void lay_out(CoarseScheme& scheme, bool takes_quads) {
+  const Basis& basis = scheme.basis;
+  scheme.pairs = divide_up(basis.leading, 2);
+  if (takes_quads) {
+    scheme.quads = divide_up(basis.axes - basis.leading, 4);
+  } else {
+    scheme.separate_count = round_up(basis.axes - basis.leading, kSeparateMultiple);
+  }
+}
+
+// Sets the steps, and what depends on them: the step for cells of norm 1 is returned. 127 steps reach kTrailingRange
+// root mean squares of the strongest trailing axis; what lies beyond is clipped. Where little energy is left for
+// trailing axes, the step is large enough for the leading integers.
+inline double choose_step(CoarseScheme& scheme) {
+  const Basis& basis = scheme.basis;
+  const double strongest = std::max({basis.first_trailing_energy, basis.energy * kLeastTrailingEnergy, 1e-30});
+  const double step = kTrailingRange * std::sqrt(strongest) / kMostTrailing;
+  // X^2 is about A / E, where the bound is lowest: both are means over an axis. Rounding to a step loses step /
+  // sqrt(12).
+  const double error = step / std::sqrt(12.0);
+  auto balance = [&](double energy, int64_t axes, double lost) {
+    return std::sqrt(std::max(energy, error * error) / std::max<int64_t>(1, axes)) / lost;
+  };
+  scheme.leading_balance = balance(basis.leading_energy, basis.leading, error / (1 << kLeadingShift));
+  scheme.trailing_balance = balance(basis.trailing_energy, basis.axes - basis.leading, error);
+  return step;
+}
+
+// The plan for these maps; nothing where a map is zero, or where, unless `insist`, the dense search promises to be
+// faster.
 template <class Element>
-bool plan_coarse_cells(const Map<Element>& query_map, int64_t queries, const Map<Element>& key_map, int64_t keys,
-                       int64_t topk, const PrunedKernel& kernel, bool insist, CoarseScheme& scheme, double& query_step,
-                       double& key_step) {
+std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64_t queries, const Map<Element>& key_map,
+                                            int64_t keys, int64_t topk, const PrunedKernel& kernel, bool insist) {
   const int64_t channels = query_map.channels, patch_size = query_map.patch_size;
   std::vector<float> sample;
-  const double key_unit = sample_cells(key_map, keys, sample), query_unit = sample_cells(query_map, queries, sample);
-  if (key_unit == 0 || query_unit == 0) return false;
+  const double key_norm = sample_cells(key_map, keys, sample), query_norm = sample_cells(query_map, queries, sample);
+  if (key_norm == 0 || query_norm == 0) return std::nullopt;
+  CoarsePlan plan{};
+  CoarseScheme& scheme = plan.scheme;
   Basis& basis = scheme.basis;
   basis.channels = channels;
   const AxisCount count = count_axes(channels, kernel.takes_quads);
-  basis.axes = std::min<int64_t>(count.axes, sample.size() / channels);  // no more than cells to tell them from
+  basis.axes = std::min<int64_t>(count.axes, sample.size() / channels);  // at most as many as sampled cells
   basis.leading = std::min(count.leading, basis.axes);
   find_axes(sample, kernel.basis, basis);
   if (!insist) {
-    const Forecast expected = forecast(query_map, queries, query_unit, key_map, keys, key_unit, topk * kSeedStride,
+    const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
                                        basis, kernel.basis.products);
-    if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys)) return false;
+    if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys)) return std::nullopt;
   }
-  scheme.pairs = divide_up(basis.leading, 2);
-  if (kernel.takes_quads) {
-    scheme.quads = divide_up(basis.axes - basis.leading, 4);
-  } else {
-    scheme.kept_apart = round_up(basis.axes - basis.leading, kKeptTogether);
-  }
-  // A step lets 127 of them reach some root mean squares of the strongest trailing axis; what lies beyond is clipped.
-  // It is not so small that leading numbers would overflow, which happens where little energy is left for trailing
-  // axes.
-  const double strongest = std::max({basis.first_trailing_energy, basis.energy * 3e-4, 1e-30});
-  const double step = kTrailingRange * std::sqrt(strongest) / kMostTrailing;
-  query_step = step * query_unit;
-  key_step = step * key_unit;
-  const double error = step / std::sqrt(12.0);
-  scheme.leading_balance =
-      std::sqrt(std::max(basis.leading_energy, error * error) / basis.leading) / (error / (1 << kLeadingShift));
-  scheme.trailing_balance =
-      std::sqrt(std::max(basis.trailing_energy, error * error) / std::max<int64_t>(1, basis.axes - basis.leading)) /
-      error;
+  lay_out(scheme, kernel.takes_quads);
+  const double step = choose_step(scheme);
   scheme.coordinate_rounding = coordinate_rounding(basis);
   scheme.score_rounding = score_rounding(basis, patch_size);
-  return true;
+  plan.query_step = step * query_norm;
+  plan.key_step = step * key_norm;
+  return plan;
 }
 
 }  // namespace patchswap

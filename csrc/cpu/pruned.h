@@ -1,14 +1,14 @@
 // The pruned search: a coarse score of every pair with a bound on its error, and the full score of those pairs that the
-// bound cannot rule out. It finds what the dense search finds, bit for bit; queries for which it would not pay are
-// handed to the dense search.
+// bound cannot rule out. It finds what the dense search finds, bit for bit. Queries for which it would cost too much
+// are left to the dense search.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,257 +18,269 @@
 
 namespace patchswap {
 
+// Limits of a tile: three blocks of 60 x 144 integers stay in a core's L1 and L2 caches.
 constexpr int64_t kMostCoarseQuerySlots = 60;
 constexpr int64_t kMostCoarseKeySlots = 128;
-constexpr int64_t kWholePairs = 1 << 30;  // as a stride of diagonals: shares are whole pairs of tiles
-// A query is given up beyond this many full scores, and this many times what its dense search would cost.
-constexpr int64_t kMostSpentBase = 128;
-constexpr double kMostSpentShare = 4;
+// A stride of diagonals larger than any tile: a work item is a whole pair of tiles.
+constexpr int64_t kWholePairs = 1 << 30;
+// A query is left to the dense search beyond this many full scores, and as many more as cost this multiple of its own
+// dense search. The multiple is large: for whatever number of queries is left, the dense search packs all keys.
+constexpr int64_t kFreeScores = 128;
+constexpr double kMostScoredCost = 8;
 
 // How a pruned search went.
 struct PruneResult {
   bool complete = false;  // else nothing is found and everything is left to the dense search
-  int64_t rescored_pairs = 0;
+  int64_t scored_pairs = 0;
 };
 
-// One thread's memory.
-struct PruneWorker {
-  Buffer<int32_t> blocks;
-  std::vector<float> upper, threshold, sure_score;
-  std::vector<int32_t> coarse;
-  std::vector<int64_t> sure_index;
-  std::vector<int32_t> spent;
-  std::vector<Candidate> candidates;
-  size_t kept = 0;
-  std::vector<Resolved> resolved;
-  int64_t visited = 0;
-
-  PruneWorker(int64_t block_numbers, int64_t key_slots, int64_t patches, int64_t topk)
-      : blocks(block_numbers),
-        upper(key_slots),
-        threshold(patches),
-        sure_score(patches * topk),
-        coarse(key_slots),
-        sure_index(patches * topk),
-        spent(patches) {
-    std::fill_n(blocks.get(), block_numbers, 0);
-  }
-  Best<float> sure(int64_t topk) { return {topk, topk, 1, sure_score.data(), sure_index.data()}; }
-  void forget() {
-    std::fill(spent.begin(), spent.end(), 0);
-    std::fill(sure_score.begin(), sure_score.end(), -kInfinity);
-    std::fill(sure_index.begin(), sure_index.end(), -1);
-  }
-};
-
-// Searches for the best keys of the queries of one sample. A query that it gives up keeps index -1. Unless `insist`, it
-// stops where that happens to many.
+// Searches for the best keys of the queries of one sample. Of a query that is left to the dense search, the index stays
+// -1. Unless `insist`, the search stops where that happens to many.
 template <class Element>
-PruneResult prune(const Map<Element>& query_map, const Map<Element>& key_map, int64_t wanted_queries,
-                  int64_t wanted_keys, const Best<float>& found, bool insist) {
-  const PrunedKernel kernel = pruned_kernel();
-  const int64_t patch_size = query_map.patch_size, topk = found.topk, channels = query_map.channels;
-  CoarseScheme scheme;
-  double query_step, key_step;
-  if (!plan_coarse_cells(query_map, wanted_queries, key_map, wanted_keys, topk, kernel, insist, scheme, query_step,
-                         key_step)) {
-    return {};
-  }
-  const std::vector<Outline> queries =
-      cut_compactly(query_map, {kernel.query_panel(), kMostCoarseQuerySlots, kMostTileRows});
-  const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel(), kMostCoarseKeySlots, kMostTileRows});
-
-  const TileSizes query_sizes(queries), key_sizes(keys);
-  const int64_t threads = threads_worth(query_sizes.all_slots * key_sizes.all_slots * (channels / 8 + 1));
-  const int64_t block_numbers = WalkBuffers<int32_t>::numbers(query_sizes.slots, key_sizes.slots, patch_size);
-  std::vector<PruneWorker> workers;
-  for (int64_t i = 0; i < threads; i++) {
-    workers.emplace_back(block_numbers, key_sizes.slots, query_sizes.patches, topk);
-  }
-  CoarsePacker<Element> query_packer(query_map, queries, scheme, kernel, query_step, true);
-  CoarsePacker<Element> key_packer(key_map, keys, scheme, kernel, key_step, false);
-  const SearchCosts costs = costs_of(kernel, channels, patch_size);
-  const int64_t most_spent =
-      kMostSpentBase + static_cast<int64_t>(kMostSpentShare * wanted_keys * costs.dense / costs.scored);
-  std::mutex merging;
-  int64_t rescored_pairs = 0;
-  Effort effort{.costs = costs, .all_pairs = static_cast<double>(wanted_queries) * key_sizes.all_slots};
-  std::atomic<bool> is_worthwhile = true;
-
-  for (size_t first = 0, end; first < queries.size(); first = end) {
-    const int64_t seed_bytes = topk * (sizeof(float) + sizeof(int64_t));
-    end = group_end(queries, first, patch_size, query_packer.cell_bytes() + seed_bytes, kPackedBytes);
-    const CoarseGroup query_group = query_packer.pack(first, end);
-    // Pairs rescored for each query of the group, [rows][slots] of each tile; kGivenUp: left to the dense search.
-    constexpr int32_t kGivenUp = -1;
-    std::vector<std::vector<int32_t>> spent;
-    std::vector<int64_t> queries_before = {0};  // in the tiles before each
-    for (size_t i = first; i < end; i++) {
-      spent.emplace_back(queries[i].rows * queries[i].slots);
-      queries_before.push_back(queries_before.back() + queries[i].rows * queries[i].slots);
+class PrunedSearch {
+ public:
+  PrunedSearch(const Map<Element>& query_map, const Map<Element>& key_map, int64_t query_count, int64_t key_count,
+               const CoarsePlan& plan, const PrunedKernel& kernel, const Best<float>& found, bool insist)
+      : kernel_(kernel),
+        patch_size_(query_map.patch_size),
+        topk_(found.topk),
+        key_count_(key_count),
+        found_(found),
+        queries_(cut_compactly(query_map, {kernel.query_panel(), kMostCoarseQuerySlots, kMostTileRows})),
+        keys_(cut_evenly(key_map, {kernel.key_panel(), kMostCoarseKeySlots, kMostTileRows})),
+        query_sizes_(queries_),
+        key_sizes_(keys_),
+        threads_(threads_worth(query_sizes_.all_slots * key_sizes_.all_slots * (query_map.channels / 8 + 1))),
+        query_packer_(query_map, queries_, plan.scheme, kernel, plan.query_step, true),
+        key_packer_(key_map, keys_, plan.scheme, kernel, plan.key_step, false),
+        costs_(costs_of(kernel, query_map.channels, patch_size_)),
+        settings_{.channels = query_map.channels,
+                  .separate_count = plan.scheme.separate_count,
+                  .query_step = static_cast<float>(plan.query_step),
+                  .rescore_rounding = rescore_rounding(query_map.channels, patch_size_),
+                  .most_scored =
+                      kFreeScores + static_cast<int64_t>(kMostScoredCost * key_count * costs_.dense / costs_.scored)},
+        effort_(costs_, static_cast<double>(query_count) * key_sizes_.all_slots, insist) {
+    for (int64_t i = 0; i < threads_; i++) {
+      workers_.emplace_back(query_sizes_.slots, key_sizes_.slots, query_sizes_.patches, patch_size_, topk_);
     }
-    auto for_each_query = [&](size_t query, auto visit) {  // visit(position in the tile, index on the patch grid)
-      const Tile& tile = query_group.contents[query - first];
-      for (int64_t i = 0; i < tile.rows * tile.slots; i++) {
-        if (query_group.weight[query - first][i] != 0) visit(i, tile.patch[i]);
+  }
+
+  PruneResult run() {
+    const int64_t seed_bytes = topk_ * (sizeof(float) + sizeof(int64_t));
+    for (size_t first = 0, end; first < queries_.size(); first = end) {
+      end = chunk_end(queries_, first, patch_size_, query_packer_.cell_bytes() + seed_bytes, kPackedBytes);
+      begin_queries(first, end);
+      for (size_t key_first = 0, key_end; key_first < keys_.size(); key_first = key_end) {
+        key_end = chunk_end(keys_, key_first, patch_size_, key_packer_.cell_bytes(), kPackedBytes);
+        key_chunk_ = {key_first, key_end, key_packer_.pack(key_first, key_end)};
+        if (key_packer_.too_small()) return {};
+        search_chunks();
+        if (effort_.has_stopped()) return {.complete = false, .scored_pairs = scored_pairs_};
       }
-    };
-
-    for (size_t key_first = 0, key_end; key_first < keys.size(); key_first = key_end) {
-      key_end = group_end(keys, key_first, patch_size, key_packer.cell_bytes(), kPackedBytes);
-      const CoarseGroup key_group = key_packer.pack(key_first, key_end);
-      if (key_packer.too_small()) return {};
-
-      // Calls use(task) with the task of a worker for a pair of tiles.
-      auto with_task = [&](PruneWorker& worker, const Share& share, bool is_seeding, auto use) {
-        const size_t q = share.query - first, k = share.key - key_first;
-        const Best<float> sure = worker.sure(topk);
-        use(PrunedTask{.query = query_group.tiles[q],
-                       .key = key_group.tiles[k],
-                       .query_weight = query_group.weight[q],
-                       .key_factor = key_group.factor[k],
-                       .key_weight = key_group.weight[k],
-                       .query_refined = query_group.refined[q],
-                       .key_refined = key_group.refined[k],
-                       .query_apart = query_group.apart[q],
-                       .key_apart = key_group.apart[k],
-                       .kept_apart = scheme.kept_apart,
-                       .key_scale = key_group.scale[k],
-                       .query_norm = query_group.norm[q],
-                       .query_cells = query_group.cells[q],
-                       .key_cells = key_group.cells[k],
-                       .channels = channels,
-                       .to_ranking = static_cast<float>(query_step),
-                       .rescore_rounding = rescore_rounding(channels, patch_size),
-                       .most_spent = most_spent,
-                       .buffers = WalkBuffers<int32_t>(worker.blocks.get(), query_sizes.slots, key_sizes.slots),
-                       .upper = worker.upper.data(),
-                       .coarse = worker.coarse.data(),
-                       .threshold = worker.threshold.data(),
-                       .spent = worker.spent.data(),
-                       .candidates = worker.candidates,
-                       .kept = &worker.kept,
-                       .resolved = worker.resolved,
-                       .sure = &sure,
-                       .is_seeding = is_seeding,
-                       .effort = &effort,
-                       .visited = &worker.visited,
-                       .is_worthwhile = insist ? nullptr : &is_worthwhile});
-      };
-      // Takes what is known of the queries of a tile, and adds what has been found out about them.
-      auto read = [&](PruneWorker& worker, size_t query) {
-        worker.forget();
-        const std::lock_guard<std::mutex> lock(merging);
-        for_each_query(query, [&](int64_t i, int64_t at) {
-          const bool is_given_up = spent[query - first][i] == kGivenUp;
-          worker.threshold[i] = is_given_up ? kInfinity : found.worst(at) / static_cast<float>(query_step);
-        });
-      };
-      auto write = [&](PruneWorker& worker, size_t query) {
-        const std::lock_guard<std::mutex> lock(merging);
-        for (const Resolved& pair : worker.resolved) {
-          const int64_t at = query_group.contents[query - first].patch[pair.query];
-          bool known = false;  // as a seed
-          for (int64_t rank = 0; rank < topk; rank++) known |= found.index[at + rank * found.rank_stride] == pair.key;
-          if (!known) found.offer(at, pair.ranking, pair.key);
-        }
-        worker.resolved.clear();
-        for_each_query(query, [&](int64_t i, int64_t) {
-          int32_t& total = spent[query - first][i];
-          rescored_pairs += worker.spent[i];
-          if (total == kGivenUp) return;
-          total += worker.spent[i];
-          if (total > most_spent) {
-            total = kGivenUp;
-            effort.given_up += wanted_keys;
-          }
-        });
-      };
-
-      // The best keys by the coarse score alone, among some of the diagonals, are scored in full at first: good
-      // thresholds make short work of the rest.
-      std::vector<float> seed_score(queries_before.back() * topk, -kInfinity);
-      std::vector<int64_t> seed_key(seed_score.size(), -1);  // positions in all tiles of the group
-      const Best<float> seeds{topk, topk, 1, seed_score.data(), seed_key.data()};
-      auto find_seeds = [&](int64_t number, const Share& share) {
-        PruneWorker& worker = workers[number];
-        worker.forget();
-        std::fill(worker.threshold.begin(), worker.threshold.end(), -kInfinity);
-        with_task(worker, share, true, [&](const PrunedTask& task) {
-          for (int64_t d = share.first_difference; d < share.end_difference; d += share.step) {
-            kernel.search(patch_size, task, d);
-          }
-        });
-        const std::lock_guard<std::mutex> lock(merging);
-        const int64_t before = queries_before[share.query - first];
-        const int64_t keys_before = (share.key - key_first) * key_sizes.patches;
-        for_each_query(share.query, [&](int64_t i, int64_t) {
-          for (int64_t at = i * topk; at < (i + 1) * topk && worker.sure_index[at] >= 0; at++) {
-            seeds.offer(before + i, worker.sure_score[at], keys_before + worker.sure_index[at]);
-          }
-        });
-      };
-      auto score_seeds = [&](int64_t number, const Share& share) {
-        PruneWorker& worker = workers[number];
-        read(worker, share.query);
-        const int64_t before = queries_before[share.query - first];
-        const int64_t keys_before = (share.key - key_first) * key_sizes.patches;
-        for_each_query(share.query, [&](int64_t i, int64_t) {
-          for (int64_t rank = 0; rank < topk; rank++) {
-            const int64_t key = seed_key[(before + i) * topk + rank] - keys_before;
-            if (key < 0 || key >= key_sizes.patches) continue;
-            worker.candidates.push_back({static_cast<int32_t>(i), static_cast<int32_t>(key), kInfinity});
-          }
-        });
-        with_task(worker, share, false, [&](const PrunedTask& task) { kernel.resolve(patch_size, task); });
-        write(worker, share.query);
-      };
-      auto work = [&](int64_t number, const Share& share) {
-        if (!is_worthwhile) return;
-        PruneWorker& worker = workers[number];
-        read(worker, share.query);
-        with_task(worker, share, false, [&](const PrunedTask& task) {
-          for (int64_t d = share.first_difference; d < share.end_difference && is_worthwhile; d += share.step) {
-            kernel.search(patch_size, task, d);
-          }
-          kernel.resolve(patch_size, task);
-        });
-        write(worker, share.query);
-        if (!insist && effort.is_hopeless()) is_worthwhile = false;
-      };
-      auto nothing = [](int64_t, size_t) {};
-      share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, kSeedStride, find_seeds, nothing);
-      share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, kWholePairs, score_seeds, nothing);
-      share_tile_pairs(queries, first, end, keys, key_first, key_end, threads, 1, work, nothing);
-      if (!is_worthwhile) return {.complete = false, .rescored_pairs = rescored_pairs};
+      finish_queries();
     }
+    return {.complete = true, .scored_pairs = scored_pairs_};
+  }
 
-    for (size_t query = first; query < end; query++) {
-      for_each_query(query, [&](int64_t i, int64_t at) {
-        for (int64_t rank = 0; rank < topk; rank++) {
-          float& score = found.score[at + rank * found.rank_stride];
-          int64_t& index = found.index[at + rank * found.rank_stride];
-          if (spent[query - first][i] == kGivenUp) {
+ private:
+  static constexpr int32_t kLeftToDense = -1;
+
+  // Tiles that are packed at the same time.
+  struct Chunk {
+    size_t first = 0, end = 0;
+    CoarseChunk packed;
+  };
+
+  // ---- one chunk of queries
+
+  void begin_queries(size_t first, size_t end) {
+    query_chunk_ = {first, end, query_packer_.pack(first, end)};
+    scored_.clear();
+    queries_before_ = {0};
+    for (size_t i = first; i < end; i++) {
+      scored_.emplace_back(queries_[i].rows * queries_[i].slots);
+      queries_before_.push_back(queries_before_.back() + queries_[i].rows * queries_[i].slots);
+    }
+  }
+
+  // Calls visit(position in the tile, index on the patch grid) for the queries of a tile that take part.
+  template <class Visit>
+  void for_each_query(size_t tile, const Visit& visit) const {
+    const size_t i = tile - query_chunk_.first;
+    const Tile& contents = query_chunk_.packed.contents[i];
+    for (int64_t at = 0; at < contents.rows * contents.slots; at++) {
+      if (query_chunk_.packed.tiles[i].weight[at] != 0) visit(at, contents.patch[at]);
+    }
+  }
+
+  // Rankings become scores. Of queries that are left to the dense search nothing stays.
+  void finish_queries() {
+    for (size_t tile = query_chunk_.first; tile < query_chunk_.end; tile++) {
+      const size_t i = tile - query_chunk_.first;
+      for_each_query(tile, [&](int64_t at, int64_t query) {
+        for (int64_t rank = 0; rank < topk_; rank++) {
+          float& score = found_.score[query + rank * found_.rank_stride];
+          int64_t& index = found_.index[query + rank * found_.rank_stride];
+          if (scored_[i][at] == kLeftToDense) {
             score = -kInfinity;
             index = -1;
           } else if (index >= 0) {
-            score *= query_group.scale[query - first][i];
+            score *= query_chunk_.packed.tiles[i].scale[at];
           }
         }
       });
     }
   }
-  return {.complete = true, .rescored_pairs = rescored_pairs};
-}
+
+  // ---- a chunk of queries and a chunk of keys
+
+  // Seeds are the best keys by the coarse score alone among some of the diagonals. They are scored in full first, as
+  // high thresholds from the start rule out most other pairs.
+  void search_chunks() {
+    seed_score_.assign(queries_before_.back() * topk_, -kInfinity);
+    seed_key_.assign(queries_before_.back() * topk_, -1);
+    for_each_item(kSeedStride, [&](PrunedWorker& worker, const WorkItem& item) { find_seeds(worker, item); });
+    for_each_item(kWholePairs, [&](PrunedWorker& worker, const WorkItem& item) { score_seeds(worker, item); });
+    for_each_item(1, [&](PrunedWorker& worker, const WorkItem& item) { search(worker, item); });
+  }
+
+  // Calls work(worker, item) for all pairs of tiles of the two chunks.
+  template <class Work>
+  void for_each_item(int64_t stride, const Work& work) {
+    for_each_tile_pair(
+        queries_, query_chunk_.first, query_chunk_.end, keys_, key_chunk_.first, key_chunk_.end, threads_, stride,
+        [&](int64_t worker, const WorkItem& item) { work(workers_[worker], item); }, [](int64_t, size_t) {});
+  }
+
+  PrunedTask task_of(PrunedWorker& worker, const WorkItem& item, bool is_seeding) {
+    return {.query = query_chunk_.packed.tiles[item.query - query_chunk_.first],
+            .key = key_chunk_.packed.tiles[item.key - key_chunk_.first],
+            .settings = settings_,
+            .worker = worker,
+            .effort = effort_,
+            .is_seeding = is_seeding};
+  }
+
+  void walk(const PrunedTask& task, const WorkItem& item) const {
+    for (int64_t d = item.first_difference; d < item.end_difference && !effort_.has_stopped(); d += item.step) {
+      kernel_.search(patch_size_, task, d);
+    }
+  }
+
+  // Of the queries and keys in the tiles of an item, the first in all tiles of their chunks.
+  int64_t first_query(const WorkItem& item) const { return queries_before_[item.query - query_chunk_.first]; }
+  int64_t first_key(const WorkItem& item) const { return (item.key - key_chunk_.first) * key_sizes_.patches; }
+
+  void find_seeds(PrunedWorker& worker, const WorkItem& item) {
+    worker.forget_queries();
+    std::fill(worker.threshold.begin(), worker.threshold.end(), -kInfinity);
+    walk(task_of(worker, item, true), item);
+    const std::lock_guard<std::mutex> lock(merging_);
+    const Best<float> seeds{topk_, topk_, 1, seed_score_.data(), seed_key_.data()};
+    for_each_query(item.query, [&](int64_t i, int64_t) {
+      for (int64_t at = i * topk_; at < (i + 1) * topk_ && worker.lower_bound_key[at] >= 0; at++) {
+        seeds.offer(first_query(item) + i, worker.lower_bound[at], first_key(item) + worker.lower_bound_key[at]);
+      }
+    });
+  }
+
+  void score_seeds(PrunedWorker& worker, const WorkItem& item) {
+    read(worker, item.query);
+    for_each_query(item.query, [&](int64_t i, int64_t) {
+      for (int64_t rank = 0; rank < topk_; rank++) {
+        const int64_t key = seed_key_[(first_query(item) + i) * topk_ + rank] - first_key(item);
+        if (key < 0 || key >= key_sizes_.patches) continue;
+        worker.candidates.push_back({static_cast<int32_t>(i), static_cast<int32_t>(key), kInfinity});
+      }
+    });
+    kernel_.resolve(patch_size_, task_of(worker, item, false));
+    write(worker, item.query);
+  }
+
+  void search(PrunedWorker& worker, const WorkItem& item) {
+    if (effort_.has_stopped()) return;
+    read(worker, item.query);
+    const PrunedTask task = task_of(worker, item, false);
+    walk(task, item);
+    kernel_.resolve(patch_size_, task);
+    write(worker, item.query);
+    effort_.stop_if_hopeless();
+  }
+
+  // Thresholds of the queries of a tile, from what all workers have found.
+  void read(PrunedWorker& worker, size_t tile) {
+    worker.forget_queries();
+    const std::lock_guard<std::mutex> lock(merging_);
+    for_each_query(tile, [&](int64_t i, int64_t query) {
+      const bool is_left = scored_[tile - query_chunk_.first][i] == kLeftToDense;
+      worker.threshold[i] = is_left ? kInfinity : found_.worst(query) / settings_.query_step;
+    });
+  }
+
+  // Adds what a worker has found for the queries of a tile.
+  void write(PrunedWorker& worker, size_t tile) {
+    const std::lock_guard<std::mutex> lock(merging_);
+    const Tile& contents = query_chunk_.packed.contents[tile - query_chunk_.first];
+    for (const Resolved& pair : worker.resolved) {
+      const int64_t query = contents.patch[pair.query];
+      if (!is_found(query, pair.key)) found_.offer(query, pair.ranking, pair.key);
+    }
+    worker.resolved.clear();
+    for_each_query(tile, [&](int64_t i, int64_t) {
+      int32_t& total = scored_[tile - query_chunk_.first][i];
+      scored_pairs_ += worker.scored[i];
+      if (total == kLeftToDense) return;
+      total += worker.scored[i];
+      if (total > settings_.most_scored) {
+        total = kLeftToDense;
+        effort_.left_to_dense += key_count_;
+      }
+    });
+  }
+
+  // Whether a key is among the best already, as a seed is.
+  bool is_found(int64_t query, int64_t key) const {
+    bool is_found = false;
+    for (int64_t rank = 0; rank < topk_; rank++) is_found |= found_.index[query + rank * found_.rank_stride] == key;
+    return is_found;
+  }
+
+  const PrunedKernel kernel_;
+  const int64_t patch_size_, topk_, key_count_;
+  const Best<float> found_;  // by index on the query map's patch grid; rankings until a chunk of queries is finished
+  const std::vector<Outline> queries_, keys_;
+  const TileSizes query_sizes_, key_sizes_;
+  const int64_t threads_;
+  CoarsePacker<Element> query_packer_, key_packer_;
+  const SearchCosts costs_;
+  const PrunedSettings settings_;
+  Effort effort_;
+  std::vector<PrunedWorker> workers_;  // one for each thread
+  Chunk query_chunk_, key_chunk_;
+  std::mutex merging_;                        // for found_, the seeds and what follows
+  std::vector<std::vector<int32_t>> scored_;  // pairs scored in full for each query of the chunk, or kLeftToDense
+  std::vector<int64_t> queries_before_;       // in the tiles of the chunk before each
+  std::vector<float> seed_score_;             // [queries of the chunk][topk]
+  std::vector<int64_t> seed_key_;             // positions in all tiles of the key chunk
+  int64_t scored_pairs_ = 0;
+};
 
 // Finds the best keys of every query of one sample, as search_all() does, bit for bit. Returns {pairs scored in full,
-// queries left to the dense search}. Unless `insist`, all queries are where pruning turns out not to be worth it.
+// queries left to the dense search}. Unless `insist`, these are all queries where pruning is not expected to pay, or
+// stops because it does not.
 template <class Element>
 std::pair<int64_t, int64_t> search_pruned(const Map<Element>& query_map, const Map<Element>& key_map,
                                           const Best<float>& found, bool insist) {
   const int64_t queries = query_map.patches_taking_part(), keys = key_map.patches_taking_part();
   if (queries == 0 || keys == 0) return {0, 0};
-  const PruneResult result = prune(query_map, key_map, queries, keys, found, insist);
+  const PrunedKernel kernel = pruned_kernel();
+  const std::optional<CoarsePlan> plan =
+      plan_coarse_cells(query_map, queries, key_map, keys, found.topk, kernel, insist);
+  PruneResult result;
+  if (plan) {
+    result = PrunedSearch<Element>(query_map, key_map, queries, keys, *plan, kernel, found, insist).run();
+  }
   const int64_t patches = query_map.rows * query_map.columns;
   if (!result.complete) {
     for (int64_t rank = 0; rank < found.topk; rank++) {
@@ -276,9 +288,9 @@ std::pair<int64_t, int64_t> search_pruned(const Map<Element>& query_map, const M
       std::fill_n(found.index + rank * found.rank_stride, patches, -1);
     }
     search_all<float>(query_map, key_map, found);
-    return {result.rescored_pairs, queries};
+    return {result.scored_pairs, queries};
   }
-  // As there are keys, every query has an index but those that were given up.
+  // As there are keys, every query has an index but those that are left.
   int64_t left = 0;
   for (int64_t i = 0; i < patches; i++) left += query_map.takes_part_at(i) && found.index[i] < 0;
   if (left > 0) {
@@ -288,7 +300,7 @@ std::pair<int64_t, int64_t> search_pruned(const Map<Element>& query_map, const M
     rest.mask = mask.get();
     search_all<float>(rest, key_map, found);
   }
-  return {result.rescored_pairs, left};
+  return {result.scored_pairs, left};
 }
 
 }  // namespace patchswap

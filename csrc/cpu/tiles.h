@@ -2,8 +2,8 @@
 //
 // A tile is a band of patch rows between two patch columns. Its slots are the cells that its patches cover, row by row,
 // side by side without gaps, so that scattered patches (thin strokes, a key map with a hole) cost about what they
-// number, not what their bounding box holds. The walk (walk.h) adds the keys of several rows slot by slot: in a key
-// tile, all rows have the same columns. It looks queries up one by one: in a query tile, each row has its own.
+// number, not what their bounding box holds. The walk (kernels/walk.h) adds the keys of several rows slot by slot: in a
+// key tile, all rows have the same columns. It looks queries up one by one: in a query tile, each row has its own.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace patchswap {
 
-// Where a tile lies. Its contents are found out when its turn comes (Tile), as those of a whole map would fill memory.
+// Where a tile lies. A Tile has its contents; those of a whole map would fill memory.
 struct Outline {
   int64_t first_row = 0, rows = 0;           // patch rows
   int64_t first_column = 0, end_column = 0;  // patch columns
@@ -177,7 +177,8 @@ inline void cut_band(int64_t first_row, int64_t rows, const std::vector<char>& m
   }
 }
 
-// All patches of a map, each row with its own columns. Rows that share cells are cut only where there are too many.
+// All patches of a map, each row with its own columns. Rows that have cells in common are cut only where there are more
+// than `most_rows`.
 template <class Element>
 std::vector<Outline> cut_compactly(const Map<Element>& map, const TileLimits& limits) {
   std::vector<char> is_used(map.rows);
@@ -207,8 +208,8 @@ std::vector<Outline> cut_compactly(const Map<Element>& map, const TileLimits& li
   return outlines;
 }
 
-// All patches of a map, the rows of a tile with the same columns: the cheapest way, in cell rows times slots, to cut
-// the rows into bands of at most `most_rows`.
+// All patches of a map, the rows of a tile with the same columns. Rows are cut into bands of at most `most_rows` so
+// that cell rows times slots are as few as possible.
 template <class Element>
 std::vector<Outline> cut_evenly(const Map<Element>& map, const TileLimits& limits) {
   std::vector<char> marked(map.columns);

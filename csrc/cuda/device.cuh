@@ -109,6 +109,21 @@ PATCHSWAP_DEVICE T load_fresh(const T* address) {
   return __ldcg(address);
 }
 
+// ---- launches that overlap (compute capability 9.0; elsewhere they do not, and these do nothing)
+
+// Blocks of the next launch may begin once all blocks of this one have called this or ended, where there is room.
+PATCHSWAP_DEVICE void allow_next_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// Waits until the launch before has ended and its writes are seen. All threads call it before they read any of them.
+PATCHSWAP_DEVICE void wait_for_launch_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // ---- asynchronous copies from global to shared memory (compute capability 8.0)
 
 // 16 bytes, or 16 zero bytes where `present` is false; the source is not read then. Both addresses multiples of 16.

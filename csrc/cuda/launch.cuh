@@ -35,6 +35,26 @@ void start(void (*kernel)(Arguments...), int64_t blocks, int threads, int shared
   check_cuda(cudaGetLastError());
 }
 
+// The same, but the kernel may begin while the launch before it still runs, where `overlaps`: it calls
+// wait_for_launch_before(), and its code is of compute capability 9.0 or later, where that waits.
+template <class... Arguments>
+void start_early(void (*kernel)(Arguments...), int64_t blocks, int threads, int shared_bytes, cudaStream_t stream,
+                 bool overlaps, const Arguments&... arguments) {
+  if (!overlaps) return start(kernel, blocks, threads, shared_bytes, stream, arguments...);
+  if (blocks == 0) return;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = static_cast<unsigned>(blocks);
+  launch.blockDim = static_cast<unsigned>(threads);
+  launch.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  launch.stream = stream;
+  launch.attrs = &early;
+  launch.numAttrs = 1;
+  check_cuda(cudaLaunchKernelEx(&launch, kernel, arguments...));
+}
+
 // The same for host code that does not know torch or streams.
 struct Launcher {
   cudaStream_t stream;

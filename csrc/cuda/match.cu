@@ -1,8 +1,8 @@
 // Host side of match on the GPU: which kernels run, their workspace, and the launches.
 //
-// Two ways. The tensor-core search (problem.cuh) is three launches: prepare, a search, rescore. It takes 3x3 patches,
-// one key per query, and up to 32-bit features on compute capability 8.0 or later. Everything else takes the direct way
-// (match_direct.cuh): matrix products of tiles, in full precision.
+// Two methods. The tensor-core search (problem.cuh) is three launches: prepare, a search, rescore. It takes 3x3
+// patches, one key per query, and up to 32-bit features on compute capability 8.0 or later. Direct matching
+// (match_direct.cuh) takes everything else: matrix products of tiles, in full precision.
 //
 // Nothing here waits for the device, and all memory is torch's, so a call can be captured in a CUDA graph.
 
@@ -61,7 +61,7 @@ Tensor allocate(const Tensor& like, const Take& take) {
   return memory;
 }
 
-// ---- the direct way
+// ---- direct matching
 
 static_assert(kMostRanks == kMaxTopk);
 
@@ -85,12 +85,13 @@ void match_directly(const MatchCall& call, cudaStream_t stream) {
   match_direct<P>(Launcher{stream}, work);
 }
 
-// ---- the tensor-core way
+// ---- the tensor-core search
 
 // What one device can run. Asked for once per device, as the answers take longer than a small match.
 struct Device {
   int processors = 0;  // 0: not asked yet
   bool mma = false, wgmma = false;
+  bool overlaps = false;  // launches: see may_be_early
 };
 
 int attribute(cudaDeviceAttr name, int device) {
@@ -99,20 +100,39 @@ int attribute(cudaDeviceAttr name, int device) {
   return value;
 }
 
-// Allows a search as much dynamic shared memory as it takes, where the device has that much and the library holds code
-// for it that is not empty. For architectures without the search's instructions it is, and needs next to no registers.
+// A search is compiled to an empty kernel for architectures without its instructions. The real ones use 168 registers
+// and more.
+constexpr int kMostRegistersOfEmptyKernel = 32;
+
+// Whether a device can run a search: the library has code for it that is not empty, and the device has the shared
+// memory. The search is then allowed that much.
 template <class Kernel>
-bool prepare_kernel(Kernel kernel, int shared_bytes, int device) {
-  constexpr int kMostRegistersOfNothing = 32;
+bool allow_search(Kernel kernel, int shared_bytes, int device) {
   cudaFuncAttributes attributes;
   if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
     cudaGetLastError();  // no code for this device: not an error of ours
     return false;
   }
-  if (attributes.numRegs <= kMostRegistersOfNothing) return false;
+  if (attributes.numRegs <= kMostRegistersOfEmptyKernel) return false;
   if (shared_bytes > attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) return false;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   return true;
+}
+
+// Whether a kernel may be launched early: its code for the device waits in wait_for_launch_before(), which was decided
+// when it was made PTX, and CUDA graphs can capture such launches, which they can from CUDA 12.3 on.
+template <class Kernel>
+bool may_be_early(Kernel kernel) {
+  constexpr int kCapturesEarlyLaunches = 12030;
+  int driver = 0;
+  check_cuda(cudaDriverGetVersion(&driver));
+  if (CUDART_VERSION < kCapturesEarlyLaunches || driver < kCapturesEarlyLaunches) return false;
+  cudaFuncAttributes attributes;
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) {
+    cudaGetLastError();  // no code for this device
+    return false;
+  }
+  return attributes.ptxVersion >= 90;
 }
 
 const Device& device_of(const Tensor& tensor) {
@@ -122,19 +142,20 @@ const Device& device_of(const Tensor& tensor) {
   const std::lock_guard<std::mutex> lock(asking);
   Device& device = devices.at(number);
   if (device.processors == 0) {
-    device.mma = prepare_kernel(match_mma, mma::kSharedBytes, number);
+    device.mma = allow_search(match_mma, mma::kSharedBytes, number);
 #ifdef PATCHSWAP_WGMMA
     device.wgmma = attribute(cudaDevAttrComputeCapabilityMajor, number) == 9 &&
                    attribute(cudaDevAttrComputeCapabilityMinor, number) == 0 &&
-                   prepare_kernel(match_wgmma, wgmma::kSharedBytes, number);
+                   allow_search(match_wgmma, wgmma::kSharedBytes, number);
 #endif
+    device.overlaps = may_be_early(rescore);
     device.processors = attribute(cudaDevAttrMultiProcessorCount, number);
   }
   return device;
 }
 
-// Room for listed runs: so many for each query of the map, whether it is searched for or not, but no more bytes than
-// these where the shortest lists fit into them.
+// Length of the lists of runs, per query of the map: kMeanList, or what fits into kMostListBytes, but kShortestList at
+// least. Queries that are not searched for leave their share to the others.
 constexpr int64_t kMostListBytes = int64_t(128) << 20;
 constexpr int64_t kMeanList = 128, kShortestList = 64;
 
@@ -152,12 +173,12 @@ template <class Element>
 void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   Problem& p = work.problem;
   const int64_t batch = p.batch, queries = batch * p.query.patches(), keys = batch * p.key.cell_count();
-  // First what starts as zero, in one piece that begins at worst_error, then what does not.
+  // First what starts as zero, in one piece from worst_error to list_users, then what does not.
   space.take(p.worst_error, batch);
-  space.take(p.list_users, 1);
   space.take(work.query_arrivals, batch * p.query.rows());
   space.take(work.key_arrivals, batch * p.key.rows());
-  space.take(p.first_key, batch);
+  space.take(p.keys_from_first, batch);
+  space.take(p.list_users, 1);
   take_map(space, p.query, batch);
   if (work.one_map) {
     p.key = p.query;
@@ -177,7 +198,7 @@ void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   if (fast) {
     space.take(p.best, queries);
   } else {
-    space.take(p.list, p.list_room);
+    space.take(p.list, p.list_capacity);
   }
   space.take(p.plan, batch);
   space.take(p.slots, batch * p.group_pitch * kSlots);
@@ -216,7 +237,7 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   p.key_mask = call.key_mask ? call.key_mask->const_data_ptr<bool>() : nullptr;
   const int64_t queries = p.batch * p.query.patches();
   const int64_t list_length = std::clamp<int64_t>(kMostListBytes / 8 / queries, kShortestList, kMeanList);
-  p.list_room = std::min<int64_t>(queries * list_length, INT32_MAX);
+  p.list_capacity = std::min<int64_t>(queries * list_length, INT32_MAX);
   p.group_pitch = plan_group_pitch(p.query.rows(), p.query.width);
   p.index = call.index.mutable_data_ptr<int64_t>();
   p.score = call.score.mutable_data_ptr<float>();
@@ -233,17 +254,17 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   const Tensor memory = allocate(call.index, [&](Workspace& space) { take_all(space, work, call.fast); });
 
   const auto byte = [](const void* address) { return static_cast<const unsigned char*>(address); };
-  check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.first_key) - byte(p.worst_error), stream));
-  check_cuda(cudaMemsetAsync(p.first_key, 0x7f, p.batch * sizeof(int), stream));
+  check_cuda(cudaMemsetAsync(p.worst_error, 0, byte(p.list_users + 1) - byte(p.worst_error), stream));
   start(prepare<Element>, prepare_blocks(p, work.one_map), kPrepareThreads, kPrepareShared, stream, work);
   if (use_wgmma) {
 #ifdef PATCHSWAP_WGMMA
-    start(match_wgmma, device.processors, wgmma::kThreads, wgmma::kSharedBytes, stream, p);
+    start_early(match_wgmma, device.processors, wgmma::kThreads, wgmma::kSharedBytes, stream, device.overlaps, p);
 #endif
   } else {
-    start(match_mma, device.processors, mma::kThreads, mma::kSharedBytes, stream, p);
+    start_early(match_mma, device.processors, mma::kThreads, mma::kSharedBytes, stream, device.overlaps, p);
   }
-  start(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, p);
+  start_early(rescore, rescore_blocks(p, device.processors), kRescoreThreads, kRescoreShared, stream, device.overlaps,
+              p);
 }
 
 // What of a call the tensor-core search does not take; empty where it takes all.

@@ -75,21 +75,14 @@ class Search {
   PATCHSWAP_DEVICE void work_on(const Item& new_item) {
     item = new_item;
     const int tile_slot = thread_index() % kTileSlots;
-    const int group = item.tile * kGroupsInTile + tile_slot / kSlots;
-    Slot slot{0, 0, 0, 0};
-    if (group < p.plan[item.sample].groups) {
-      slot = p.slots[(item.sample * p.group_pitch + group) * kSlots + tile_slot % kSlots];
-    }
+    const Slot slot = slot_of(p, item, tile_slot / kSlots, tile_slot % kSlots);
 
     block_barrier();  // the item before is done with shared memory
     if (thread_index() < kTileSlots) {
       patches.store(thread_index(), item.sample * static_cast<int>(p.query.patches()) + slot.patch);
       slot_rows.store(thread_index(), static_cast<int>(slot.rows));
     }
-    uint32_t rows = slot.rows;
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-      rows |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(rows), mask));
-    }
+    uint32_t rows = union_of_warp(slot.rows);
     if (thread_index() == 0) {
       scalars.store(0, relative_bound(p, item.sample));
       scalars.store(1, power_of_two(-p.key_shift[item.sample]));
@@ -143,7 +136,7 @@ class Search {
       const int query_at =
           copied % kStages * kStageWords + tile_slot / kSlots * kGroupWords + tile_slot % kSlots * 9 / 8;
       const int key_at = copied % kStages * kStageWords + kGroupsInTile * kGroupWords + tile_slot;
-      const int key_cell = item.start + tile_slot + copy_step * static_cast<int>(p.key.width);
+      const int key_cell = item.first_cell + tile_slot + copy_step * static_cast<int>(p.key.width);
       const bool in_map = key_cell >= 0 && key_cell < static_cast<int>(p.key.cell_count());
 #pragma unroll
       for (int i = 0; i < kUnitsInChunk / 2; i++) {
@@ -224,7 +217,7 @@ class Search {
       return from_ordered(load_fresh(p.threshold + query));
     }
     const int key = thread_index() % kWarp, warp_along_keys = warp() - kTileSlots / kWarp;
-    const int cell = item.start + warp_along_keys * kWarpKeys + key + row * static_cast<int>(p.key.width);
+    const int cell = item.first_cell + warp_along_keys * kWarpKeys + key + row * static_cast<int>(p.key.width);
     // The last two of a warp's cells begin patches that are the next warp's.
     if (key >= kWarpKeys || cell < 0 || cell >= p.key.cell_count()) return not_a_number();
     return p.key_factor[item.sample * p.key.cell_count() + cell] * scalars.load(1);
@@ -234,7 +227,6 @@ class Search {
   PATCHSWAP_DEVICE void compare(int row, Block& v) {
     const int g = lane() / 4, t = lane() % 4;
     const int first_slot = warp() / kWarpsAlongKeys * kSlots + 8 * g;
-    const int first_key = warp() % kWarpsAlongKeys * kWarpKeys + 8 * t;
 
     // Numbers behind the lane's square: of the lane below it, and further down of those to its right and across.
     float below[2][8], right[8][2] = {}, across[2][2] = {};
@@ -271,15 +263,34 @@ class Search {
     for (int r = 0; r < 8; r++) reached |= best[r] >= thresholds.load(first_slot + r);
     if (!any_lane(reached)) return;
 #pragma unroll
-    for (int r = 0; r < 8; r++)
-      bests.store(r * kThreads + thread_index(), best[r]);  // so that the loop below can be short
-    const int first_cell = item.start + row * static_cast<int>(p.key.width) + first_key;
+    for (int r = 0; r < 8; r++) bests.store(r * kThreads + thread_index(), best[r]);
+    warp_barrier();
+    keep_runs(row);
+  }
+
+  // Four lanes have four neighbouring runs of the same eight queries. Each takes all four runs of two of the queries.
+  PATCHSWAP_DEVICE void keep_runs(int row) {
+    const int first_slot = warp() / kWarpsAlongKeys * kSlots + lane() / 4 * 8;
 #pragma unroll 1
-    for (int r = 0; r < 8; r++) {
-      const float score = bests.load(r * kThreads + thread_index());
-      if (score < thresholds.load(first_slot + r)) continue;
+    for (int r = lane() % 4; r < 8; r += 4) {
+      const int first_best = r * kThreads + thread_index() / 4 * 4;
+      const Words four = bests.load_words(first_best);
+      const float best = larger(larger(float_of(four.word[0]), float_of(four.word[1])),
+                                larger(float_of(four.word[2]), float_of(four.word[3])));
+      if (!(best >= thresholds.load(first_slot + r))) continue;
       const int query = patches.load(first_slot + r) + row * static_cast<int>(p.query.columns());
-      offer_run(p, query, score, first_cell, scalars.load(0), list_lengths.load(0));
+      const float least = raise_threshold(p, query, best, scalars.load(0));
+      int count = 0;
+#pragma unroll 1
+      for (int run = 0; run < 4; run++) count += bests.load(first_best + run) >= least;
+      if (count == 0) continue;  // other blocks have raised the threshold since
+      int place = reserve_places(p, query, count);
+      int first_cell = item.first_cell + row * static_cast<int>(p.key.width) + warp() % kWarpsAlongKeys * kWarpKeys;
+#pragma unroll 1
+      for (int run = 0; run < 4; run++, first_cell += kRun) {
+        const float score = bests.load(first_best + run);
+        if (score >= least) keep_run(p, query, place++, score, first_cell, list_lengths.load(0));
+      }
     }
   }
 
@@ -299,6 +310,8 @@ class Search {
 // Dynamic shared memory: mma::kSharedBytes. Any number of blocks.
 PATCHSWAP_KERNEL(mma::kThreads) match_mma(const Problem p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  allow_next_launch();
+  wait_for_launch_before();
   mma::Search search(p);
   Item item;
   for (int round = 0; find_item(p, round, mma::kStretch, item); round++) {

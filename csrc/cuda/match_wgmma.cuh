@@ -1,62 +1,36 @@
-// The search for Hopper: products of warpgroups on tiles that bulk copies bring in. See search.cuh and hopper.cuh
-// first.
+// The search for Hopper: products of warpgroups on tiles that bulk copies bring in. See search.cuh, hopper.cuh and
+// bulk_copies.cuh first.
 //
-// A block has three warpgroups. The first one copies: it brings the operands into a ring of stages in shared memory,
-// each of its four warps one unit of channels of every chunk, as a warp takes tens of cycles to start one copy. The
-// other two multiply and compare: each has one of the tile's groups of 64 query slots and all 128 key cells of the
-// stretch, of which 126 begin a patch of their own. All three go through the same items, steps and chunks of channels,
-// and meet only at the stages:
-//
-//   full[stage]   the stage's copies have arrived: every copying warp announces its bytes, the copies count them down
-//   empty[stage]  nobody reads the stage any more: every multiplying warp arrives once its products have been waited
-//   for
-//
-// Stages are written and read by the asynchronous proxy only, so these barriers are all that they need, except for the
-// first filling with zeros (slots that nobody needs and cells beyond the map are not copied; what stands there does not
-// count, but is to be defined).
-//
-// A stage holds 32 channels as [unit][cell][8 channels], the order of the packed maps, so what is contiguous there is
-// one copy: the stretch of key cells, and every run of slots whose cells follow each other. A core matrix of the
-// products is 8 cells of one unit.
+// A block has three warpgroups. The first one copies. The other two multiply and compare: each has one of the tile's
+// groups of 64 query slots and all 128 key cells of the stretch, of which 126 begin a patch of their own. All three go
+// through the same items, steps and chunks of channels. The copying one is bulk_copies.cuh; a multiplying warp releases
+// a stage once its products have been waited for.
 //
 // Three blocks of 64 x 128 numbers live in the registers of a warpgroup in turn as c_t, c_{t-1} and c_{t-2} + c_{t-1}.
 // For the sums along the diagonal, lanes exchange numbers by shuffles; what a warp needs of the first two rows of the
-// next one goes through shared memory, together with thresholds and factors. Each of these has two
-// buffers, used in turn. One barrier of the warpgroup for each row of queries suffices: a warp that writes a buffer has
-// passed the barrier of the other one, and so have all warps that have read what it overwrites.
+// next one goes through shared memory, together with thresholds and factors. Each of these has two buffers, used in
+// turn. One barrier of the warpgroup for each row of queries suffices: a warp that writes a buffer has passed the
+// barrier of the other one, and so have all warps that have read what it overwrites.
 #pragma once
 
+#include "bulk_copies.cuh"
 #include "hopper.cuh"
 #include "search.cuh"
 
 namespace patchswap {
 namespace wgmma {
 
+using copies::kCells, copies::kStretch, copies::kStages, copies::kUnitsInChunk;
+using copies::kGroupWords, copies::kKeysInStage, copies::kStageWords;
+using copies::stages, copies::barriers, copies::stage_of, copies::round_of, copies::full, copies::empty;
+
 constexpr int kThreads = (1 + kGroupsInTile) * kWarpgroup;
-constexpr int kCells = 128;               // key cells of an item at one step
-constexpr int kStretch = kCells - kHalo;  // keys
-constexpr int kUnitsInChunk = kChunk / kUnit;
-constexpr int kCopyWarps = kWarpgroup / kWarp;
-static_assert(kCopyWarps == kUnitsInChunk, "a copying warp has one unit of every chunk");
-constexpr int kStages = 8;                                  // a power of two
 constexpr int kWarps = kGroupsInTile * kWarpgroup / kWarp;  // that multiply
 constexpr int kWarpSlots = kSlots * kGroupsInTile / kWarps;
 static_assert(kSlots == 64 && kWarpSlots == 16 && kUnitsInChunk % 2 == 0);
 
 // Registers per thread: 64512 in all, which is what the block begins with.
 constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;
-
-// Places in a stage, in 16-byte words. A word is one unit of channels of one cell.
-constexpr int kGroupWords = kUnitsInChunk * kSlots;
-constexpr int kKeysInStage = kGroupsInTile * kGroupWords;
-constexpr int kStageWords = kKeysInStage + kUnitsInChunk * kCells;
-
-// A run of slots whose cells follow each other.
-struct alignas(16) Run {
-  int32_t place;  // of its first slot in a stage
-  int32_t cell, count, unused;
-};
-constexpr int kMostRuns = kGroupsInTile * kSlots;
 
 struct alignas(8) Pair {
   float number[2];
@@ -66,155 +40,23 @@ constexpr int kEdgePairs = kHalo * kPairs;   // that a warp hands to the one bef
 constexpr int kKeyRuns = kCells / kRun;      // 8 columns each, as many as four neighbouring lanes hold of a row
 constexpr int kBests = kWarpSlots * kPairs;  // of one warp
 
-// What a warp knows of its item, and has no registers for: how many the block had before, its sample and start, the
-// first row, and as bits the inverse of the key map's scale and the relative bound of search.cuh; and how long lists
-// are.
-constexpr int kRoundNote = 0, kSampleNote = 1, kStartNote = 2, kFirstNote = 3, kScaleNote = 4, kBoundNote = 5;
-constexpr int kLengthNote = 6, kNotes = 8;
+// What a warp saves of its item in shared memory, as registers are short: one int each. The inverse of the key map's
+// scale and the relative bound of search.cuh are saved as bits.
+constexpr int kSavedRound = 0, kSavedSample = 1, kSavedFirstCell = 2, kSavedFirstRow = 3, kSavedScale = 4,
+              kSavedBound = 5;
+constexpr int kSavedLength = 6, kSavedInts = 8;
 
-// Dynamic shared memory, in bytes.
-constexpr int kStagesAt = 0;                                              // Words [kStages][kStageWords]
-constexpr int kBestAt = kStagesAt + kStages * kStageWords * 16;           // float [kWarps][kBests]
+// Dynamic shared memory, in bytes, behind that of the copies.
+constexpr int kBestAt = copies::kBytes;                                   // float [kWarps][kBests]
 constexpr int kEdgesAt = kBestAt + kWarps * kBests * 4;                   // Pair [2][kWarps][kEdgePairs]
 constexpr int kFactorAt = kEdgesAt + 2 * kWarps * kEdgePairs * 8;         // Pair [2][kGroupsInTile][kPairs]
 constexpr int kThresholdAt = kFactorAt + 2 * kGroupsInTile * kCells * 4;  // float [2][kGroupsInTile][kSlots]
 constexpr int kQueryAt = kThresholdAt + 2 * kGroupsInTile * kSlots * 4;   // int [2][kGroupsInTile][kSlots]
-constexpr int kRunsAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;        // Run [kCopyWarps][kMostRuns]
-constexpr int kPatchAt = kRunsAt + kCopyWarps * kMostRuns * 16;           // int [kGroupsInTile * kSlots]
+constexpr int kPatchAt = kQueryAt + 2 * kGroupsInTile * kSlots * 4;       // int [kGroupsInTile * kSlots]
 constexpr int kRowsAt = kPatchAt + kGroupsInTile * kSlots * 4;            // int [kGroupsInTile * kSlots]
-constexpr int kNotesAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kNotes]
-constexpr int kBarriersAt = kNotesAt + kWarps * kNotes * 4;               // uint64_t [2][kStages]: full, empty
-static_assert(kBarriersAt % 8 == 0);
-constexpr int kSharedBytes = kBarriersAt + 2 * kStages * 8;
+constexpr int kSavedAt = kRowsAt + kGroupsInTile * kSlots * 4;            // int [kWarps][kSavedInts]
+constexpr int kSharedBytes = kSavedAt + kWarps * kSavedInts * 4;
 static_assert(kSharedBytes <= 227 * 1024 && 2 * kKeyRuns == 32);
-
-PATCHSWAP_DEVICE Shared<Words> stages() { return shared_memory<Words>(kStagesAt, kStages * kStageWords); }
-PATCHSWAP_DEVICE Shared<uint64_t> barriers() { return shared_memory<uint64_t>(kBarriersAt, 2 * kStages); }
-
-// Chunks are numbered over all items of a block. Where chunk n is, and for how many chunks the stage was used before.
-PATCHSWAP_DEVICE int stage_of(unsigned n) { return static_cast<int>(n % kStages); }
-PATCHSWAP_DEVICE int round_of(unsigned n) { return static_cast<int>(n / kStages); }
-PATCHSWAP_DEVICE int full(int stage) { return stage; }
-PATCHSWAP_DEVICE int empty(int stage) { return kStages + stage; }
-
-// Starts the barriers and fills the stages with zeros. All threads of the block.
-PATCHSWAP_DEVICE void start() {
-  for (int i = thread_index(); i < kStages * kStageWords; i += kThreads) stages().store_words(i, Words{{0, 0, 0, 0}});
-  if (thread_index() == 0) {
-    for (int stage = 0; stage < kStages; stage++) {
-      start_copy_barrier(barriers(), full(stage), kCopyWarps);
-      start_copy_barrier(barriers(), empty(stage), kWarps);
-    }
-    fence_for_started_barriers();
-  }
-  fence_for_async_proxy();
-  block_barrier();
-}
-
-PATCHSWAP_DEVICE Slot slot_of(const Problem& p, const Item& item, int group, int slot) {
-  const int number = item.tile * kGroupsInTile + group;
-  if (number >= p.plan[item.sample].groups) return Slot{0, 0, 0, 0};
-  return p.slots[(item.sample * p.group_pitch + number) * kSlots + slot];
-}
-
-// Over the lanes of a warp.
-PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-    bits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(bits), mask));
-  }
-  return bits;
-}
-
-// ---- the warps that copy
-
-// Bits of 64 slots, of which a lane has one in each half.
-PATCHSWAP_DEVICE uint64_t ballot_of_slots(bool low, bool high) {
-  const uint32_t bits = ballot(low);
-  return static_cast<uint64_t>(ballot(high)) << kWarp | bits;
-}
-PATCHSWAP_DEVICE int count_slots(uint64_t bits) {
-  return count_bits(static_cast<uint32_t>(bits)) + count_bits(static_cast<uint32_t>(bits >> kWarp));
-}
-PATCHSWAP_DEVICE uint64_t bits_below(int bit) { return (uint64_t(1) << bit) - 1; }
-
-// What to copy for an item's queries at every step.
-struct Runs {
-  int count, slots;  // slots in all of them
-  uint32_t rows;     // in which any slot of the tile has a query
-};
-
-// Fills the table of runs with those of the slots that a query needs.
-PATCHSWAP_DEVICE Runs find_runs(const Problem& p, const Item& item, Shared<Run> table) {
-  const int lane = thread_index() % kWarp;
-  Runs runs{0, 0, 0};
-  warp_barrier();  // the table of the item before has been read
-#pragma unroll 1
-  for (int group = 0; group < kGroupsInTile; group++) {
-    const Slot low = slot_of(p, item, group, lane), high = slot_of(p, item, group, lane + kWarp);
-    runs.rows |= low.rows | high.rows;
-    const uint64_t used = ballot_of_slots(low.rows != 0, high.rows != 0), needed = used | used << 1 | used << 2;
-    const int before_low = shuffle(low.cell, lane - 1), before_high = shuffle(high.cell, lane - 1);
-    const uint64_t follows =
-        ballot_of_slots(lane > 0 && low.cell == before_low + 1, high.cell == (lane > 0 ? before_high : before_low) + 1);
-    const uint64_t begins = needed & ~(follows & needed << 1), ends = begins | ~needed;
-    for (int half = 0; half < 2; half++) {
-      const int slot = half * kWarp + lane;
-      if (!(begins >> slot & 1)) continue;
-      const uint64_t ends_above = ends & ~bits_below(slot) & ~(uint64_t(1) << slot);
-      const int end = count_slots((ends_above & (0 - ends_above)) - 1);  // 64 where there is none
-      table.store(runs.count + count_slots(begins & bits_below(slot)),
-                  Run{group * kGroupWords + slot, half == 0 ? low.cell : high.cell, end - slot, 0});
-    }
-    runs.count += count_slots(begins);
-    runs.slots += count_slots(needed);
-  }
-  warp_barrier();
-  runs.rows = union_of_warp(runs.rows);
-  return runs;
-}
-
-PATCHSWAP_DEVICE void copy_all(const Problem& p) {
-  const int lane = thread_index() % kWarp, own_unit = shuffle(thread_index() / kWarp, 0);
-  const Shared<Run> table = shared_memory<Run>(kRunsAt + own_unit * kMostRuns * 16, kMostRuns);
-  const int query_width = static_cast<int>(p.query.width), key_width = static_cast<int>(p.key.width);
-  const int key_cells = static_cast<int>(p.key.cell_count()), units = static_cast<int>(p.query.units);
-  unsigned n = 0;  // chunk to be copied next
-  Item item;
-  for (int round = 0; find_item(p, round, kStretch, item); round++) {
-    const Runs runs = find_runs(p, item, table);
-    const RowRange range = row_range(p, item, runs.rows, kStretch);
-    if (range.first > range.last) continue;
-    for (int step = range.first; step <= range.last + kHalo; step++) {
-      // Cells of the stretch that are in the map. There are some at every step of an item.
-      const int start = item.start + step * key_width;
-      const int begin = start > 0 ? start : 0, end = start + kCells < key_cells ? start + kCells : key_cells;
-      for (int unit = item.sample * units; unit < (item.sample + 1) * units; unit += kUnitsInChunk, n++) {
-        const int stage = stage_of(n);
-        wait_at_copy_barrier(barriers(), empty(stage), (round_of(n) + 1) % 2);  // passes at once in the first round
-        if (lane == 0) arrive_and_announce(barriers(), full(stage), (runs.slots + end - begin) * 16);
-        warp_barrier();  // no copy before its bytes are announced
-                         // One branch with the copy in it: of two, the lanes would take one after the other.
-#pragma unroll 1
-        for (int i = lane; i <= runs.count; i += kWarp) {
-          const Half* cells = p.key.cells;
-          int place = kKeysInStage + own_unit * kCells + begin - start, count = end - begin;
-          int word = (unit + own_unit) * static_cast<int>(p.key.cell_pitch) + begin;  // the caller keeps it in 32 bits
-          if (i < runs.count) {
-            const Run run = table.load(i);
-            cells = p.query.cells;
-            place = run.place + own_unit * kSlots;
-            count = run.count;
-            word = (unit + own_unit) * static_cast<int>(p.query.cell_pitch) + run.cell + step * query_width;
-          }
-          bulk_copy_async(stages(), stage * kStageWords + place, cells + static_cast<int64_t>(word) * kUnit, count * 16,
-                          barriers(), full(stage));
-        }
-      }
-    }
-  }
-}
-
-// ---- the warpgroups that multiply and compare
 
 // A thread's 64 numbers of its warpgroup's 64 x 128 block. Lane 4 g + t of warp w has slots 16 w + g and, half 1,
 // 16 w + g + 8, and cells 8 j + 2 t + e of both.
@@ -236,11 +78,11 @@ class Search {
         queries(shared_memory<int>(kQueryAt, 2 * kGroupsInTile * kSlots)),
         patches(shared_memory<int>(kPatchAt, kGroupsInTile * kSlots)),
         slot_rows(shared_memory<int>(kRowsAt, kGroupsInTile * kSlots)),
-        notes(shared_memory<int>(kNotesAt, kWarps * kNotes)) {}
+        saved(shared_memory<int>(kSavedAt, kWarps * kSavedInts)) {}
 
   PATCHSWAP_DEVICE void work() {
     Item item;
-    for (int round = 0; find_item(p, round, kStretch, item); round = note(kRoundNote) + 1) {
+    for (int round = 0; find_item(p, round, kStretch, item); round = saved_int(kSavedRound) + 1) {
       work_on(round, item);
     }
   }
@@ -252,16 +94,16 @@ class Search {
       rows |= slot_of(p, item, slot / kSlots, slot % kSlots).rows;
     }
     const RowRange range = row_range(p, item, union_of_warp(rows), kStretch);
-    warp_barrier();  // the notes of the item before have been read
+    warp_barrier();  // what was saved of the item before has been read
     if (lane() == 0) {
-      notes.store(warp() * kNotes + kRoundNote, round);
-      notes.store(warp() * kNotes + kSampleNote, item.sample);
-      notes.store(warp() * kNotes + kStartNote, item.start);
-      notes.store(warp() * kNotes + kFirstNote, range.first);
+      saved.store(warp() * kSavedInts + kSavedRound, round);
+      saved.store(warp() * kSavedInts + kSavedSample, item.sample);
+      saved.store(warp() * kSavedInts + kSavedFirstCell, item.first_cell);
+      saved.store(warp() * kSavedInts + kSavedFirstRow, range.first);
       const float scale = power_of_two(-p.key_shift[item.sample]);
-      notes.store(warp() * kNotes + kScaleNote, static_cast<int>(bits_of(scale)));
-      notes.store(warp() * kNotes + kBoundNote, static_cast<int>(bits_of(relative_bound(p, item.sample))));
-      notes.store(warp() * kNotes + kLengthNote, *p.list_users > 0 ? list_length(p) : 0);
+      saved.store(warp() * kSavedInts + kSavedScale, static_cast<int>(bits_of(scale)));
+      saved.store(warp() * kSavedInts + kSavedBound, static_cast<int>(bits_of(relative_bound(p, item.sample))));
+      saved.store(warp() * kSavedInts + kSavedLength, *p.list_users > 0 ? list_length(p) : 0);
     }
     warp_barrier();
     if (range.first > range.last) return;
@@ -288,8 +130,8 @@ class Search {
   PATCHSWAP_DEVICE int warp() const { return thread_index() / kWarp - kWarpgroup / kWarp; }  // of those that multiply
   PATCHSWAP_DEVICE int warp_in_group() const { return thread_index() % kWarpgroup / kWarp; }
 
-  PATCHSWAP_DEVICE int note(int which) const { return notes.load(warp() * kNotes + which); }
-  PATCHSWAP_DEVICE float noted_float(int which) const { return float_of(static_cast<uint32_t>(note(which))); }
+  PATCHSWAP_DEVICE int saved_int(int which) const { return saved.load(warp() * kSavedInts + which); }
+  PATCHSWAP_DEVICE float saved_float(int which) const { return float_of(static_cast<uint32_t>(saved_int(which))); }
   // Of the thread, among patches and slot_rows, which only the thread itself uses.
   PATCHSWAP_DEVICE int own_slot() const { return group * kSlots + thread_index() % kSlots; }
 
@@ -297,7 +139,7 @@ class Search {
   // c_{t-1}.
   PATCHSWAP_DEVICE void do_step(int step, Block& c, Block& before, Block& sum) {
     const int row = step - kHalo;  // of the queries whose patches end at this step
-    const bool complete = row >= note(kFirstNote);
+    const bool complete = row >= saved_int(kSavedFirstRow);
     Fetched fetched{0.0f, 0};
     if (complete) fetched = fetch(row);
     multiply(c);
@@ -308,7 +150,7 @@ class Search {
     }
     if (!complete) return;
     half ^= 1;
-    hand_round(fetched, row, sum);
+    publish(fetched, row, sum);
     compare(row, sum);
   }
 
@@ -317,31 +159,50 @@ class Search {
     const uint64_t slots = matrix_descriptor(stages().address(group * kGroupWords), kSlots * 16, 8 * 16);
     const uint64_t cells = matrix_descriptor(stages().address(kKeysInStage), kCells * 16, 8 * 16);
     const int chunks = static_cast<int>(p.query.units) / kUnitsInChunk;
-#pragma unroll 1
-    for (int chunk = 0; chunk < chunks; chunk++, n++) {
-      wait_at_copy_barrier(barriers(), full(stage_of(n)), round_of(n) % 2);
-      fence_products();
+    const bool releases = lane() == 0;
+    if (chunks == kStages) {
+      // 256 channels, those of VGG's relu3_1: chunk i is in stage i at every step, so that all places are constants.
+      const int parity = round_of(n) % 2;
 #pragma unroll
-      for (int unit = 0; unit < kUnitsInChunk; unit += 2) {
-        const uint32_t stage = static_cast<uint32_t>(stage_of(n) * kStageWords * 16);
-        multiply_add_async(c.numbers, moved(slots, stage + unit * kSlots * 16),
-                           moved(cells, stage + unit * kCells * 16), chunk > 0 || unit > 0);
+      for (int chunk = 0; chunk < kStages; chunk++) {
+        multiply_chunk(c, slots, cells, chunk, parity, chunk == 0);
+        if (chunk > 0) release(chunk - 1, releases);
       }
-      commit_products();
-      wait_for_products<1>();
-      if (chunk > 0) release(n - 1);
+      n += kStages;
+    } else {
+#pragma unroll 1
+      for (int chunk = 0; chunk < chunks; chunk++, n++) {
+        multiply_chunk(c, slots, cells, stage_of(n), round_of(n) % 2, chunk == 0);
+        if (chunk > 0) release(stage_of(n - 1), releases);
+      }
     }
     wait_for_products(c.numbers);
-    release(n - 1);
+    release(stage_of(n - 1), releases);
   }
 
-  // The warp's products have read chunk `number`.
-  PATCHSWAP_DEVICE void release(unsigned number) const {
-    if (lane() == 0) arrive_at_copy_barrier(barriers(), empty(stage_of(number)));
+  // Waits for a stage, starts its products, and waits for those of the chunk before.
+  PATCHSWAP_DEVICE static void multiply_chunk(Block& c, uint64_t slots, uint64_t cells, int stage, int parity,
+                                              bool is_first) {
+    wait_at_copy_barrier(barriers(), full(stage), parity);
+    fence_products();
+#pragma unroll
+    for (int unit = 0; unit < kUnitsInChunk; unit += 2) {
+      const uint32_t place = static_cast<uint32_t>(stage * kStageWords * 16);
+      multiply_add_async(c.numbers, moved(slots, place + unit * kSlots * 16), moved(cells, place + unit * kCells * 16),
+                         !is_first || unit > 0);
+    }
+    commit_products();
+    wait_for_products<1>();
+  }
+
+  // The warp's products have read a stage.
+  PATCHSWAP_DEVICE static void release(int stage, bool releases) {
+    if (releases) arrive_at_copy_barrier(barriers(), empty(stage));
   }
 
   // What a thread brings for the comparison of one row: the factor of a key, not scaled yet, and the threshold of a
-  // slot's query in its order of bits. Both as they lie in memory, so that nobody waits for them before the products.
+  // slot's query in its order of bits. Both as they lie in memory: a conversion would wait for the loads before the
+  // products.
   struct Fetched {
     float factor;
     int threshold;
@@ -349,8 +210,8 @@ class Search {
 
   PATCHSWAP_DEVICE Fetched fetch(int row) const {
     Fetched result{not_a_number(), ordered(infinity())};
-    const int key = thread_index() % kWarpgroup, sample = note(kSampleNote);
-    const int cell = note(kStartNote) + key + row * static_cast<int>(p.key.width);
+    const int key = thread_index() % kWarpgroup, sample = saved_int(kSavedSample);
+    const int cell = saved_int(kSavedFirstCell) + key + row * static_cast<int>(p.key.width);
     // The last cells of the stretch begin patches that are the next item's.
     if (key < kStretch && cell >= 0 && cell < p.key.cell_count()) {
       result.factor = p.key_factor[sample * p.key.cell_count() + cell];
@@ -366,11 +227,11 @@ class Search {
 
   PATCHSWAP_DEVICE int slots_at() const { return (half * kGroupsInTile + group) * kSlots; }
 
-  // Puts into shared memory what the threads of the warpgroup have to know of each other.
-  PATCHSWAP_DEVICE void hand_round(const Fetched& fetched, int row, const Block& v) const {
+  // Puts into shared memory what other threads of the warpgroup read.
+  PATCHSWAP_DEVICE void publish(const Fetched& fetched, int row, const Block& v) const {
     const int key = thread_index() % kWarpgroup;
     shared_memory<float>(kFactorAt, 2 * kGroupsInTile * kCells)
-        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor * noted_float(kScaleNote));
+        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor * saved_float(kSavedScale));
     if (key < kSlots) {
       thresholds.store(slots_at() + key, from_ordered(fetched.threshold));
       queries.store(slots_at() + key, own_query(row));
@@ -385,37 +246,24 @@ class Search {
     named_barrier(1 + group, kWarpgroup);
   }
 
-  // Sums v over the columns of the patches, and compares each query's best of the lane's pair in a run of keys.
+  // Sums v over the columns of the patches, and keeps the runs of keys that may hold a query's best.
   PATCHSWAP_DEVICE void compare(int row, const Block& v) const {
+    float best[2] = {-infinity(), -infinity()};
+    score(v, best);
     const int first_slot = slots_at() + warp_in_group() * kWarpSlots;
-    uint32_t hits = score(v, thresholds.load(first_slot + lane() / 4), thresholds.load(first_slot + 8 + lane() / 4));
-    if (!any_lane(hits != 0)) return;
-
-    // Four lanes have the eight keys of a run. One of them offers it, with the best score that they have.
-    uint32_t any_hits = hits | static_cast<uint32_t>(shuffle_xor(static_cast<int>(hits), 1));
-    any_hits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(any_hits), 2));
-    for (uint32_t left = any_hits & ~hits; left != 0; left &= left - 1) {
-      bests.store(warp() * kBests + count_bits((left & (0 - left)) - 1) * kWarp + lane(), -infinity());
-    }
-    warp_barrier();
-    for (uint32_t left = any_hits & 0x11111111u << lane() % 4; left != 0; left &= left - 1) {
-      const int bit = count_bits((left & (0 - left)) - 1);
-      const Words four = bests.load_words(warp() * kBests + bit * kWarp + lane() / 4 * 4);
-      const float best = larger(larger(float_of(four.word[0]), float_of(four.word[1])),
-                                larger(float_of(four.word[2]), float_of(four.word[3])));
-      const int query = queries.load(first_slot + bit / kKeyRuns * 8 + lane() / 4);
-      const int first_cell = note(kStartNote) + row * static_cast<int>(p.key.width) + bit % kKeyRuns * kRun;
-      offer_run(p, query, best, first_cell, noted_float(kBoundNote), note(kLengthNote));
-    }
+    // At most steps no query's best reaches its threshold.
+    const bool reached_0 = best[0] >= thresholds.load(first_slot + lane() / 4);
+    const bool reached_1 = best[1] >= thresholds.load(first_slot + 8 + lane() / 4);
+    if (any_lane(reached_0 || reached_1)) keep_runs(row, first_slot, best[0], best[1]);
   }
 
-  // The scores of the lane's queries, one in each half, with its 32 keys. Of those that reach the query's threshold the
-  // better one of each pair goes to `bests`, [half][run][lane], and a bit of the result tells of it, 16 half + run.
+  // The scores of the lane's queries, one in each half, with its 32 keys: the best of each query into `best`, and the
+  // better one of each pair of keys to `bests`.
   //
   // A score needs the numbers one row down and one cell on, and two rows down and two cells on. They are with other
   // lanes; where the row is beyond the half, in their other half or in the next warp; where the cell is beyond a run's
   // eight, in their next run. As a lane's number goes to one lane only, it is the sender that knows what to send.
-  PATCHSWAP_DEVICE uint32_t score(const Block& v, float threshold_0, float threshold_1) const {
+  PATCHSWAP_DEVICE void score(const Block& v, float (&best)[2]) const {
     const int g = lane() / 4, t = lane() % 4, next_t = (t + 1) % 4;
     const int one_down = (g + 1) % 8 * 4 + t, one_across = (g + 1) % 8 * 4 + next_t;
     const int two_across = (g + 2) % 8 * 4 + next_t;
@@ -424,9 +272,9 @@ class Search {
     const int next_warp = warp() - warp_in_group() + (warp_in_group() + 1) % (kWarpgroup / kWarp);
     const int edge = (half * kWarps + next_warp) * kEdgePairs + lane() % (4 * kHalo);
     const int pairs = (half * kGroupsInTile + group) * kPairs + t;
-    const int own_bests = warp() * kBests + lane();
+    const int own_bests = warp() * kBests + place_of_pair(0, 0, lane());
 
-    uint32_t hits = 0;
+    Words four[2];
     Pair edge_here = edges.load(edge);
 #pragma unroll
     for (int j = 0; j < kKeyRuns; j++) {
@@ -447,24 +295,76 @@ class Search {
         const float across_0 = shuffle(sent_across(is_first_row, 0), one_across);
         const float far_0 = shuffle(sent_across(is_first_two_rows, 0), two_across);
         const float far_1 = shuffle(sent_across(is_first_two_rows, 1), two_across);
-        const float best = larger((v.number(h, j, 0) + down_1 + far_0) * factor.number[0],
-                                  (v.number(h, j, 1) + across_0 + far_1) * factor.number[1]);
-        if (best >= (h == 0 ? threshold_0 : threshold_1)) {
-          bests.store(own_bests + (h * kKeyRuns + j) * kWarp, best);
-          hits |= 1u << (h * kKeyRuns + j);
-        }
+        const float better = larger((v.number(h, j, 0) + down_1 + far_0) * factor.number[0],
+                                    (v.number(h, j, 1) + across_0 + far_1) * factor.number[1]);
+        best[h] = larger(best[h], better);
+        four[h].word[j % 4] = bits_of(better);
+        if (j % 4 == 3) bests.store_words(own_bests + place_of_pair(h, j - 3, 0), four[h]);
       }
       edge_here = edge_next;
     }
-    return hits;
+  }
+
+  // Where a warp's bests have the pair of half h, run j and a lane: [h][j / 4][lane][j % 4].
+  PATCHSWAP_DEVICE static constexpr int place_of_pair(int h, int j, int lane) {
+    return ((h * kKeyRuns + j) / 4 * kWarp + lane) * 4 + j % 4;
+  }
+
+  // The best score of a run, of which four lanes from `lane` on have a pair each.
+  PATCHSWAP_DEVICE float best_of_run(int h, int j, int lane) const {
+    float best = -infinity();
+    for (int i = 0; i < 4; i++) best = larger(best, bests.load(warp() * kBests + place_of_pair(h, j, lane + i)));
+    return best;
+  }
+
+  // Four lanes have all 16 runs of two queries. The first of them raises the threshold of the query of half 0 and
+  // reserves its places, the second does so for half 1.
+  PATCHSWAP_DEVICE void keep_runs(int row, int first_slot, float best_0, float best_1) const {
+    const int t = lane() % 4, first_lane = lane() - t;
+#pragma unroll
+    for (int mask = 1; mask < 4; mask *= 2) {
+      best_0 = larger(best_0, shuffle_xor(best_0, mask));
+      best_1 = larger(best_1, shuffle_xor(best_1, mask));
+    }
+    const int slot = first_slot + t % 2 * 8 + lane() / 4;
+    const float best = t == 0 ? best_0 : best_1;
+    float least = not_a_number();  // which no score reaches
+    if (t < 2 && best >= thresholds.load(slot)) {
+      least = raise_threshold(p, queries.load(slot), best, saved_float(kSavedBound));
+    }
+    if (!any_lane(best >= least)) return;  // other blocks have raised the thresholds since
+    const float least_0 = shuffle(least, first_lane), least_1 = shuffle(least, first_lane + 1);
+    warp_barrier();  // the bests are there
+
+    // Every fourth run is a lane's. A bit tells of each run that is kept, 16 half + run.
+    uint32_t hits = 0;
+#pragma unroll 1
+    for (int bit = t; bit < 2 * kKeyRuns; bit += 4) {
+      const int h = bit / kKeyRuns;
+      if (best_of_run(h, bit % kKeyRuns, first_lane) >= (h == 0 ? least_0 : least_1)) hits |= 1u << bit;
+    }
+    uint32_t all_hits = hits | static_cast<uint32_t>(shuffle_xor(static_cast<int>(hits), 1));
+    all_hits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(all_hits), 2));
+    const uint32_t own_hits = all_hits >> t % 2 * kKeyRuns & ((1u << kKeyRuns) - 1);
+    int place = 0;
+    if (t < 2 && own_hits != 0) place = reserve_places(p, queries.load(slot), count_bits(own_hits));
+    const int place_0 = shuffle(place, first_lane), place_1 = shuffle(place, first_lane + 1);
+#pragma unroll 1
+    for (uint32_t left = hits; left != 0; left &= left - 1) {
+      const int bit = lowest_bit(left), h = bit / kKeyRuns, j = bit % kKeyRuns;
+      const int before = count_bits(all_hits & ((1u << bit) - (1u << h * kKeyRuns)));
+      const int first_cell = saved_int(kSavedFirstCell) + row * static_cast<int>(p.key.width) + j * kRun;
+      keep_run(p, queries.load(first_slot + h * 8 + lane() / 4), (h == 0 ? place_0 : place_1) + before,
+               best_of_run(h, j, first_lane), first_cell, saved_int(kSavedLength));
+    }
   }
 
   const Problem& p;
   const int group;  // of the tile
   const Shared<float> thresholds, bests;
   const Shared<Pair> factors, edges;
-  const Shared<int> queries, patches, slot_rows, notes;
-  int half = 0;    // of the shared memory that is held twice
+  const Shared<int> queries, patches, slot_rows, saved;
+  int half = 0;    // which of the two buffers
   unsigned n = 0;  // chunk to be multiplied next
 };
 
@@ -473,10 +373,12 @@ class Search {
 // Dynamic shared memory: wgmma::kSharedBytes. Any number of blocks. Empty in code for anything but sm_90a.
 PATCHSWAP_KERNEL(wgmma::kThreads) match_wgmma(const Problem p) {
 #if defined(PATCHSWAP_HOPPER)
-  wgmma::start();
+  allow_next_launch();
+  copies::start_stages(wgmma::kThreads, wgmma::kWarps);
+  wait_for_launch_before();
   if (thread_index() < kWarpgroup) {
     give_up_registers<wgmma::kCopyRegisters>();
-    wgmma::copy_all(p);
+    copies::copy_all(p);
   } else {
     take_registers<wgmma::kMultiplyRegisters>();
     wgmma::Search(p).work();

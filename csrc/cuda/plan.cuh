@@ -68,8 +68,7 @@ struct QueryBits {
   }
 };
 
-// Number of the lowest and of the highest set bit; bits must not be 0.
-PATCHSWAP_DEVICE int lowest_bit(uint32_t bits) { return count_bits((bits & (0u - bits)) - 1); }
+// Number of the highest set bit; bits must not be 0.
 PATCHSWAP_DEVICE int highest_bit(uint32_t bits) {
   for (int distance = 1; distance < kBits; distance *= 2) bits |= bits >> distance;
   return count_bits(bits) - 1;
@@ -179,7 +178,7 @@ PATCHSWAP_DEVICE void plan_queries(const Problem& p, const PlanCost& cost, int s
   block_barrier();
 
   // Modelled time of depth lane + 1: the rounds of work that the busiest block has, times the steps in each. Every warp
-  // finds the same best depth, so nothing needs to be handed round.
+  // finds the same best depth, so it needs no exchange between warps.
   const int own_depth = lane + 1;
   int slots = 0;
   for (int i = 0; i < kPlanWarps; i++) slots += scratch.load(kWarp + i * kWarp + lane);

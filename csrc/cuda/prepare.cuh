@@ -29,9 +29,10 @@ static_assert(kPrepareThreads == kPlanThreads);
 
 constexpr int kPartCells = 2 * kWarp;  // of a row, for one block: enough blocks to fill the device, none too short
 
-// The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers.
+// The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers. Every block takes the
+// sample anew, so it is small next to the block's own kPartCells cells.
 constexpr int kPiece = 8;
-constexpr int kPieces = 512;
+constexpr int kPieces = 64;
 constexpr int kScaledExponent = 8;  // the largest number seen comes to lie in [2^8, 2^9); half ends near 2^16
 constexpr int kMostShift = 100;     // no map whose patches have a norm in float32's range needs more
 
@@ -148,8 +149,7 @@ PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, i
         target[1] = FloatQuad{{given[4], given[5], given[6], given[7]}};
       }
     }
-    // Two halves in turn: who writes the half of the tile before last has passed the barrier of the last one, and so
-    // have those who read it.
+    // Two buffers in turn. A warp that overwrites one has passed the barrier of the other, and so have its readers.
     const int half = tile % 2 * 2 * kPrepareWarps * kWarp, errors = kPrepareWarps * kWarp;
     sums.store(half + thread, square);
     sums.store(half + errors + thread, error);
@@ -236,7 +236,7 @@ PATCHSWAP_DEVICE void finish_query_row(const Problem& p, int sample, int row, fl
 PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, float scale, float up) {
   const int columns = static_cast<int>(p.key.columns()), width = static_cast<int>(p.key.width);
   float* factor = p.key_factor + (sample * p.key.height + row) * p.key.width;
-  int worst = 0, lowest_negated = -INT32_MAX;
+  int worst = 0, keys_from_first = 0;
   for (int column = thread_index(); column < width; column += kPrepareThreads) {
     float key_factor = not_a_number();
     const int key = row * columns + column;
@@ -244,7 +244,7 @@ PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, floa
       const PatchNorm patch = patch_norm(p.key, sample, row * p.key.width + column, scale, up);
       if (patch.norm >= 0.0f) {  // not NaN
         key_factor = patch.norm > 0.0f ? 1.0f / patch.norm : 0.0f;
-        lowest_negated = -key > lowest_negated ? -key : lowest_negated;
+        keys_from_first = kMostKeys - key > keys_from_first ? kMostKeys - key : keys_from_first;
       }
       if (patch.norm > 0.0f) {
         // Infinity, which makes every query be searched in full, where the scaled norm or its inverse leaves float32.
@@ -257,10 +257,10 @@ PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, floa
     factor[column] = key_factor;
   }
   worst = largest_of_warp(worst);
-  lowest_negated = largest_of_warp(lowest_negated);
+  keys_from_first = largest_of_warp(keys_from_first);
   if (thread_index() % kWarp == 0) {
     if (worst > 0) atomic_max(p.worst_error + sample, worst);
-    if (lowest_negated > -INT32_MAX) atomic_min(p.first_key + sample, -lowest_negated);
+    if (keys_from_first > 0) atomic_max(p.keys_from_first + sample, keys_from_first);
   }
 }
 
@@ -302,8 +302,10 @@ PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const
     device_fence();
   }
   block_barrier();
-  // A sum of n terms in float32 is off by less than n 2^-24 of itself. C / 8 terms are added by one warp.
-  const float up = 1.0f + static_cast<float>(p.channels / kPrepareWarps + 64) * 1.1920929e-7f;
+  // A sum of n terms in float32 is off by less than n 2^-24 of itself. One warp adds C / 8 terms; those of the warps
+  // and of the cells of a patch are fewer than kOtherTerms. Twice that is allowed.
+  constexpr int kOtherTerms = 64;
+  const float up = 1.0f + static_cast<float>(p.channels / kPrepareWarps + kOtherTerms) * power_of_two(-23);
   for (int i = 0; i < kPatch; i++) {
     if (finished.load(i) == 0) continue;
     if (is_query) finish_query_row(p, sample, row - i, scale, up);
@@ -315,6 +317,7 @@ PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const
 template <class Element>
 PATCHSWAP_KERNEL(kPrepareThreads)
 prepare(const Preparation<Element> work) {
+  allow_next_launch();
   const Problem& p = work.problem;
   int64_t block = block_index();
   if (block < p.batch) {

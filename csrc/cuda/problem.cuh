@@ -7,8 +7,9 @@
 // Letters: B samples, C channels, query map (B, C, height, width) and likewise the key map. Patches are 3 x 3. A cell
 // is numbered row * width + column, a patch in the tensors of the caller row * (width - 2) + column.
 //
-// Units. Half precision has a narrow range, so each map of each sample is scaled by a power of two, 2^shift, chosen so
-// that typical values are near 2^8. "Scaled" below means: in these units. The choice of keys does not depend on it.
+// Scale. Half precision has a narrow range. Each map of each sample is therefore multiplied by a power of two, 2^shift,
+// which brings typical values near 2^8. "Scaled" below means: multiplied by it. The choice of keys does not depend on
+// it.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,7 @@ constexpr int kSlots = 64;          // query cells in a group
 constexpr int kGroupsInTile = 2;    // groups in a query tile
 constexpr int kMostRows = 32;       // rows of queries below one slot, a bit each
 constexpr int kRun = 8;             // keys in a run of candidates
-constexpr int kNoKey = 0x7f7f7f7f;  // first_key where no key may be chosen: what filling with bytes 0x7f leaves
+constexpr int kMostKeys = 1 << 30;  // key patches of a sample, fewer than this
 
 // One packed map. Cells of one unit of channels lie one behind the other, so that any stretch of cells, across the ends
 // of rows too, is a contiguous piece.
@@ -69,19 +70,19 @@ struct Problem {
   float* key_factor;  // [B][key cells] 1 / norm of the patch, as given; NaN where there is no patch that may be chosen
   int* key_shift;     // [B] binary exponent of the key map's scale
   int* worst_error;   // [B] bits of the largest error / norm of any key that may be chosen; starts at 0
-  int* first_key;     // [B] lowest patch number that may be chosen; starts at kNoKey
+  int* keys_from_first;  // [B] kMostKeys - lowest patch number that may be chosen; starts at 0: there is none
   // Of queries, by patch number:
-  float* query_norm;    // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite
-  float* query_margin;  // [B][query patches] scaled: norm of the rounding error
-  float* query_scaled;  // [B][query patches] scaled norm
-  int* threshold;       // [B][query patches] ordered bits: a run below this holds no best key; see match
-  int* list_count;      // [B][query patches] runs offered, also those that its list has no room for; starts at 0
-  int* list_place;      // [B][query patches] numbers the queries that are searched for, in no particular order
-  int* list_user;       // [B * query patches] and which of all samples' queries has this number
-  int* list_users;      // [1] how many there are; starts at 0
-  uint64_t* list;       // [list_room] runs offered, as list_entry packs them: lists of one length, by list_place
-  uint64_t* best;       // [B][query patches] "fast" only, null otherwise: the best run so far; starts at 0
-  int64_t list_room;    // runs in all lists, fewer than 2^31
+  float* query_norm;      // [B][query patches] norm as given; 0 for a zero patch, NaN where not finite
+  float* query_margin;    // [B][query patches] scaled: norm of the rounding error
+  float* query_scaled;    // [B][query patches] scaled norm
+  int* threshold;         // [B][query patches] ordered bits: a run below this holds no best key; see match
+  int* list_count;        // [B][query patches] runs for its list, also those that did not fit; starts at 0
+  int* list_place;        // [B][query patches] number of the list of a query that is searched for; in no fixed order
+  int* list_user;         // [B * query patches] the query, counted over all samples, that has the list of this number
+  int* list_users;        // [1] lists in use: queries that are searched for; starts at 0
+  uint64_t* list;         // [list_capacity] runs listed, as list_entry packs them: lists of one length, by list_place
+  uint64_t* best;         // [B][query patches] "fast" only, null otherwise: the best run so far; starts at 0
+  int64_t list_capacity;  // runs in all lists, fewer than 2^31
 
   Plan* plan;   // [B]
   Slot* slots;  // [B][group_pitch][kSlots]
@@ -91,6 +92,12 @@ struct Problem {
   float* score;    // [B][query patches]
   int64_t* tally;  // [2] key patches scored in float32 after a coarse score; queries searched in full
 };
+
+// Lowest patch number of the sample's keys that may be chosen; -1 where there is none.
+PATCHSWAP_DEVICE int first_key(const Problem& p, int sample) {
+  const int keys = p.keys_from_first[sample];
+  return keys == 0 ? -1 : kMostKeys - keys;
+}
 
 constexpr float kLargestFloat = 3.402823466e38f;
 PATCHSWAP_DEVICE float infinity() { return float_of(0x7f800000u); }

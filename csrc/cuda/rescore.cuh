@@ -1,12 +1,12 @@
 // The last launch of the tensor-core match: of the runs of keys that the search kept for a query, the best key in
 // float32, and its score.
 //
-// A block of 8 warps takes 8 of the queries that are searched for, a warp each, and all 8 together those of them that
-// have many runs left, one after the other; then the next 8. Queries that lie side by side go to different blocks, as
-// many runs are left in smooth regions, where they are left for all. A warp scores a run of kRun neighbouring keys at
-// once: its lanes share the channels, and each of the 3 x 10 cells that the run covers is read once and used for up to
-// three keys. Every key adds its products in the same order, so equal patches have equal scores bit for bit, and the
-// order in which runs come does not matter: of equal scores the lowest patch number wins.
+// A block of 8 warps works on 8 queries at a time. Each warp takes one query. A query with many runs left is scored by
+// all 8 warps afterwards, one such query after the other. Neighbouring queries go to different blocks, as many runs are
+// left in smooth regions. A warp scores a run of kRun neighbouring keys at once: its lanes share the channels, and each
+// of the 3 x 10 cells that the run covers is read once and used for up to three keys. Every key adds its products in
+// the same order, so equal patches have equal scores bit for bit, and the order in which runs come does not matter: of
+// equal scores the lowest patch number wins.
 //
 // Where the search could not decide (more runs than a list holds reached the threshold, or the bound on its rounding is
 // infinite), all 8 warps of the block share the keys of that query in float32.
@@ -54,19 +54,13 @@ struct Choice {
   }
 };
 
-// Whether the bound on the coarse scores of a query says anything.
-PATCHSWAP_DEVICE bool is_bounded(const Problem& p, int sample, int64_t query) {
-  const float error = p.query_margin[query];
-  return error + (p.query_scaled[query] + error) * relative_bound(p, sample) <= kLargestFloat;
-}
-
 // The runs that the search listed for a query.
 struct Listed {
   const uint64_t* entries;
   int count;
-  float bar;  // runs below it hold no best key
+  float threshold;  // runs below it hold no best key
 
-  PATCHSWAP_DEVICE bool keeps(uint64_t entry) const { return entry != 0 && entry_score(entry) >= bar; }
+  PATCHSWAP_DEVICE bool keeps(uint64_t entry) const { return entry != 0 && entry_score(entry) >= threshold; }
 
   // How many are kept, for all lanes.
   PATCHSWAP_DEVICE int count_kept() const {
@@ -82,9 +76,12 @@ struct Listed {
 // Of a query of `sample` that was searched for; none where the list does not decide.
 PATCHSWAP_DEVICE Listed listed_runs(const Problem& p, int sample, int64_t query) {
   if (p.best != nullptr) return {p.best + query, 1, -infinity()};
-  const int length = list_length(p), offered = p.list_count[query];
-  const bool decides = offered <= length && is_bounded(p, sample, query);
-  return {list_of(p, query, length), decides ? offered : 0, from_ordered(p.threshold[query])};
+  // No load depends on another, so that all are under way at once.
+  const int length = list_length(p), listed = p.list_count[query], threshold = p.threshold[query];
+  const float error = p.query_margin[query], scaled = p.query_scaled[query], relative = relative_bound(p, sample);
+  const uint64_t* entries = list_of(p, query, length);
+  const bool is_bounded = error + (scaled + error) * relative <= kLargestFloat;
+  return {entries, listed <= length && is_bounded ? listed : 0, from_ordered(threshold)};
 }
 
 // The exact scores of one query, by one warp.
@@ -193,9 +190,9 @@ class Rescorer {
 };
 
 // Writes the result of one query.
-PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, const Choice& choice) {
+PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, float norm, const Choice& choice) {
   p.index[query] = choice.patch;
-  p.score[query] = choice.score / p.query_norm[query];
+  p.score[query] = choice.score / norm;
 }
 
 // As many as are at work at the same time, or as all queries can keep busy.
@@ -207,6 +204,7 @@ inline int64_t rescore_blocks(const Problem& p, int64_t processors) {
 // Any number of blocks. Shared memory: kRescoreShared bytes.
 PATCHSWAP_KERNEL(kRescoreThreads)
 rescore(const Problem p) {
+  wait_for_launch_before();
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
   const Shared<int> left = shared_memory<int>(kLeftAt, kRescoreWarps);
   const Shared<int> scored = shared_memory<int>(kScoredAt, kRescoreWarps);
@@ -222,23 +220,24 @@ rescore(const Problem p) {
     if (place_of(warp) < queries) {
       const int64_t query = p.list_user[place_of(warp)];
       const Rescorer rescorer(p, query);
-      const int first_key = p.first_key[rescorer.sample];
-      if (first_key == kNoKey || p.query_norm[query] == 0.0f) {
+      const int lowest = first_key(p, rescorer.sample);
+      const float norm = p.query_norm[query];
+      const Listed listed = listed_runs(p, rescorer.sample, query);  // loaded before anything is decided
+      if (lowest < 0 || norm == 0.0f) {
         if (lane == 0) {
-          p.index[query] = first_key == kNoKey ? -1 : first_key;
-          p.score[query] = first_key == kNoKey ? -infinity() : 0.0f;
+          p.index[query] = lowest;
+          p.score[query] = lowest < 0 ? -infinity() : 0.0f;
         }
       } else {
-        const Listed listed = listed_runs(p, rescorer.sample, query);
         const int kept = listed.count_kept();
         is_left = kept > kMostOwnRuns ? kListed : kUndecided;
         if (kept > 0 && kept <= kMostOwnRuns) {
-          Choice choice{-infinity(), first_key};
+          Choice choice{-infinity(), lowest};
           const int keys = rescorer.score_list(listed, 0, 1, choice);
           choice = Rescorer::best_of_warp(choice);
           keys_scored += keys;
           if (keys > 0) is_left = kDone;
-          if (keys > 0 && lane == 0) write_result(p, query, choice);
+          if (keys > 0 && lane == 0) write_result(p, query, norm, choice);
         }
       }
     }
@@ -249,7 +248,7 @@ rescore(const Problem p) {
       if (left.load(i) == kDone) continue;
       const int64_t query = p.list_user[place_of(i)];
       const Rescorer rescorer(p, query);
-      Choice choice{-infinity(), p.first_key[rescorer.sample]};
+      Choice choice{-infinity(), first_key(p, rescorer.sample)};
       if (left.load(i) == kListed) {
         keys_scored += rescorer.score_list(listed_runs(p, rescorer.sample, query), warp, kRescoreWarps, choice);
       } else {
@@ -266,7 +265,7 @@ rescore(const Problem p) {
         for (int other = 1; other < kRescoreWarps; other++) {
           choice.take_better(best_score.load(other), best_patch.load(other));
         }
-        write_result(p, query, choice);
+        write_result(p, query, p.query_norm[query], choice);
       }
       block_barrier();
     }

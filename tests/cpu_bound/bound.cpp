@@ -4,16 +4,23 @@
 #include "cpu/coarse_packer.h"
 #include "cpu/plan.h"
 
+// The search that takes quads, as with VNNI, on any machine.
+namespace patchswap::plain_quads {
+namespace {
+constexpr int kVectorBytes = 16, kQueryPanel = 2;
+constexpr bool kHasFma = false, kTakesQuads = true;
+#include "cpu/kernels/match.h"
+}  // namespace
+}  // namespace patchswap::plain_quads
+
 namespace patchswap {
-
-PATCHSWAP_PRUNED_KERNEL(PlainQuads, , 16, 2, kPairsAndQuads)
-
 namespace {
 
 struct Input {
   const float *query, *key;  // [C][H][W]
   int64_t channels, query_height, query_width, key_height, key_width, patch_size;
-  int64_t kernel;     // 0: trailing numbers apart, 1: in the walk, both of 16 bytes; 2 to 4: AVX2, AVX-512, VNNI
+  int64_t
+      kernel;  // 0: trailing integers stored separately, 1: in the walk, both of 16 bytes; 2 to 4: AVX2, AVX-512, VNNI
   const float* axis;  // [axes][C]; null: all as the search plans it
   int64_t leading, axes;
   double query_step, key_step, leading_balance, trailing_balance;
@@ -56,12 +63,12 @@ struct Variant {
 };
 
 bool find_kernel(int64_t number, Variant& variant) {
-  if (number == 0) variant = {PrunedGeneric::kernel(), false};
-  if (number == 1) variant = {PlainQuads::kernel(), false};
+  if (number == 0) variant = {generic::pruned_kernel(), false};
+  if (number == 1) variant = {plain_quads::pruned_kernel(), false};
 #ifdef PATCHSWAP_ALL_VARIANTS
-  if (number == 2 && __builtin_cpu_supports("avx2")) variant = {PrunedAvx2::kernel(), true};
-  if (number == 3 && __builtin_cpu_supports("avx512bw")) variant = {PrunedAvx512::kernel(), true};
-  if (number == 4 && __builtin_cpu_supports("avx512vnni")) variant = {PrunedVnni::kernel(), true};
+  if (number == 2 && __builtin_cpu_supports("avx2")) variant = {avx2::pruned_kernel(), true};
+  if (number == 3 && __builtin_cpu_supports("avx512bw")) variant = {avx512::pruned_kernel(), true};
+  if (number == 4 && __builtin_cpu_supports("avx512vnni")) variant = {avx512vnni::pruned_kernel(), true};
 #endif
   return variant.kernel.search != nullptr;
 }
@@ -120,7 +127,7 @@ int64_t count_wrong_cells(const Map<float>& map, const CoarseScheme& scheme, con
   multiply(products, axes, packed, coordinates.data(), slots, false);
   const int64_t words = scheme.depth().numbers, panel = kernel.key_panel();
   std::vector<int32_t> word(words * slots);
-  std::vector<int8_t> apart(slots * scheme.kept_apart + 1);
+  std::vector<int8_t> separate(slots * scheme.separate_count + 1);
   std::vector<CoarseErrors> errors(slots);
   kernel.encode({.scheme = scheme,
                  .factor = 1 / step,
@@ -131,7 +138,7 @@ int64_t count_wrong_cells(const Map<float>& map, const CoarseScheme& scheme, con
                  .panel = panel,
                  .word_slots = slots,
                  .words = word.data(),
-                 .kept_apart = apart.data(),
+                 .separate = separate.data(),
                  .errors = errors.data()});
   const Span leading(basis, basis.leading), all(basis, basis.axes);
   const float factor = static_cast<float>(1 / step);
@@ -148,8 +155,8 @@ int64_t count_wrong_cells(const Map<float>& map, const CoarseScheme& scheme, con
         leading_size += number * number;
       } else {
         const int64_t m = n - basis.leading;
-        const double number = scheme.kept_apart > 0
-                                  ? apart[i * scheme.kept_apart + m]
+        const double number = scheme.separate_count > 0
+                                  ? separate[i * scheme.separate_count + m]
                                   : static_cast<int8_t>(word_at(scheme.pairs + 1 + m / 4) >> m % 4 * 8);
         const double lost = static_cast<double>(coordinate * factor) - number;
         trailing_error += lost * lost;
@@ -167,42 +174,46 @@ int64_t count_wrong_cells(const Map<float>& map, const CoarseScheme& scheme, con
 }
 
 template <int P>
-void check_pair(const PrunedTask& task, const Candidate& pair, double step, double key_step, bool takes_quads,
+void check_pair(const PrunedTask& task, const Candidate& pair, double query_step, double key_step, bool takes_quads,
                 bool has_fma, Output& output) {
-  const int64_t y = pair.query / task.query.slots, x = pair.query % task.query.slots;
-  const int64_t v = pair.key / task.key.slots, u = pair.key % task.key.slots, channels = task.channels;
-  const float scale = task.key_scale[pair.key];
-  const float ranking = has_fma
-                            ? dense_ranking<P, true>(task.query_cells, y, x, task.key_cells, v, u, channels, scale)
-                            : dense_ranking<P, false>(task.query_cells, y, x, task.key_cells, v, u, channels, scale);
-  const float threshold = ranking / task.to_ranking;
+  const CoarseTile &query = task.query, &key = task.key;
+  const int64_t y = pair.query / query.words.slots, x = pair.query % query.words.slots;
+  const int64_t v = pair.key / key.words.slots, u = pair.key % key.words.slots;
+  const int64_t channels = task.settings.channels, separate_count = task.settings.separate_count;
+  const float scale = key.scale[pair.key];
+#ifdef PATCHSWAP_ALL_VARIANTS
+  const auto dense_ranking = has_fma ? &avx2::dense_ranking<P> : &generic::dense_ranking<P>;
+#else
+  const auto dense_ranking = &generic::dense_ranking<P>;
+#endif
+  const float ranking = dense_ranking(query.cells, y, x, key.cells, v, u, channels, scale);
+  const float threshold = ranking / task.settings.query_step;
   output.pairs++;
   output.above_walk += pair.upper < threshold;
-  using Products = CoarseProducts<16, 2, WholeNumbers::kPairs>;
   double exact = 0;
   int64_t trailing = 0;
   for (int dy = 0; dy < P; dy++) {
-    const float *left = task.query_cells.at(y, x, dy), *right = task.key_cells.at(v, u, dy);
-    const int64_t query_cell = (y + dy) * task.query.slots + task.query.tile->slot(dy, y, x);
-    const int64_t key_cell = (v + dy) * task.key.slots + task.key.tile->slot(dy, v, u);
+    const float *left = query.cells.at(y, x, dy), *right = key.cells.at(v, u, dy);
+    const int64_t query_cell = (y + dy) * query.words.slots + query.words.tile->slot(dy, y, x);
+    const int64_t key_cell = (v + dy) * key.words.slots + key.words.tile->slot(dy, v, u);
     for (int64_t n = 0; n < P * channels; n++) exact += static_cast<double>(left[n]) * right[n];
-    for (int64_t n = 0; n < P * task.kept_apart; n++) {
-      trailing += task.query_apart[query_cell * task.kept_apart + n] * task.key_apart[key_cell * task.kept_apart + n];
+    for (int64_t n = 0; n < P * separate_count; n++) {
+      trailing += query.separate[query_cell * separate_count + n] * key.separate[key_cell * separate_count + n];
     }
   }
   if (!takes_quads) {
     auto is_off = [&](double coarse, double query_weight, double key_weight) {
-      const double bound = query_weight * key_weight / task.key_factor[pair.key] * (1 + 1e-6);
-      return std::abs(exact / step / key_step - coarse) > bound;
+      const double bound = query_weight * key_weight / key.factor[pair.key] * (1 + 1e-6);
+      return std::abs(exact / query_step / key_step - coarse) > bound;
     };
-    const bool walk_is_off = is_off(pair.coarse, task.query_weight[pair.query], task.key_weight[pair.key]);
-    output.off_coarse += walk_is_off || is_off(static_cast<double>(pair.coarse) + trailing,
-                                               task.query_refined[pair.query], task.key_refined[pair.key]);
-    if (task.kept_apart > 0) output.above_refined += refine<Products, P>(task, pair) < threshold;
+    output.off_coarse += is_off(pair.coarse, query.weight[pair.query], key.weight[pair.key]) ||
+                         is_off(static_cast<double>(pair.coarse) + trailing, query.refined_weight[pair.query],
+                                key.refined_weight[pair.key]);
+    if (separate_count > 0) output.above_refined += generic::refine<P>(task, pair) < threshold;
   }
-  const float product = fast_product<Registers<float, 16>, P>(task.query_cells, y, x, task.key_cells, v, u, channels);
-  output.off_score +=
-      std::abs(static_cast<double>(product) * scale - ranking) > task.rescore_rounding * task.query_norm[pair.query];
+  const float product = generic::fast_product<P>(query.cells, y, x, key.cells, v, u, channels);
+  output.off_score += std::abs(static_cast<double>(product) * scale - ranking) >
+                      task.settings.rescore_rounding * query.norm[pair.query];
 }
 
 void check(const Input& input, const Variant& variant, Output& output) {
@@ -210,8 +221,8 @@ void check(const Input& input, const Variant& variant, Output& output) {
   const Map<float> query_map =
       map_of(input.query, input.channels, input.query_height, input.query_width, input.patch_size);
   const Map<float> key_map = map_of(input.key, input.channels, input.key_height, input.key_width, input.patch_size);
-  CoarseScheme scheme;
-  double query_step = input.query_step, key_step = input.key_step;
+  CoarsePlan plan{.scheme = {}, .query_step = input.query_step, .key_step = input.key_step};
+  CoarseScheme& scheme = plan.scheme;
   if (input.axis) {
     Basis& basis = scheme.basis;
     basis.channels = input.channels;
@@ -219,78 +230,53 @@ void check(const Input& input, const Variant& variant, Output& output) {
     basis.axes = input.axes;
     basis.axis.assign(input.axis, input.axis + input.axes * input.channels);
     basis.deviation = deviation(basis, kernel.basis.precise_products);
-    scheme.pairs = divide_up(basis.leading, 2);
-    (kernel.takes_quads ? scheme.quads : scheme.kept_apart) = kernel.takes_quads
-                                                                  ? divide_up(basis.axes - basis.leading, 4)
-                                                                  : round_up(basis.axes - basis.leading, kKeptTogether);
+    lay_out(scheme, kernel.takes_quads);
     scheme.leading_balance = input.leading_balance;
     scheme.trailing_balance = input.trailing_balance;
     scheme.coordinate_rounding = input.exact_coordinates ? 0 : coordinate_rounding(basis);
     scheme.score_rounding = score_rounding(basis, input.patch_size);
-  } else if (!plan_coarse_cells(query_map, query_map.rows * query_map.columns, key_map, key_map.rows * key_map.columns,
-                                1, kernel, true, scheme, query_step, key_step)) {
-    output.refused = true;
-    return;
+  } else {
+    const auto planned = plan_coarse_cells(query_map, query_map.rows * query_map.columns, key_map,
+                                           key_map.rows * key_map.columns, 1, kernel, true);
+    output.refused = !planned;
+    if (output.refused) return;
+    plan = *planned;
   }
-  output.wrong_cells =
-      count_wrong_cells(query_map, scheme, kernel, query_step) + count_wrong_cells(key_map, scheme, kernel, key_step);
+  output.wrong_cells = count_wrong_cells(query_map, scheme, kernel, plan.query_step) +
+                       count_wrong_cells(key_map, scheme, kernel, plan.key_step);
 
   const std::vector<Outline> queries = cut_compactly(query_map, {kernel.query_panel(), 60, 64});
   const std::vector<Outline> keys = cut_evenly(key_map, {kernel.key_panel(), 128, 64});
-  CoarsePacker<float> query_packer(query_map, queries, scheme, kernel, query_step, true);
-  CoarsePacker<float> key_packer(key_map, keys, scheme, kernel, key_step, false);
-  const CoarseGroup query = query_packer.pack(0, queries.size()), key = key_packer.pack(0, keys.size());
+  CoarsePacker<float> query_packer(query_map, queries, scheme, kernel, plan.query_step, true);
+  CoarsePacker<float> key_packer(key_map, keys, scheme, kernel, plan.key_step, false);
+  const CoarseChunk query = query_packer.pack(0, queries.size()), key = key_packer.pack(0, keys.size());
   output.refused = key_packer.too_small();
   if (output.refused) return;
 
+  const PrunedSettings settings{.channels = input.channels,
+                                .separate_count = scheme.separate_count,
+                                .query_step = static_cast<float>(plan.query_step),
+                                .rescore_rounding = rescore_rounding(input.channels, input.patch_size),
+                                .most_scored = 0};
+  Effort effort({}, 0, true);
   for (size_t q = 0; q < queries.size(); q++) {
     for (size_t k = 0; k < keys.size(); k++) {
       const int64_t query_patches = queries[q].rows * queries[q].slots, key_patches = keys[k].rows * keys[k].slots;
       if (query_patches * key_patches >= static_cast<int64_t>(kMostCandidates)) throw std::runtime_error("too large");
-      Buffer<int32_t> blocks(WalkBuffers<int32_t>::numbers(queries[q].slots, keys[k].slots, input.patch_size));
-      std::fill_n(blocks.get(), WalkBuffers<int32_t>::numbers(queries[q].slots, keys[k].slots, input.patch_size), 0);
-      std::vector<float> upper(keys[k].slots), threshold(query_patches, -kInfinity);
-      std::vector<int32_t> coarse(keys[k].slots), spent(query_patches);
-      std::vector<Candidate> candidates;
-      std::vector<Resolved> resolved;
-      size_t kept = 0;
-      int64_t visited = 0;
+      PrunedWorker worker(queries[q].slots, keys[k].slots, query_patches, input.patch_size, 1);
+      std::fill(worker.threshold.begin(), worker.threshold.end(), -kInfinity);
       const PrunedTask task{.query = query.tiles[q],
                             .key = key.tiles[k],
-                            .query_weight = query.weight[q],
-                            .key_factor = key.factor[k],
-                            .key_weight = key.weight[k],
-                            .query_refined = query.refined[q],
-                            .key_refined = key.refined[k],
-                            .query_apart = query.apart[q],
-                            .key_apart = key.apart[k],
-                            .kept_apart = scheme.kept_apart,
-                            .key_scale = key.scale[k],
-                            .query_norm = query.norm[q],
-                            .query_cells = query.cells[q],
-                            .key_cells = key.cells[k],
-                            .channels = input.channels,
-                            .to_ranking = static_cast<float>(query_step),
-                            .rescore_rounding = rescore_rounding(input.channels, input.patch_size),
-                            .most_spent = 0,
-                            .buffers = WalkBuffers<int32_t>(blocks.get(), queries[q].slots, keys[k].slots),
-                            .upper = upper.data(),
-                            .coarse = coarse.data(),
-                            .threshold = threshold.data(),
-                            .spent = spent.data(),
-                            .candidates = candidates,
-                            .kept = &kept,
-                            .resolved = resolved,
-                            .sure = nullptr,
-                            .is_seeding = false,
-                            .effort = nullptr,
-                            .visited = &visited,
-                            .is_worthwhile = nullptr};
+                            .settings = settings,
+                            .worker = worker,
+                            .effort = effort,
+                            .is_seeding = false};
       for (int64_t d = 1 - keys[k].rows; d < queries[q].rows; d++) kernel.search(input.patch_size, task, d);
-      for (const Candidate& pair : candidates) {
-        if (task.key_scale[pair.key] == 0) continue;  // a key of zero norm
+      for (const Candidate& pair : worker.candidates) {
+        if (task.key.scale[pair.key] == 0) continue;  // a key of zero norm
         with_patch_size(input.patch_size, [&](auto size) {
-          check_pair<size.value>(task, pair, query_step, key_step, kernel.takes_quads, variant.has_fma, output);
+          check_pair<size.value>(task, pair, plan.query_step, plan.key_step, kernel.takes_quads, variant.has_fma,
+                                 output);
         });
       }
     }

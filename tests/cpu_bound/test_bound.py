@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-KERNELS = {"apart": 0, "quads": 1, "avx2": 2, "avx512": 3, "avx512vnni": 4}
+KERNELS = {"separate": 0, "quads": 1, "avx2": 2, "avx512": 3, "avx512vnni": 4}
 
 
 def natural(channels: int, height: int, width: int, rank: int = 6, noise: float = 0.05) -> torch.Tensor:
@@ -168,7 +168,10 @@ MUTANTS = {
         "bound.h", "slack = scheme.coordinate_rounding * norm;", "slack = 0;", "rounded coordinates"
     ),
     "coordinate rounding in the rest": Mutant(
-        "encode.h", "- scheme.coordinate_rounding * std::sqrt(square)", "", "rounded coordinates and a rest"
+        "kernels/encode.h",
+        "along - scheme.coordinate_rounding * std::sqrt(square)",
+        "along",
+        "rounded coordinates and a rest",
     ),
     "coordinate rounding is forgotten": Mutant(
         "bound.h", "return sum_rounding(basis.channels + 8) *", "return 0 *", "rounded coordinates"
@@ -181,26 +184,28 @@ MUTANTS = {
     "overflow guard one bit late": Mutant(
         "coarse.h", "kMostLeadingSquare = 2.1e9f", "kMostLeadingSquare = 4.2e9f", "three large numbers"
     ),
-    "lost leading part": Mutant("encode.h", "leading_error[i] = along[i];", "", "large numbers"),
+    "lost leading part": Mutant("kernels/encode.h", "leading_error[i] = along_leading[i];", "", "large numbers"),
     "sizes without their errors": Mutant(
         "bound.h", "most_size = std::sqrt(size) + most_error;", "most_size = std::sqrt(size);", "clipped"
     ),
     "trailing errors": Mutant("bound.h", "leading + trailing + off_axis", "leading + off_axis", "clipped trailing"),
-    "sums of squares not enlarged": Mutant("encode.h", "kUp = 1 + 1e-4f", "kUp = 1", "sums of squares"),
+    "sums of squares not enlarged": Mutant(
+        "kernels/encode.h", "kUp = static_cast<float>(1 + kSquaresRounding)", "kUp = 1", "sums of squares"
+    ),
     "squares along axes not reduced": Mutant(
-        "encode.h", "square_along * (1 - 1e-4)", "square_along", "sums of squares"
+        "kernels/encode.h", "square_along * (1 - kSquaresRounding)", "square_along", "sums of squares"
     ),
     "deviation in the rest": Mutant(
-        "encode.h", "surely * surely * (1 - scheme.basis.deviation)", "surely * surely", "skew axes and a rest"
+        "kernels/encode.h", "least * least * (1 - scheme.basis.deviation)", "least * least", "skew axes and a rest"
     ),
     "deviation in scores": Mutant("bound.h", "1.2 * basis.deviation + ", "", "skew axes"),
     "off the axes": Mutant("bound.h", "leading + trailing + off_axis", "leading + trailing", "natural"),
     "off the leading axes": Mutant("bound.h", "std::sqrt(leading + off_leading)", "std::sqrt(leading)", "natural"),
-    "half the bound": Mutant("coarse_packer.h", "unit = (is_query_ ? 1 :", "unit = (is_query_ ? 0.5 :", "natural"),
+    "half the bound": Mutant("coarse_packer.h", "factor = (is_query_ ? 1 :", "factor = (is_query_ ? 0.5 :", "natural"),
     "smallest norm": Mutant("bound.h", "kSmallestNorm = 1e-12", "kSmallestNorm = 0", "denormal products"),
     "rounding of full scores": Mutant(
         "bound.h",
-        "return sum_rounding(cells * (channels / 4 + 32)) + sum_rounding(channels + cells + 4);",
+        "return sum_rounding(cells * (channels / 16.0 + 64) + 8) + sum_rounding(channels + cells + 4);",
         "return 0 * cells;",
         "natural",
     ),
@@ -227,7 +232,7 @@ def all_cases(bound):
     return cases(bound)
 
 
-@pytest.mark.parametrize("kernel", ["apart", "quads"])
+@pytest.mark.parametrize("kernel", ["separate", "quads"])
 def test_unchanged_search_passes(libraries, all_cases, kernel):
     for name, (query, key, patch_size, scheme) in all_cases.items():
         output = libraries["none"].result().check(query, key, patch_size, scheme, KERNELS[kernel])

@@ -144,7 +144,7 @@ class PackedMap(ctypes.Structure):
     ]
 
 
-PER_KEY = ["key_factor", "key_shift", "worst_error", "first_key"]
+PER_KEY = ["key_factor", "key_shift", "worst_error", "keys_from_first"]
 PER_QUERY = ["query_norm", "query_margin", "query_scaled", "threshold"]
 PER_QUERY += ["list_count", "list_place", "list_user", "list_users", "list", "best"]
 
@@ -154,7 +154,7 @@ class Problem(ctypes.Structure):
         *[(name, PackedMap) for name in ("query", "key")],
         *[(name, ctypes.c_int64) for name in ("batch", "channels")],
         *[(name, ctypes.c_void_p) for name in ("query_mask", "key_mask", *PER_KEY, *PER_QUERY)],
-        ("list_room", ctypes.c_int64),
+        ("list_capacity", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("plan", "slots")],
         ("group_pitch", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("index", "score", "tally")],
@@ -202,9 +202,10 @@ class MatchKernels:
         modelled_blocks: int = 132,
         precision: str = "exact",
     ) -> dict[str, Tensor]:
-        """What the kernels leave behind, by the names of struct Problem; raises EmulationError.
+        """What the kernels leave behind, by the names of struct Problem, and what run_search counts.
 
-        blocks: of the match kernel. modelled_blocks: for which prepare plans; fewer make deeper bands.
+        Raises EmulationError. blocks: of the match kernel. modelled_blocks: for which prepare plans; fewer make deeper
+        bands.
         """
         memory = Memory(self.library, guard_begin=schedule.order == REVERSE)
         try:
@@ -242,7 +243,7 @@ class MatchKernels:
             "key_factor": memory.empty("key_factor", (batch, key_cells), torch.float32),
             "key_shift": memory.empty("key_shift", (batch,), torch.int32),
             "worst_error": memory.filled("worst_error", (batch,), torch.int32, 0),
-            "first_key": memory.filled("first_key", (batch,), torch.int32, self.library.no_key()),
+            "keys_from_first": memory.filled("keys_from_first", (batch,), torch.int32, 0),
             "query_norm": memory.empty("query_norm", (batch, queries), torch.float32),
             "query_margin": memory.empty("query_margin", (batch, queries), torch.float32),
             "query_scaled": memory.empty("query_scaled", (batch, queries), torch.float32),
@@ -264,7 +265,7 @@ class MatchKernels:
             *views,
             batch,
             channels,
-            list_room=batch * queries * LIST_LENGTH,
+            list_capacity=batch * queries * LIST_LENGTH,
             group_pitch=pitch,
             **{name: pointer(tensors[name]) for name in names},
         )
@@ -286,10 +287,24 @@ class MatchKernels:
         )
         order = ctypes.byref(schedule)
         expect_success("prepare", self.library.run_prepare(order, ctypes.byref(problem), ctypes.byref(maps)))
-        message = self.library.run_search(order, blocks, ctypes.byref(problem), self.search == "wgmma")
+        tensors |= {name: torch.zeros(1, dtype=torch.int64) for name in ("raised", "reserved")}
+        counts = [ctypes.c_void_p(tensors[name].data_ptr()) for name in ("raised", "reserved")]
+        message = self.library.run_search(order, blocks, ctypes.byref(problem), self.search == "wgmma", *counts)
         expect_success(f"match_{self.search}", message)
         expect_success("rescore", self.library.run_rescore(order, ctypes.byref(problem)))
         return tensors
+
+
+MOST_RAISED = {"mma": 12, "wgmma": 5}  # times that a threshold may be raised in the case below
+
+
+def times_raised(kernels: MatchKernels) -> float:
+    """How often a query's threshold is raised where eight blocks are at work on four tiles of nine diagonals."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 8, height, 60, generator=generator) for height in (10, 24))
+    result = kernels.match(query, key, schedule=Schedule(FORWARD, 8, 0), blocks=8)
+    assert result["plan"].tolist() == [[8, 1]]  # groups and depth
+    return int(result["raised"]) / result["index"].numel()
 
 
 def pointer(tensor: Tensor | None) -> int | None:

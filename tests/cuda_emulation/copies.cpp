@@ -81,6 +81,7 @@ void arrive(Copy& copy) {
 }  // namespace
 
 void issue_copy(uint32_t target, const void* source, bool present, Where where) {
+  expect_launch_before(where);
   if (target % kCopyBytes != 0) fault(where, "copy_async to byte %u of shared memory, not a multiple of 16", target);
   if (present && reinterpret_cast<uintptr_t>(source) % kCopyBytes != 0) {
     fault(where, "copy_async from an address that is not a multiple of 16");
@@ -222,6 +223,7 @@ void wait_at_copy_barrier(uint32_t byte, int parity, Where where) {
 }
 
 void issue_bulk_copy(uint32_t target, const void* source, uint32_t bytes, uint32_t barrier, Where where) {
+  expect_launch_before(where);
   Block& block = *current->block;
   if (target % 16 != 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(source) % 16 != 0) {
     fault(where, "a bulk copy of %u bytes to byte %u: addresses and size must be multiples of 16", bytes, target);

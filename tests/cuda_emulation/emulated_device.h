@@ -180,23 +180,30 @@ T exchange_atomically(T* address, T value) {
   *address = value;
   return before;
 }
-inline int atomic_max(int* address, int value) {
+inline int atomic_max(int* address, int value, Where where = Where::current()) {
+  emulation::expect_launch_before(where);
+  emulation::atomic_counts.maxima++;
   emulation::yield();
   return exchange_atomically(address, value > *address ? value : *address);
 }
-inline uint64_t atomic_max(uint64_t* address, uint64_t value) {
+inline uint64_t atomic_max(uint64_t* address, uint64_t value, Where where = Where::current()) {
+  emulation::expect_launch_before(where);
   emulation::yield();
   return exchange_atomically(address, value > *address ? value : *address);
 }
-inline int atomic_min(int* address, int value) {
+inline int atomic_min(int* address, int value, Where where = Where::current()) {
+  emulation::expect_launch_before(where);
   emulation::yield();
   return exchange_atomically(address, value < *address ? value : *address);
 }
-inline int atomic_add(int* address, int value) {
+inline int atomic_add(int* address, int value, Where where = Where::current()) {
+  emulation::expect_launch_before(where);
+  emulation::atomic_counts.additions++;
   emulation::yield();
   return exchange_atomically(address, static_cast<int>(static_cast<uint32_t>(*address) + static_cast<uint32_t>(value)));
 }
-inline int64_t atomic_add(int64_t* address, int64_t value) {
+inline int64_t atomic_add(int64_t* address, int64_t value, Where where = Where::current()) {
+  emulation::expect_launch_before(where);
   emulation::yield();
   const uint64_t sum = static_cast<uint64_t>(*address) + static_cast<uint64_t>(value);
   return exchange_atomically(address, static_cast<int64_t>(sum));
@@ -207,6 +214,11 @@ T load_fresh(const T* address, Where where = Where::current()) {
   emulation::fresh_load(where);
   return *address;
 }
+
+// ---- launches that overlap
+
+inline void allow_next_launch() {}
+inline void wait_for_launch_before() { emulation::wait_for_launch_before(); }
 
 // ---- asynchronous copies
 

@@ -14,6 +14,7 @@
 namespace patchswap::emulation {
 
 thread_local Thread* current __attribute__((tls_model("initial-exec"))) = nullptr;
+thread_local AtomicCounts atomic_counts __attribute__((tls_model("initial-exec"))) = {0, 0};
 thread_local Launch* launch __attribute__((tls_model("initial-exec"))) = nullptr;
 
 namespace {
@@ -145,6 +146,9 @@ void run_thread() {
   Warp& warp = block.warps[thread.warp];
   if (warp.arrived != 0) {
     fault(warp.where, "the thread has ended while other lanes of its warp wait at %s", warp.collective);
+  }
+  if (launch->is_early && !thread.has_waited) {
+    fault(Where::current(), "the thread has ended without a wait for the launch before");
   }
   thread.ended = true;
   block.ended++;
@@ -325,7 +329,8 @@ void run_trapped() {
 
 }  // namespace
 
-void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Call& kernel) {
+void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Call& kernel,
+                  bool is_early) {
   if (launch) throw std::runtime_error("a launch within a launch");
   if (blocks < 1) throw std::runtime_error("a launch needs at least one block");
   if (threads < kLanes || threads > 1024 || threads % kLanes != 0) {
@@ -338,6 +343,7 @@ void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_
   now.threads = threads;
   now.shared_bytes = shared_bytes;
   now.kernel = &kernel;
+  now.is_early = is_early;
   now.random = schedule.seed * 0x9e3779b97f4a7c15u | 1;
   const int slots = std::clamp(static_cast<int>(schedule.resident_blocks), 1, blocks);
   now.fibres = std::move(idle_fibres);
@@ -388,7 +394,14 @@ void yield_at_store() {
   if (launch->schedule.order == kRandom && launch->next_random() % 32 == 0) yield();
 }
 
+void wait_for_launch_before() { current->has_waited = true; }
+
+void expect_launch_before(Where where) {
+  if (launch->is_early && !current->has_waited) fault(where, "before the wait for the launch before");
+}
+
 void fresh_load(Where where) {
+  expect_launch_before(where);
   if (++current->fresh_loads > kMostFreshLoads) fault(where, "a loop around load_fresh does not end");
   yield();
 }

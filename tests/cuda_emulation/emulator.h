@@ -58,11 +58,21 @@ struct Call {
 
 // Runs kernel() for every thread of every block. Throws std::runtime_error with a message that names thread and source
 // line where the kernel does what CUDA forbids.
-void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Call& kernel);
+// is_early: as start_early launches it. Every thread must then wait for the launch before, and does nothing with global
+// memory until it has, as far as atomics, copies and fresh loads tell.
+void emulate_call(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Call& kernel,
+                  bool is_early);
 template <class Kernel>
-void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Kernel& kernel) {
-  emulate_call(schedule, blocks, threads, shared_bytes, Call(kernel));
+void emulate(const Schedule& schedule, int blocks, int threads, int shared_bytes, const Kernel& kernel,
+             bool is_early = false) {
+  emulate_call(schedule, blocks, threads, shared_bytes, Call(kernel), is_early);
 }
+
+// Atomic operations of this thread's launches so far, on ints: each of them waits for memory on a GPU.
+struct AtomicCounts {
+  int64_t maxima, additions;
+};
+extern thread_local AtomicCounts atomic_counts __attribute__((tls_model("initial-exec")));
 
 // Calls work(), which launches kernels. Null, or what went wrong; the text lives until the next call.
 const char* message_of_call(const Call& work);
@@ -90,7 +100,7 @@ struct Thread {
   std::vector<uint32_t> own_knowledge;  // in use from a wait at a copy barrier to the next meeting of the warp
   const char* waiting_for;              // null unless it waits
   Where waiting_at;
-  bool ended;
+  bool ended, has_waited;  // for the launch before
   int fresh_loads;
   std::vector<Copy> copies;               // issued since the last commit
   std::vector<std::vector<Copy>> groups;  // committed, oldest first
@@ -178,6 +188,9 @@ struct Block {
 // The thread that runs, and the launch that it belongs to.
 extern thread_local Thread* current __attribute__((tls_model("initial-exec")));
 int block_count();
+
+void wait_for_launch_before();
+void expect_launch_before(Where where);  // to have been waited for
 
 void yield();
 void yield_at_store();

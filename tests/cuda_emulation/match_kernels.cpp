@@ -54,20 +54,25 @@ const char* run_prepare(const emulation::Schedule* schedule, const Problem* prob
   });
 }
 
-const char* run_search(const emulation::Schedule* schedule, int blocks, const Problem* problem, bool use_wgmma) {
+// raised: how often the search raised thresholds, or tried to; reserved: how often it reserved places in lists.
+const char* run_search(const emulation::Schedule* schedule, int blocks, const Problem* problem, bool use_wgmma,
+                       int64_t* raised, int64_t* reserved) {
   return emulation::message_of([&] {
+    const emulation::AtomicCounts before = emulation::atomic_counts;
     if (use_wgmma) {
-      emulation::emulate(*schedule, blocks, wgmma::kThreads, wgmma::kSharedBytes, [&] { match_wgmma(*problem); });
+      emulation::emulate(*schedule, blocks, wgmma::kThreads, wgmma::kSharedBytes, [&] { match_wgmma(*problem); }, true);
     } else {
-      emulation::emulate(*schedule, blocks, mma::kThreads, mma::kSharedBytes, [&] { match_mma(*problem); });
+      emulation::emulate(*schedule, blocks, mma::kThreads, mma::kSharedBytes, [&] { match_mma(*problem); }, true);
     }
+    *raised = emulation::atomic_counts.maxima - before.maxima;
+    *reserved = emulation::atomic_counts.additions - before.additions;
   });
 }
 
 const char* run_rescore(const emulation::Schedule* schedule, const Problem* problem) {
   return emulation::message_of([&] {
     const int blocks = static_cast<int>(rescore_blocks(*problem, 1));  // few, so that each has several rounds
-    emulation::emulate(*schedule, blocks, kRescoreThreads, kRescoreShared, [&] { rescore(*problem); });
+    emulation::emulate(*schedule, blocks, kRescoreThreads, kRescoreShared, [&] { rescore(*problem); }, true);
   });
 }
 
@@ -76,7 +81,6 @@ int64_t maps_size() { return sizeof(Maps); }
 int64_t group_pitch(int64_t rows, int64_t width) { return plan_group_pitch(rows, width); }
 int64_t workspace_words(int64_t batch, int64_t rows, int64_t width) { return plan_workspace(batch, rows, width); }
 int32_t key_stride(bool use_wgmma) { return use_wgmma ? wgmma::kStretch : mma::kStretch; }
-int32_t no_key() { return kNoKey; }
 int64_t slots_in_group() { return kSlots; }
 int64_t channels_in_chunk() { return kChunk; }
 

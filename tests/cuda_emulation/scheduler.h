@@ -18,6 +18,7 @@ struct Launch {
   Schedule schedule;
   int blocks, threads, shared_bytes;
   const Call* kernel;
+  bool is_early;
   std::deque<Thread*> runnable;
   std::vector<std::unique_ptr<Block>> resident;
   std::vector<std::unique_ptr<Fibre>> fibres;

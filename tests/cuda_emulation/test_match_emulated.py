@@ -72,6 +72,7 @@ SHAPES = [  # samples, channels, query size, key size
     (1, 3, (12, 50), (6, 33)),
     (2, 8, (40, 6), (5, 40)),
     (1, 100, (7, 8), (13, 10)),
+    (1, 256, (5, 6), (9, 17)),  # as many chunks of channels as a search on Hopper has stages
 ]
 MASKS = [("all", "all"), ("hole", "ring"), ("scattered", "half"), ("one", "scattered"), ("half", "one")]
 
@@ -229,6 +230,11 @@ def test_fast_is_right_up_to_half_precision(check, masks):
     result = check(query, key, query_mask, key_mask, precision="fast")
     match = Match(result["index"], result["score"])
     assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask, tolerance=2e-3)
+
+
+def test_blocks_at_work_together_seldom_raise_thresholds(kernels, emulation):
+    """On a GPU each raise waits for memory."""
+    assert emulation.times_raised(kernels) <= emulation.MOST_RAISED[kernels.search]
 
 
 # ---- what prepare hands to the others

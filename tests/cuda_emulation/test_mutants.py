@@ -35,11 +35,14 @@ MUTANTS = {
     "results of warps read without barrier": Mutant(
         "rescore.cuh", "best_patch.store(warp, choice.patch);\n      }\n      block_barrier();", "}"
     ),
+    "search begun too early": Mutant("match_wgmma.cuh", "  wait_for_launch_before();\n", ""),
+    "search of tiles begun too early": Mutant("match_mma.cuh", "  wait_for_launch_before();\n", ""),
+    "rescoring begun too early": Mutant("rescore.cuh", "  wait_for_launch_before();\n", ""),
     "norms before all rows are packed": Mutant("prepare.cuh", "== kPatch * parts - 1);", "== kPatch * parts - 2);"),
-    "zeros not shown to products": Mutant("match_wgmma.cuh", "  fence_for_async_proxy();\n", ""),
+    "zeros not shown to products": Mutant("bulk_copies.cuh", "  fence_for_async_proxy();\n", ""),
     "full stages not waited for": Mutant("match_wgmma.cuh", "wait_at_copy_barrier(barriers(), full(", "(void)(full("),
     "empty stages not waited for": Mutant(
-        "match_wgmma.cuh", "wait_at_copy_barrier(barriers(), empty(", "(void)(empty("
+        "bulk_copies.cuh", "wait_at_copy_barrier(barriers(), empty(", "(void)(empty("
     ),
     "stages released while they are read": Mutant("match_wgmma.cuh", "wait_for_products<1>();", ""),
     "products not waited for": Mutant("match_wgmma.cuh", "wait_for_products(c.numbers);", ""),
@@ -47,22 +50,33 @@ MUTANTS = {
     "rows handed round without barrier": Mutant("match_wgmma.cuh", "named_barrier(1 + group, kWarpgroup);", ""),
     "halves not used in turn": Mutant("match_wgmma.cuh", "half ^= 1;", ""),
     # indices
-    "wrong bytes announced": Mutant("match_wgmma.cuh", "(runs.slots + end - begin)", "(runs.slots + kCells)"),
-    "wrong parity": Mutant("match_wgmma.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
+    "wrong bytes announced": Mutant("bulk_copies.cuh", "(pieces.slots + end - begin)", "(pieces.slots + kCells)"),
+    "wrong parity": Mutant("bulk_copies.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
+    "parity of a round without turns": Mutant("match_wgmma.cuh", "parity = round_of(n) % 2", "parity = 0"),
+    "stages released in the wrong order": Mutant("match_wgmma.cuh", "release(chunk - 1,", "release(chunk,"),
     "edge of the same warp": Mutant("match_wgmma.cuh", "(warp_in_group() + 1) %", "warp_in_group() %"),
     "first two rows taken for one": Mutant("match_wgmma.cuh", "is_first_two_rows = g < 2", "is_first_two_rows = g < 1"),
-    "halo of slots not copied": Mutant("match_wgmma.cuh", "used | used << 1 | used << 2", "used | used << 1"),
+    "halo of slots not copied": Mutant("bulk_copies.cuh", "used | used << 1 | used << 2", "used | used << 1"),
     "distances of an operand swapped": Mutant("match_wgmma.cuh", "kCells * 16, 8 * 16)", "8 * 16, kCells * 16)"),
-    "stage empty one warp early": Mutant("match_wgmma.cuh", "empty(stage), kWarps)", "empty(stage), kWarps - 1)"),
-    "stretch begins before the map": Mutant("match_wgmma.cuh", "begin = start > 0 ? start : 0", "begin = start"),
+    "stage empty one warp early": Mutant("bulk_copies.cuh", "empty(stage), releases)", "empty(stage), releases - 1)"),
+    "stretch begins before the map": Mutant("bulk_copies.cuh", "begin = start > 0 ? start : 0", "begin = start"),
     "stretch ends behind the map": Mutant(
-        "match_wgmma.cuh", "start + kCells < key_cells ? start + kCells : key_cells", "start + kCells"
+        "bulk_copies.cuh", "start + kCells < key_cells ? start + kCells : key_cells", "start + kCells"
     ),
-    "runs across a gap": Mutant("match_wgmma.cuh", "needed & ~(follows & needed << 1)", "needed & ~(needed << 1)"),
+    "pieces across a gap": Mutant("bulk_copies.cuh", "needed & ~(follows & needed << 1)", "needed & ~(needed << 1)"),
     "wrong lane two rows down": Mutant("match_wgmma.cuh", "(g + 2) % 8 * 4 + next_t", "(g + 2) % 8 * 4 + t"),
     "cells of the next run not sent": Mutant("match_wgmma.cuh", "return is_first_pair ?", "return false ?"),
-    "stale scores in a run": Mutant("match_wgmma.cuh", "left = any_hits & ~hits;", "left = 0;"),
-    "coarse ties dropped by warpgroups": Mutant("match_wgmma.cuh", "if (best >= (h == 0", "if (best > (h == 0"),
+    "pair of the wrong lane": Mutant("match_wgmma.cuh", "lane + i)", "lane)"),
+    "coarse ties dropped by warpgroups": Mutant("match_wgmma.cuh", ">= (h == 0 ?", "> (h == 0 ?"),
+    "bests of a warp read without barrier": Mutant("match_mma.cuh", "warp_barrier();\n    keep_runs", "keep_runs"),
+    "two runs in one place": Mutant(
+        "match_wgmma.cuh", "(h == 0 ? place_0 : place_1) + before", "(h == 0 ? place_0 : place_1)"
+    ),
+    "places of the other query": Mutant(
+        "match_wgmma.cuh", "(h == 0 ? place_0 : place_1)", "(h == 1 ? place_0 : place_1)"
+    ),
+    "every run in one place": Mutant("match_mma.cuh", "place++", "place"),
+    "no run but the first two": Mutant("match_mma.cuh", "run < 4; run++, first", "run < 2; run++, first"),
     "key of the next item": Mutant("match_wgmma.cuh", "key < kStretch &&", "key <= kStretch &&"),
     "wrong lane for the row below": Mutant("match_mma.cuh", "v.number(0, n), 4)", "v.number(0, n), 3)"),
     "wrong lane for the corner": Mutant("match_mma.cuh", "i % 2), 5)", "i % 2), 4)"),
@@ -81,11 +95,11 @@ MUTANTS = {
     "key mask dropped": Mutant("prepare.cuh", "p.key_mask == nullptr ||", "true ||"),
     "query mask dropped": Mutant("prepare.cuh", "p.query_mask == nullptr ||", "true ||"),
     "key factor forgotten": Mutant("match_mma.cuh", "n + 2)) * factor)", "n + 2)) * (factor * 0.0f + 1.0f))"),
-    "no margin for rounding": Mutant("search.cuh", "ordered(score - margin)", "ordered(score)"),
+    "no margin for rounding": Mutant("search.cuh", "own = best - margin", "own = best"),
     "full lists taken for complete": Mutant(
-        "rescore.cuh", "decides ? offered : 0", "offered <= length ? offered : length"
+        "rescore.cuh", "listed <= length && is_bounded ? listed : 0", "listed <= length ? listed : length"
     ),
-    "coarse ties dropped": Mutant("match_mma.cuh", "if (score < thresholds", "if (score <= thresholds"),
+    "coarse ties dropped": Mutant("match_mma.cuh", "if (score >= least)", "if (score > least)"),
     "highest index on ties": Mutant("rescore.cuh", "other_patch < patch)", "other_patch > patch)"),
 }
 
@@ -112,9 +126,10 @@ def cases() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, t
     query = randn(1, 3, 6, 5)
     near[:, :, -3:, -3:] += 1e-3 * query[:, :, :3, :3]
     yield query, near, None, None, "exact"
-    # Equal keys.
+    # Equal keys, and last as many chunks of channels as there are stages.
     for precision in ("exact", "fast"):
         yield randn(1, 8, 6, 7), randn(1, 8, 3, 3).repeat(1, 1, 4, 9), None, None, precision
+    yield randn(1, 256, 5, 6), randn(1, 256, 6, 5), None, None, "exact"
 
 
 def run_cases(emulation, kernels) -> None:
@@ -151,10 +166,29 @@ def test_unchanged_kernels_pass(libraries, emulation, search):
     run_cases(emulation, emulation.MatchKernels(libraries["none"].result(), search))
 
 
+# Results are right, but cost more.
+COSTLY_MUTANTS = {
+    "blocks at work together on one tile": Mutant(
+        "search.cuh",
+        "tile = static_cast<int>(number % tiles), diagonal = static_cast<int>(number / tiles)",
+        "tile = static_cast<int>(number / diagonals), diagonal = static_cast<int>(number % diagonals)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY_MUTANTS)
+def test_costly_mutant_is_counted(builder, emulation, name):
+    library = builder.build_mutant("match_kernels.cpp", *COSTLY_MUTANTS[name], flags=["-Og"])
+    for search in ("mma", "wgmma"):
+        kernels = emulation.MatchKernels(library, search)
+        run_cases(emulation, kernels)
+        assert emulation.times_raised(kernels) > emulation.MOST_RAISED[kernels.search]
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_fails(libraries, emulation, name):
     library = libraries[name].result()  # a mutant that does not compile is an error of this test
-    search = "wgmma" if "wgmma" in MUTANTS[name].file else "mma"
+    search = "wgmma" if MUTANTS[name].file in ("match_wgmma.cuh", "bulk_copies.cuh") else "mma"
     with pytest.raises(AssertionError) as raised:
         run_cases(emulation, emulation.MatchKernels(library, search))
     print(f"{name}: {raised.value}")

@@ -16,6 +16,6 @@ extern "C" bool find(int64_t number, int32_t groups, int64_t height, int64_t wid
   patchswap::Item item{};
   const bool exists = patchswap::item_at(problem, number, stretch, item);
   found[0] = item.tile;
-  found[1] = item.start;
+  found[1] = item.first_cell;
   return exists;
 }

@@ -50,5 +50,5 @@ def test_every_item_is_one_pair(find, groups, height, width):
     count = tiles * diagonals
     steps = max(1, count // 1000)
     for number in sorted({*range(0, count, steps), *range(min(count, 1000)), count - 1}):
-        assert find(number, groups, height, width) == (number // diagonals, number % diagonals * STRETCH)
+        assert find(number, groups, height, width) == (number % tiles, number // tiles * STRETCH)
     assert find(count, groups, height, width) is None
