@@ -54,8 +54,12 @@ def decode(
         if png.is_deep(content):
             return _read_deep_png(content, name, max_megapixels)
         return _read_by_pillow(content, file_format, name, max_megapixels, as_mask)
-    except (InpaintError, MemoryError):
+    except InpaintError:
         raise
+    except MemoryError as error:
+        raise InpaintError(
+            f"cannot read {name}: it asks for more memory than there is; get a whole copy of it, or a smaller one"
+        ) from error
     except Exception as error:  # decoders raise errors of many types on damaged files
         raise _damaged(name, error) from error
 

@@ -678,6 +678,15 @@ def examples() -> dict[str, bytes]:
 EXAMPLES = examples()
 
 
+def test_a_file_that_asks_for_too_much_memory_is_refused(monkeypatch):
+    def refuse(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("inpaint.codec.png.decode_deep", refuse)
+    with pytest.raises(InpaintError, match="asks for more memory than there is"):
+        read(EXAMPLES["deep png"])
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_files_are_read_and_written_or_refused_in_one_line(data):
