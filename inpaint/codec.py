@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from inpaint import jpeg, jpeg2000, png, tiff
+from inpaint import exif, jpeg, jpeg2000, png, tiff
 from inpaint.errors import InpaintError
-from inpaint.metadata import DAMAGED, exif_of_tags, facts_of, turned_note
+from inpaint.metadata import DAMAGED, exif_block, exif_of_tags, facts_of, turned_note
 from inpaint.origin import Origin, upright
 
 # The modes of Pillow that a photograph and a mask may have, each with the mode whose samples are taken.
@@ -54,8 +54,12 @@ def decode(
         if png.is_deep(content):
             return _read_deep_png(content, name, max_megapixels)
         return _read_by_pillow(content, file_format, name, max_megapixels, as_mask)
-    except (InpaintError, MemoryError):
+    except InpaintError:
         raise
+    except MemoryError as error:
+        raise InpaintError(
+            f"cannot read {name}: it asks for more memory than there is; get a whole copy of it, or a smaller one"
+        ) from error
     except Exception as error:  # decoders raise errors of many types on damaged files
         raise _damaged(name, error) from error
 
@@ -204,7 +208,11 @@ def _read_by_pillow(
             raise
         bare = (jpeg if file_format == "JPEG" else png).bare(content)
     samples, facts = _decoded(bare, file_format, name, max_megapixels, as_mask)
-    return samples, facts | {"notes": (*facts["notes"], DAMAGED)}
+    orientation = exif.orientation_of(exif_block(content, file_format))
+    if orientation != 1:
+        facts["origin"] = None  # its pixels lie otherwise, and nothing in it says so
+    notes = (*facts["notes"], DAMAGED, *turned_note(orientation))
+    return upright(samples, orientation), facts | {"notes": notes}
 
 
 def _decoded(

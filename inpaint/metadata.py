@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
 from PIL import ExifTags, Image
 
-from inpaint import exif, jpeg, jpeg2000
+from inpaint import exif, jpeg, jpeg2000, png
 from inpaint.origin import Origin
 
 IPTC_RESOURCE = 1028  # the number of IPTC's records among Photoshop's image resources
@@ -56,6 +57,15 @@ def turned_note(orientation: int) -> list[str]:
     return [f"turned upright (EXIF {orientation}); a mask has to be upright as well"]
 
 
+def exif_block(content: bytes, file_format: str) -> bytes:
+    """The EXIF of a JPEG or PNG file as it is; empty where there is none."""
+    if file_format == "JPEG":
+        blocks = [each.payload for each in jpeg.parts_of(content).segments if each.payload.startswith(exif.PREFIX)]
+    else:
+        blocks = [chunk.data for chunk in png.chunks_of(content) if chunk.name == b"eXIf"]
+    return blocks[0] if blocks else b""
+
+
 def exif_of_tags(image: Image.Image) -> bytes | None:
     """EXIF without orientation and tags about the storage of the old pixels; None where only resolution is left."""
     tags = image.getexif()
@@ -97,10 +107,10 @@ def _add_of_jpeg(facts: dict[str, Any], content: bytes) -> list[str]:
 
 
 def _orientation_of(image: Image.Image, block: bytes | None) -> int:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as above
-        orientation = exif.orientation_of(block or b"")
+    orientation = exif.orientation_of(block or b"")
+    if orientation == 1:
+        with contextlib.suppress(Exception):  # as above
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # also that of XMP
     return orientation if orientation in range(1, 9) else 1
 
 

@@ -139,10 +139,10 @@ def _jpeg_like(samples: np.ndarray, origin: Origin, *, has_profile: bool) -> byt
             coded = coded if jpeg.is_kept(before, after, samples) else None
     if coded is None:
         with Image.open(io.BytesIO(bare)) as image:
-            tables, sampling = image.quantization, get_sampling(image)
+            tables, sampling, dpi = image.quantization, get_sampling(image), image.info.get("dpi")
         if samples.shape[2] == 1:
             tables = {0: tables[0]}
-        coded = _saved(as_image(samples), "JPEG", qtables=tables, subsampling=max(sampling, 0))
+        coded = _saved(as_image(samples), "JPEG", qtables=tables, subsampling=max(sampling, 0), dpi=dpi)
     return jpeg.with_segments_of(coded, origin.content, has_profile=has_profile)
 
 

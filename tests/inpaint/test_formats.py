@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
 from inpaint import jpeg, png
+from inpaint.commands import main
 from inpaint.errors import InpaintError
 from inpaint.photo import Patch, Photo, check_output, read, save
 
@@ -282,6 +284,19 @@ def test_bigtiff_gives_the_same_picture(tmp_path, extension):
     original = smooth(HEIGHT, WIDTH, 3, kind="uint8")
     save(tmp_path / f"out{extension}", filled(read(tiff_of(original, photometric="rgb", bigtiff=True))))
     assert np.array_equal(read(tmp_path / f"out{extension}").samples[~HOLE], original[~HOLE])
+
+
+def test_the_command_fills_a_page_of_16_bits(tmp_path):
+    pages = [smooth(HEIGHT, WIDTH, 3, seed=seed) for seed in range(2)]
+    tifffile.imwrite(tmp_path / "in.tif", np.stack(pages), photometric="rgb", compression="zlib")
+    Image.fromarray(HOLE).save(tmp_path / "mask.png")
+    files = [str(tmp_path / name) for name in ("in.tif", "mask.png", "out.tif")]
+    result = CliRunner().invoke(main, ["fill", *files[:2], "-o", files[2], "--page", "2", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "has 2 pages; page 2 is used" in result.output
+    written = tifffile.imread(files[2])
+    assert np.array_equal(written[0], pages[0]) and np.array_equal(written[1][~HOLE], pages[1][~HOLE])
+    assert len(np.unique(written[1][HOLE][:, 0])) > 256
 
 
 # JPEG
@@ -661,6 +676,15 @@ def examples() -> dict[str, bytes]:
 
 
 EXAMPLES = examples()
+
+
+def test_a_file_that_asks_for_too_much_memory_is_refused(monkeypatch):
+    def refuse(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("inpaint.codec.png.decode_deep", refuse)
+    with pytest.raises(InpaintError, match="asks for more memory than there is"):
+        read(EXAMPLES["deep png"])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
