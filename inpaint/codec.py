@@ -1,7 +1,8 @@
-"""From the formats of picture files to samples and back, by Pillow.
+"""From the formats of picture files to samples, and what the files say about their pictures.
 
 Samples are arrays (H, W, C): C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. What a file says about its picture comes as a
-dict with the fields ``icc_profile``, ``exif``, ``xmp``, ``dpi`` and ``notes`` of an ``inpaint.photo.Photo``.
+dict with fields of an ``inpaint.photo.Photo``. Pillow decodes all but TIFF (``inpaint.tiff``) and PNG of 16 bits
+(``inpaint.png``).
 """
 
 from __future__ import annotations
@@ -12,98 +13,55 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from inpaint import exif, jpeg, jpeg2000, png, tiff
 from inpaint.errors import InpaintError
-
-READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # JPEG includes MPO, several JPEGs in one file
+from inpaint.metadata import DAMAGED, exif_block, exif_of_tags, facts_of, turned_note
+from inpaint.origin import Origin, upright
 
 # The modes of Pillow that a photograph and a mask may have, each with the mode whose samples are taken.
 _PHOTO_MODES = {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "I;16")}
 _PHOTO_MODES |= {"1": "L", "P": "RGB", "PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
 _MASK_MODES = _PHOTO_MODES | {"I": "I", "F": "F"}
-_XMP_TAG = 700
-# Tags that describe how the source file stored its pixels; they are wrong for any other file.
-_STORAGE_TAGS = frozenset(
-    {256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347}
-    | {512, 513, 514, 529, 530, 531, 532, _XMP_TAG, 33723, 34377, 34675}
-)
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx")
 
 _pillow_limit_lock = threading.Lock()
 
 
 def decode(
-    source: Any, name: str, max_megapixels: float, *, as_mask: bool = False
+    source: Any, name: str, max_megapixels: float, *, as_mask: bool = False, page: int = 1
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The samples of a path, bytes, a binary stream or a PIL image, turned upright, and what is said about them.
 
-    ``max_megapixels`` limits all but PIL images, before any pixel is decoded; ``name`` stands in messages.
-
-    A mask may also be 16-bit colour, which Pillow reduces to 8 bits, and grey of int32 or float32.
+    ``max_megapixels`` limits all but PIL images, before any pixel is decoded; ``name`` stands in messages; ``page`` of
+    a TIFF counts from 1. Samples of a mask may be of any numeric type, as they are in the file.
     """
-    modes = _MASK_MODES if as_mask else _PHOTO_MODES
-    with _opened(source, name, max_megapixels) as image:
-        if image.mode not in modes:
-            raise InpaintError(
-                f"cannot read {name}: expected grey or RGB pixels, its mode is {image.mode}; convert it to RGB first"
-            )
-        is_file = image is not source
-        if is_file and not as_mask:
-            _refuse_reduced_depth(image, name)
-        # Pillow's decoders raise errors of many types on damaged files (SyntaxError, struct.error, ValueError, ...).
-        try:
-            notes: tuple[str, ...] = ()
-            if is_file and getattr(image, "is_animated", False) and image.format != "MPO":
-                notes = (f"{name} has {getattr(image, 'n_frames', 'several')} frames; only the first one is used",)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            facts = {
-                "icc_profile": upright.info.get("icc_profile") or None,
-                "exif": _exif_bytes(image),
-                "xmp": _as_bytes(upright.info.get("xmp")),
-                "dpi": _resolution(upright.info.get("dpi")),
-                "notes": notes,
-            }
-            pixels = _pixels(upright, modes[upright.mode])
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise _damaged(name, error) from error
-    return with_channels(pixels, name), facts
-
-
-def encode(
-    samples: np.ndarray,
-    file_format: str,
-    stream: BinaryIO,
-    *,
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
-    xmp: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> None:
-    """Write samples to a stream as PNG, WEBP, TIFF (all without loss) or JPEG."""
-    options: dict[str, Any] = {"exif": exif, "icc_profile": icc_profile, "dpi": dpi}
-    if file_format == "JPEG":
-        options |= {"quality": 95, "subsampling": 0, "xmp": xmp}
-    elif file_format == "WEBP":
-        options |= {"lossless": True, "exact": True, "xmp": xmp}
-    elif file_format == "TIFF":
-        tags = Image.Exif()
-        tags.load(exif or b"")
-        if xmp is not None:
-            tags[_XMP_TAG] = xmp
-        # libtiff, which compresses, cannot write EXIF's nested directories; Pillow's own writer can.
-        options |= {"exif": tags} if tags else {"compression": "tiff_adobe_deflate"}
-    elif xmp is not None:
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
-        options["pnginfo"] = text
-    options = {name: value for name, value in options.items() if value is not None}
-    as_image(samples).save(stream, file_format, **options)
+    if isinstance(source, Image.Image):
+        return _read_image(source, name, as_mask)
+    content = _content(source, name)
+    try:
+        file_format = _format_of(content) or ""
+        _check_page(content, file_format, page, name)
+        if (
+            file_format == "TIFF"
+            and (found := _read_tiff(content, page - 1, name, max_megapixels, as_mask)) is not None
+        ):
+            return found
+        if png.is_deep(content):
+            return _read_deep_png(content, name, max_megapixels)
+        return _read_by_pillow(content, file_format, name, max_megapixels, as_mask)
+    except InpaintError:
+        raise
+    except MemoryError as error:
+        raise InpaintError(
+            f"cannot read {name}: it asks for more memory than there is; get a whole copy of it, or a smaller one"
+        ) from error
+    except Exception as error:  # decoders raise errors of many types on damaged files
+        raise _damaged(name, error) from error
 
 
 def as_image(samples: np.ndarray) -> Image.Image:
@@ -144,85 +102,215 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
-@contextmanager
-def _opened(source: Any, name: str, max_megapixels: float) -> Iterator[Image.Image]:
-    """The image of a source, not decoded yet; a PIL image is its own."""
-    if isinstance(source, Image.Image):
-        yield source
-        return
+def _content(source: Any, name: str) -> bytes:
+    """All bytes of a file. A stream is read from where it stands, and to its end, so that it need not be seekable."""
+    head = b""
     try:
-        with _pillow_without_size_limit():
-            opened = Image.open(_file(source, name), formats=READABLE_FORMATS)
-    except InpaintError:
-        raise
-    except UnidentifiedImageError as error:
-        raise InpaintError(
-            f"cannot read {name}: expected a PNG, JPEG, WebP, TIFF, BMP or GIF file, and it is none of them"
-        ) from error
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as stream:
+                head = stream.read(32)
+                content = head + stream.read() if _format_of(head) else head
+        else:
+            content = source.read() if hasattr(source, "read") else source
     except OSError as error:
         raise InpaintError(f"cannot read {name}: {reason(error)}; check the name and the permissions") from error
-    except Exception as error:
-        raise _damaged(name, error) from error
-    with opened:
-        megapixels = opened.width * opened.height / 1e6
-        if megapixels > max_megapixels:
-            raise InpaintError(
-                f"cannot read {name}: it has {megapixels:.1f} megapixels, the limit is {max_megapixels:g}; if you "
-                f"trust the file, raise the limit with --max-megapixels {math.ceil(megapixels)}"
-            )
-        yield opened
-
-
-def _file(source: Any, name: str) -> str | os.PathLike[str] | BinaryIO:
-    """What Pillow can open. A stream is read from where it stands, and to its end, so that it need not be seekable."""
-    if isinstance(source, str | os.PathLike):
-        return source
-    content = source.read() if hasattr(source, "read") else source
     if not isinstance(content, bytes | bytearray | memoryview):
         raise InpaintError(
             f"cannot read {name}: expected a path, bytes, a binary stream, a PIL image or a numpy array, got "
             f"{type(source).__name__}; convert it first"
         )
-    return io.BytesIO(content)
-
-
-def _refuse_reduced_depth(image: Image.Image, name: str) -> None:
-    # Pillow opens 16-bit colour as 8-bit without a word; only the raw mode of the tiles shows it.
-    is_deep_grey = image.mode.startswith("I;16")
-    reduced = not is_deep_grey and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    if reduced or (is_deep_grey and "transparency" in image.info):
+    content = bytes(content)
+    if _format_of(content) is None:
         raise InpaintError(
-            f"cannot read {name}: 16 bits per channel are kept only for grey without transparency, and this is colour "
-            "or transparent; convert it to 8 bits per channel first"
+            f"cannot read {name}: expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC, JPEG 2000, BMP or GIF file, and it is "
+            "none of them; convert it first"
+        )
+    return content
+
+
+def _format_of(head: bytes) -> str | None:
+    """Pillow's name of a file's format, by its first bytes."""
+    for file_format, signatures in {
+        "PNG": (png.SIGNATURE,),
+        "JPEG": (b"\xff\xd8\xff",),
+        "TIFF": tiff.SIGNATURES,
+        "GIF": (b"GIF87a", b"GIF89a"),
+        "BMP": (b"BM",),
+        "JPEG2000": (jpeg2000.SIGNATURE, b"\xff\x4f\xff\x51"),
+    }.items():
+        if head.startswith(signatures):
+            return file_format
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        return {b"avif": "AVIF", b"avis": "AVIF"}.get(head[8:12]) or ("HEIF" if head[8:12] in _HEIF_BRANDS else None)
+    return None
+
+
+def _check_page(content: bytes, file_format: str, page: int, name: str) -> None:
+    if page < 1 or (page > 1 and file_format != "TIFF"):
+        raise InpaintError(f"cannot read {name}: expected page 1, got {page}; only a TIFF has further pages")
+
+
+def _read_tiff(
+    content: bytes, number: int, name: str, max_megapixels: float, as_mask: bool
+) -> tuple[np.ndarray, dict[str, Any]] | None:
+    _check_megapixels(tiff.megapixels(content, number, name), name, max_megapixels)
+    page = tiff.read(content, number, name)
+    if page is None:
+        if number:
+            raise InpaintError(
+                f"cannot read {name}: page {number + 1} is not grey or RGB of whole bytes without loss; save it as a "
+                "file of its own"
+            )
+        return None
+    notes = turned_note(page.orientation)
+    if page.pages > 1:
+        notes.append(f"{name} has {page.pages} pages; page {number + 1} is used, the others stay in a TIFF only")
+    if page.others:
+        notes.append(f"{name} has {page.others} bands that are no colour; they stay as they are, in a TIFF only")
+    if page.shows_unfilled:
+        notes.append(f"{name} has layers or previews that show the unfilled picture; they stay as they are in a TIFF")
+    if page.is_scaled:
+        notes.append(f"{name} has values from {page.low:g} (black) to {page.high:g} (white)")
+    facts = {**page.facts, "notes": tuple(notes), "origin": Origin("TIFF", content, page.orientation, number)}
+    try:
+        with _opened(content, "TIFF", name, math.inf) as image:
+            image.seek(number)
+            facts["exif"] = exif_of_tags(image)
+    except Exception:  # Pillow does not open TIFF of every kind, and damaged tags are no reason to refuse the pixels
+        facts["exif"] = None
+    samples = page.raw[..., page.bands] if as_mask and page.is_scaled else page.samples
+    return upright(samples, page.orientation), facts
+
+
+def _read_deep_png(content: bytes, name: str, max_megapixels: float) -> tuple[np.ndarray, dict[str, Any]]:
+    width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    _check_megapixels(width * height / 1e6, name, max_megapixels)
+    samples = png.decode_deep(content)
+    try:
+        with _opened(content, "PNG", name, math.inf) as image:
+            facts = facts_of(image, content)
+    except Exception:
+        facts = {"notes": (DAMAGED,), "origin": Origin("PNG", png.bare(content))}
+    return upright(samples, facts["origin"].orientation), facts
+
+
+def _read_by_pillow(
+    content: bytes, file_format: str, name: str, max_megapixels: float, as_mask: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    try:
+        return _decoded(content, file_format, name, max_megapixels, as_mask)
+    except (InpaintError, MemoryError):
+        raise
+    except Exception:
+        if file_format not in ("PNG", "JPEG"):
+            raise
+        bare = (jpeg if file_format == "JPEG" else png).bare(content)
+    samples, facts = _decoded(bare, file_format, name, max_megapixels, as_mask)
+    orientation = exif.orientation_of(exif_block(content, file_format))
+    if orientation != 1:
+        facts["origin"] = None  # its pixels lie otherwise, and nothing in it says so
+    notes = (*facts["notes"], DAMAGED, *turned_note(orientation))
+    return upright(samples, orientation), facts | {"notes": notes}
+
+
+def _decoded(
+    content: bytes, file_format: str, name: str, max_megapixels: float, as_mask: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    modes = _MASK_MODES if as_mask else _PHOTO_MODES
+    with _opened(content, file_format, name, max_megapixels) as image:
+        _check_mode(image, modes, name)
+        notes: tuple[str, ...] = ()
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            notes = (f"{name} has {getattr(image, 'n_frames', 'several')} frames; only the first one is used",)
+        image.load()
+        if image.mode != "I;16" and (bits := _bits_of(image, content)) > 8:
+            notes += (f"{name} has {bits} bits per sample; 8 of them are used",)
+        facts = facts_of(image, content)
+        facts["notes"] = notes + facts["notes"]
+        pixels = with_channels(_pixels(image, modes[image.mode]), name)
+    return upright(pixels, facts["origin"].orientation), facts
+
+
+def _read_image(image: Image.Image, name: str, as_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """A PIL image that the caller has opened or made."""
+    modes = _MASK_MODES if as_mask else _PHOTO_MODES
+    _check_mode(image, modes, name)
+    try:
+        image.load()
+        pixels = with_channels(_pixels(image, modes[image.mode]), name)
+        facts = facts_of(image)
+    except (InpaintError, MemoryError):
+        raise
+    except Exception as error:
+        raise _damaged(name, error) from error
+    orientation = facts.pop("origin").orientation
+    return upright(pixels, orientation), facts
+
+
+@contextmanager
+def _opened(content: bytes, file_format: str, name: str, max_megapixels: float) -> Iterator[Image.Image]:
+    """The image of a file, not decoded yet."""
+    if file_format == "HEIF":
+        register_heif(name)
+    formats = {"JPEG": ("JPEG", "MPO")}.get(file_format, (file_format,))
+    try:
+        with _pillow_without_size_limit():
+            opened = Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        if file_format != "TIFF":
+            raise
+        raise InpaintError(
+            f"cannot read {name}: expected grey or RGB pixels, got {tiff.described(content)}; convert it to RGB first"
+        ) from error
+    with opened:
+        _check_megapixels(opened.width * opened.height / 1e6, name, max_megapixels)
+        yield opened
+
+
+def _bits_of(image: Image.Image, content: bytes) -> int:
+    """The bits per sample of a file of those formats that Pillow reduces to 8 without a word."""
+    if image.format == "HEIF":
+        return image.info.get("bit_depth", 8)
+    start, field = {"AVIF": (b"av1C", 6), "JPEG2000": (b"\xff\x4f\xff\x51", 42)}.get(image.format or "", (b"", 0))
+    place = content.find(start) + field
+    if not start or not field <= place < len(content):
+        return 8
+    if image.format == "JPEG2000":  # its size segment
+        return (content[place] & 127) + 1
+    return 10 if content[place] & 64 else 8  # AV1's configuration: a high depth, of 10 or 12 bits
+
+
+def register_heif(name: str) -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise InpaintError(
+            f"cannot read or write {name}: HEIC needs pillow-heif, which is not installed; in a checkout: "
+            "pip install '.[formats]'"
+        ) from error
+    pillow_heif.register_heif_opener()
+
+
+def _check_megapixels(megapixels: float, name: str, limit: float) -> None:
+    if megapixels > limit:
+        raise InpaintError(
+            f"cannot read {name}: it has {megapixels:.1f} megapixels, the limit is {limit:g}; if you trust the file, "
+            f"raise the limit with --max-megapixels {math.ceil(megapixels)}"
+        )
+
+
+def _check_mode(image: Image.Image, modes: dict[str, str], name: str) -> None:
+    if image.mode not in modes:
+        raise InpaintError(
+            f"cannot read {name}: expected grey or RGB pixels, its mode is {image.mode}; convert it to RGB first"
         )
 
 
 def _damaged(name: str, error: Exception) -> InpaintError:
     detail = " ".join(str(error).split()) or type(error).__name__
     return InpaintError(f"cannot read {name}: the image is truncated or damaged ({detail}); get a whole copy of it")
-
-
-def _exif_bytes(image: Image.Image) -> bytes | None:
-    """EXIF without orientation, thumbnail and tags about the storage of the old pixels."""
-    exif = image.getexif()
-    storage = {tag: exif.pop(tag) for tag in _STORAGE_TAGS & set(exif)}
-    try:
-        resolution = {ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit}
-        return exif.tobytes() if set(exif) - resolution else None
-    finally:
-        exif.update(storage)  # the image may be the caller's
-
-
-def _as_bytes(block: bytes | str | None) -> bytes | None:
-    return (block.encode() if isinstance(block, str) else block) or None
-
-
-def _resolution(dpi: Any) -> tuple[float, float] | None:
-    try:
-        horizontal, vertical = (float(value) for value in dpi)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (horizontal, vertical) if 0 < horizontal < 1e6 and 0 < vertical < 1e6 else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from inpaint.errors import InpaintError
 from inpaint.feather import feathered
 from inpaint.graphs import Graphs
 from inpaint.networks.layout import multiply_in, on_device
-from inpaint.photo import Patch, as_given
+from inpaint.photo import Patch, Photo, as_given, check_form
 from inpaint.pipeline import Filling, Pipeline
 from inpaint.recipe import Recipe, RecipeRule, default_recipe
 from inpaint.scene import Scene, make_scenes
@@ -84,6 +84,8 @@ class Inpainter:
         """
         if not isinstance(image, Tensor):
             job = prepare(image, mask, scales=scales, may_be_empty=True)
+            if isinstance(job.picture, Photo):
+                check_form(job.picture, image)
             return as_given(self.fill(job).picture, image)
         pictures = pictures_of(image)
         masks = _mask_of_each(mask, len(pictures))

@@ -1,17 +1,19 @@
 """Pictures in and out of memory with nothing lost.
 
-Outside the hole the saved file holds the very samples that were read: 8-bit or 16-bit grey, RGB, with or without alpha.
-PNG, WebP and TIFF are written without loss; JPEG re-encodes the whole picture (quality 95, no chroma subsampling). The
-ICC profile, EXIF, XMP and resolution travel along, except what would contradict the new pixels: the EXIF orientation
-(the pixels are turned upright on reading) and the EXIF thumbnail (it shows the unfilled picture).
+Outside the hole the saved file holds the very samples that were read: grey or RGB, with or without alpha, of 8, 16 or
+more bits or floating. PNG, WebP, TIFF, JPEG 2000, BMP and GIF are written without loss. A JPEG that comes from a JPEG
+keeps the DCT coefficients of all blocks that no hole touches. Metadata travels along (``inpaint.writing``), except
+what would contradict the new pixels: the EXIF orientation, where the file's pixels are turned upright, and thumbnails
+and gain maps, which show the unfilled picture.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, overload
@@ -21,8 +23,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inpaint.codec import as_image, decode, encode, name_of, reason, with_channels
+from inpaint.codec import as_image, decode, name_of, reason, with_channels
 from inpaint.errors import InpaintError
+from inpaint.losses import losses
+from inpaint.origin import Origin
+from inpaint.writing import GIF_COLOURS, encode
 
 MAX_MEGAPIXELS = 100.0
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
@@ -31,15 +36,20 @@ FORMAT_OF_EXTENSION = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".avif": "AVIF",
+    ".jp2": "JPEG2000",
+    ".heic": "HEIF",
+    ".bmp": "BMP",
+    ".gif": "GIF",
 }
-LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}
+LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535, "AVIF": 65535, "HEIF": 16384}
 
 SAMPLE_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
-# The types and numbers of channels that can be written to files.
-_WRITABLE = {("uint8", 1), ("uint8", 2), ("uint8", 3), ("uint8", 4), ("uint16", 1)}
+_FORMATS_OF_TYPE = {"uint8": tuple(FORMAT_OF_EXTENSION.values()), "uint16": ("PNG", "TIFF")}  # floats: TIFF alone
 
 
 class Patch(NamedTuple):
@@ -56,7 +66,8 @@ class Photo:
     """A picture in memory, upright: its samples as they came, and what its file said about it.
 
     ``samples`` is (H, W, C): C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; uint8, uint16, or a floating type in [0, 1].
-    ``notes`` are remarks for the user about how the file was read.
+    ``iptc`` are IPTC's records, ``comment`` is the file's. ``origin`` is the file, where it was one. ``notes`` are
+    remarks for the user about how it was read.
     """
 
     samples: np.ndarray
@@ -65,6 +76,9 @@ class Photo:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    iptc: bytes | None = None
+    comment: bytes | None = None
+    origin: Origin | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -120,34 +134,34 @@ class Photo:
         colours = self.samples[..., : self._colour_channels]
         known = (colours[rows][~hole[rows]] for rows in row_strips(self.size))  # one strip in memory at a time
         ends = np.array([(part.min(), part.max()) for part in known if part.size])
-        if len(ends) and not (ends.min() >= 0 and ends.max() <= 1):
-            raise InpaintError(
-                f"image: expected known pixels in [0, 1], got values from {ends.min():.3g} to {ends.max():.3g}; "
-                "divide 8-bit values by 255"
-            )
+        if len(ends):
+            refuse_beyond_white(float(ends.min()), float(ends.max()))
 
     @property
     def _colour_channels(self) -> int:
         return 1 if self.is_grey else 3
 
 
-def read(source: Any, *, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
+def read(source: Any, *, max_megapixels: float = MAX_MEGAPIXELS, page: int = 1) -> Photo:
     """Read a picture and turn it upright.
 
     Args:
-        source: path, bytes, binary stream or PIL image: grey, RGB, palette or 1-bit, with or without transparency, or
-            16-bit grey. Palette images become RGB or RGBA, because the colours painted into the hole need not be in the
-            palette; 1-bit images become grey. Of an animated file the first frame is read and ``Photo.notes`` says so.
-            Or a numpy array (H, W) or (H, W, C), whose samples are not copied: uint8, uint16, or floating in [0, 1].
+        source: path, bytes, binary stream or PIL image: grey, RGB, palette or 1-bit, with or without transparency; PNG
+            of 16 bits; TIFF of integers up to 32 bits or floats. Palette images become RGB or RGBA, because the colours
+            painted into the hole need not be in the palette; 1-bit images become grey. TIFF of types other than uint8
+            and uint16 becomes floating in [0, 1]. Of an animated file the first frame is read. ``Photo.notes`` says
+            what is not kept. Or a numpy array (H, W) or (H, W, C), whose samples are not copied: uint8, uint16, or
+            floating in [0, 1].
         max_megapixels: the limit for files, bytes and streams, checked before any pixel is decoded.
+        page: of a TIFF, counted from 1.
 
     Raises:
-        InpaintError: the file is missing, not an image, damaged, or larger than ``max_megapixels``; or the pixels have
-            a form in which the known ones could not be kept exactly (CMYK, 16-bit colour files, 32-bit grey).
+        InpaintError: the file is missing, not an image, damaged, or larger than ``max_megapixels``; it has no such
+            page; or the pixels have a form in which the known ones could not be kept exactly (CMYK).
     """
     name = name_of(source, "the picture")
     if not isinstance(source, np.ndarray):
-        samples, facts = decode(source, name, max_megapixels)
+        samples, facts = decode(source, name, max_megapixels, page=page)
         return Photo(samples, **facts)
     if source.dtype.name not in SAMPLE_TYPES:
         raise InpaintError(
@@ -166,11 +180,23 @@ def as_given(photo: Photo, like: Any) -> np.ndarray | Image.Image:
 
     The PIL image is upright, without an orientation tag; its ``info`` holds profile, EXIF, XMP and resolution.
     """
+    check_form(photo, like)
     if isinstance(like, np.ndarray):
         return photo.samples.reshape(like.shape)
     image = as_image(photo.samples)
-    image.info = {name: value for name, value in _facts(photo).items() if value is not None}
+    facts = {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp, "dpi": photo.dpi}
+    image.info = {name: value for name, value in facts.items() if value is not None}
     return image
+
+
+def check_form(photo: Photo, like: Any) -> None:
+    """Raise InpaintError, before any work, where :func:`as_given` can give no picture in the form of ``like``."""
+    depth, channels = photo.samples.dtype.name, photo.samples.shape[2]
+    if not isinstance(like, np.ndarray) and depth != "uint8" and (depth, channels) != ("uint16", 1):
+        raise InpaintError(
+            f"{name_of(like, 'the picture')}: PIL has no images of {channels} channels of {depth}; use "
+            "inpaint.work.prepare, Inpainter.fill and inpaint.photo.save instead"
+        )
 
 
 def to_pil(tensor: Tensor) -> Image.Image:
@@ -184,20 +210,49 @@ def to_pil(tensor: Tensor) -> Image.Image:
     return Image.fromarray(_quantise(tensor.detach().cpu().permute(1, 2, 0), np.dtype(np.uint8)))
 
 
+def refuse_beyond_white(least: float, most: float) -> None:
+    """Raise InpaintError unless the least and the largest of the known colours lie in [0, 1]."""
+    if np.isnan(least) or np.isnan(most):
+        raise InpaintError("image: expected numbers outside the hole, got NaN; let the hole cover these pixels")
+    if least < 0 or most > 1:
+        raise InpaintError(
+            f"image: expected known pixels in [0, 1], got values from {least:.3g} to {most:.3g}; "
+            "divide 8-bit values by 255"
+        )
+
+
 def row_strips(size: tuple[int, int]) -> Iterator[slice]:
     """Slices of rows that cover a picture of (height, width), of about 2**18 pixels each."""
     height = max(1, 2**18 // size[1])
     return (slice(top, top + height) for top in range(0, size[0], height))
 
 
-def check_output(target: str | Path | BinaryIO, photo: Photo | None = None, *, file_format: str | None = None) -> None:
+def check_output(
+    target: str | Path | BinaryIO, photo: Photo | None = None, *, file_format: str | None = None
+) -> tuple[str, ...]:
     """Find out, before any work, whether :func:`save` can write ``photo`` (or any RGB picture) to ``target``.
+
+    Returns:
+        Notes for the user on what the format changes or leaves out.
 
     Raises:
         InpaintError: the extension or format is not one that can be written or cannot hold this photograph; the folder
             is missing or does not let files be written; ``target`` is a folder or write-protected.
     """
     file_format = _format_of(target, file_format)
+    _check_target(target)
+    if photo is None:
+        return ()
+    _check_format(photo, file_format, target)
+    if file_format == "GIF" and _has_many_colours(photo):
+        raise InpaintError(
+            f"cannot write {name_of(target, 'the picture')}: GIF holds {GIF_COLOURS} colours and the photograph has "
+            "more; use .png"
+        )
+    return losses(photo, file_format)
+
+
+def _check_target(target: str | Path | BinaryIO) -> None:
     if isinstance(target, str | Path):
         path = Path(target)
         if path.is_dir():
@@ -205,19 +260,17 @@ def check_output(target: str | Path | BinaryIO, photo: Photo | None = None, *, f
         if path.exists() and not os.access(path, os.W_OK):
             raise InpaintError(f"cannot write {path}: the file is write-protected; choose another name")
         check_folder(path.resolve().parent)
-    if photo is None:
-        return
+
+
+def _check_format(photo: Photo, file_format: str, target: str | Path | BinaryIO) -> None:
     cannot = f"cannot write {name_of(target, 'the picture')}"
-    channels, depth = photo.samples.shape[2], photo.samples.dtype.name
-    if (depth, channels) not in _WRITABLE:
-        raise InpaintError(
-            f"{cannot}: expected 8 bits per channel or 16-bit grey without alpha, got {channels} channels of {depth}; "
-            "convert it to 8 bits per channel first"
-        )
-    if file_format == "JPEG" and photo.has_alpha:
-        raise InpaintError(f"{cannot}: JPEG has no alpha channel and the photograph has; use .png")
-    if depth == "uint16" and file_format not in ("PNG", "TIFF"):
-        raise InpaintError(f"{cannot}: {file_format} has no 16-bit grey; use .png or .tif")
+    depth = photo.samples.dtype.name
+    formats = _FORMATS_OF_TYPE.get(depth, ("TIFF",))
+    if file_format not in formats:
+        remedy = "use .tif" if formats == ("TIFF",) else "use .png or .tif"
+        raise InpaintError(f"{cannot}: {file_format} has no samples of {depth}, as the photograph has; {remedy}")
+    if file_format in ("JPEG", "BMP") and photo.has_alpha and (photo.samples[..., -1] != photo.white).any():
+        raise InpaintError(f"{cannot}: {file_format} has no alpha channel and the photograph has; use .png")
     longest = max(photo.size)
     if longest > LONGEST_SIDE.get(file_format, longest):
         raise InpaintError(
@@ -225,11 +278,18 @@ def check_output(target: str | Path | BinaryIO, photo: Photo | None = None, *, f
             f"{longest}; use .png"
         )
     try:
-        encode(photo.samples[:1, :1], file_format, io.BytesIO(), **_facts(photo))
+        encode(replace(photo, samples=photo.samples[:1, :1], origin=None), file_format)
+    except InpaintError:
+        raise
     except Exception as error:  # Pillow's writers raise errors of many types on metadata that does not fit the format
         raise InpaintError(
             f"{cannot}: {file_format} cannot hold the photograph's metadata ({error}); use .png"
         ) from error
+
+
+def _has_many_colours(photo: Photo) -> bool:
+    colours = photo.samples[..., : photo._colour_channels].reshape(-1, photo._colour_channels)
+    return len(np.unique(colours, axis=0)) > GIF_COLOURS
 
 
 def check_folder(folder: str | Path) -> None:
@@ -250,24 +310,25 @@ def save(target: str | Path | BinaryIO, photo: Photo, *, file_format: str | None
 
     Args:
         target: path, or binary stream, which need not be seekable.
-        file_format: "PNG", "JPEG", "WEBP" or "TIFF". By default what the extension says, and PNG for a stream.
+        file_format: a value of FORMAT_OF_EXTENSION. By default what the extension says, and PNG for a stream.
 
     Raises:
         InpaintError: as for :func:`check_output`, or the disk is full.
     """
-    check_output(target, photo, file_format=file_format)
     file_format = _format_of(target, file_format)
+    _check_target(target)
+    _check_format(photo, file_format, target)
+    content = encode(photo, file_format)
     if not isinstance(target, str | Path):
-        encoded = io.BytesIO()
-        encode(photo.samples, file_format, encoded, **_facts(photo))
-        target.write(encoded.getvalue())
+        target.write(content)
         return
     final = Path(target).resolve()  # a link keeps pointing to the file it points to
     temporary = _temporary_name(final.parent)
     try:
         try:
             with open(temporary, "xb") as stream:
-                encode(photo.samples, file_format, stream, **_facts(photo))
+                stream.write(content)
+            _keep_owner_and_mode(final, temporary)
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
@@ -309,5 +370,9 @@ def _temporary_name(folder: Path) -> Path:
     return folder / f".inpaint-{secrets.token_hex(8)}.tmp"
 
 
-def _facts(photo: Photo) -> dict[str, Any]:
-    return {"icc_profile": photo.icc_profile, "exif": photo.exif, "xmp": photo.xmp, "dpi": photo.dpi}
+def _keep_owner_and_mode(existing: Path, new: Path) -> None:
+    if existing.exists():
+        state = existing.stat()
+        with suppress(OSError):  # only some may give files away
+            os.chown(new, state.st_uid, state.st_gid)
+        os.chmod(new, stat.S_IMODE(state.st_mode))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inpaint.errors import InpaintError
-from inpaint.photo import Patch, row_strips
+from inpaint.photo import Patch, refuse_beyond_white, row_strips
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +44,7 @@ class TensorPhoto:
         middle = self.tensor.new_full((), 0.5)
         strips = (torch.where(known[rows], self.tensor[:, rows].detach(), middle) for rows in row_strips(self.size))
         ends = torch.stack([end for strip in strips for end in torch.aminmax(strip)])
-        least, most = float(ends.min()), float(ends.max())
-        if not (least >= 0 and most <= 1):
-            raise InpaintError(
-                f"image: expected known pixels in [0, 1], got values from {least:.3g} to {most:.3g}; "
-                "divide 8-bit values by 255"
-            )
+        refuse_beyond_white(float(ends.min()), float(ends.max()))
 
 
 def pictures_of(images: Tensor) -> list[TensorPhoto]:

@@ -22,7 +22,6 @@ from inpaint.photo import MAX_MEGAPIXELS, Patch, Photo
 from inpaint.recipe import Recipe, RecipeRule
 from inpaint.stages import StageTime
 from inpaint.tensor_photo import TensorPhoto
-from inpaint.upright import note_about_turning
 from inpaint.window import Level, Window, halvings_of
 
 LARGEST_BATCH = 1 << 19  # pixels of small windows that are filled at once, of their finest scale
@@ -106,6 +105,7 @@ def prepare(
     source: Any = None,
     exclude: Any = None,
     variant: int = 0,
+    page: int = 1,
     max_megapixels: float = MAX_MEGAPIXELS,
     may_be_empty: bool = False,
 ) -> Job:
@@ -124,6 +124,7 @@ def prepare(
         source: a mask; the hole is filled with copies of what it marks.
         exclude: a mask; nothing that it marks is copied.
         variant: 0, or the number of another fill (``inpaint.variants``).
+        page: of a TIFF, counted from 1.
         max_megapixels: the limit for files.
         may_be_empty: accept a mask without a hole.
 
@@ -134,7 +135,7 @@ def prepare(
     if feather < 0 or variant < 0:
         raise ValueError(f"expected 0 or more, got feather {feather} and variant {variant}")
     picture: Picture = (
-        image if isinstance(image, Photo | TensorPhoto) else photo.read(image, max_megapixels=max_megapixels)
+        image if isinstance(image, Photo | TensorPhoto) else photo.read(image, max_megapixels=max_megapixels, page=page)
     )
     if 0 in picture.size:
         raise InpaintError("image: expected at least one pixel, got none; check how it was read")
@@ -144,7 +145,6 @@ def prepare(
     if not may_be_empty:
         holes.refuse_empty(hole, name=name, inverted=invert)
     notes = (*found_notes, *holes.check_hole(hole, name=name, inverted=invert))
-    notes = (*note_about_turning(image, name_of(image, "the photograph")), *notes)
     if isinstance(picture, Photo):
         if any(isinstance(each, Transparent) for each in masks):
             picture = _opaque_in(picture, hole)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
 
 from inpaint.commands import compare, evaluate, fill, info, mask, stylize, train
@@ -20,6 +22,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 a problem named in one line, 2 wrong use of the command line.
     """
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata, which notes name
 
 
 for _command in (fill.fill, mask.mask, stylize.stylize, train.train, evaluate.evaluate, compare.compare, info.info):

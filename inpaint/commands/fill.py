@@ -30,6 +30,15 @@ _FILLING = "The filling"
 @click.argument("arguments", nargs=-1, required=True, type=FILE, metavar="IMAGE... [MASK]")
 @mark_options()
 @option(
+    "--page",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    heading=_FILLING,
+    help="Page of a TIFF; the others stay as they are.",
+)
+@option(
     "--feather",
     type=click.IntRange(min=0, max=1000),
     metavar="PIXELS",
@@ -84,6 +93,7 @@ _FILLING = "The filling"
 )
 def fill(
     arguments: tuple[Path, ...],
+    page: int,
     feather: int,
     variants: int,
     scales: list[int] | None,
@@ -98,9 +108,10 @@ def fill(
     MASK has the size of IMAGE as displayed; white is the hole. It can be a picture, or outlines in the JSON of COCO or
     labelme. With --mask, --box, --mask-colour, --mask-from-alpha or --mask-from-nan every argument is a photograph.
 
-    Pixels outside the hole keep their exact values in PNG, WebP and TIFF (JPEG re-encodes the picture at quality 95),
-    and so do transparency, colour profile and EXIF. An existing output is replaced, once the result is complete. All
-    input is checked before the first photograph is filled.
+    Pixels outside the hole keep their exact values, and so do transparency, colour profile and EXIF. A JPEG from a JPEG
+    changes in the blocks that the hole touches; other lossy files are encoded anew. The name of the output ends in
+    .png, .jpg, .webp, .tif, .avif, .jp2, .heic, .bmp or .gif. An existing output is replaced, once the result is
+    complete. All input is checked before the first photograph is filled.
 
     Each hole, or group of near ones, is filled in a window of its own. --save-stages writes mask.png and, for each
     window, coarse.png and what came of each scale: what the translation made of the swapped features (after_swap), the
@@ -114,19 +125,25 @@ def fill(
       inpaint fill scans/*.tif --mask dust.png -o cleaned/
       cat photo.png | inpaint fill - mask.png > filled.png
     """
+    from inpaint.photo import check_output
+
     marks, painting = Marks.of(options), Painting(**options)
     photographs = marks.photographs(arguments)
     found = places(photographs, variants=variants, output=output, explain=explain, save_stages=save_stages)
     _check_places(found, photographs, marks, painting)
 
     def prepare(photograph: Path) -> Job:
-        return marks.prepare(photograph, scales=scales, feather=feather, max_megapixels=painting.max_megapixels)
+        return marks.prepare(
+            photograph, page=page, scales=scales, feather=feather, max_megapixels=painting.max_megapixels
+        )
 
     job = _check_all(photographs, found, prepare)
     inpainter: Inpainter | None = None
     for place in found:
         if place.variant in (None, 1):
             job = job if len(photographs) == 1 else prepare(place.photograph)
+            losses = check_output(_target(place.output), cast("Photo", job.picture))
+            job = replace(job, notes=(*job.notes, *losses))
             _announce(place, job, painting)
         with memory_errors(job.picture.size):
             inpainter = inpainter or painting.load(job.picture.size, max_memory and 2**30 * max_memory)

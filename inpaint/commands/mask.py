@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, required=True, type=FILE, metavar="IMAGE [MASK]")
 @mark_options()
 @option(
+    "--page",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    heading=OUTPUT,
+    help="Page of a TIFF.",
+)
+@option(
     "-o",
     "--output",
     type=FILE,
@@ -43,6 +52,7 @@ if TYPE_CHECKING:
 )
 def mask(
     arguments: tuple[Path, ...],
+    page: int,
     output: Path | None,
     save_mask: Path | None,
     quiet: bool,
@@ -82,7 +92,7 @@ def mask(
             check_output(path)
     if save_mask is not None and save_mask.resolve() == target.resolve():
         raise InpaintError(f"{target} would be written twice; choose another name for one of them")
-    job = marks.prepare(photograph, max_megapixels=max_megapixels)
+    job = marks.prepare(photograph, page=page, max_megapixels=max_megapixels)
     save_picture(target, to_pil(draw_overlay(job)))
     if save_mask is not None:
         from PIL import Image

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp, .tif or another.")
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1),
@@ -93,10 +93,10 @@ def stylize(
     photo = read(content, max_megapixels=limit)
     if strength > 0 and not keep_colours:
         photo = in_colour(photo)
-    check_output(output, photo)
+    losses = check_output(output, photo)
     texture = read(style, max_megapixels=limit)
     taken = style_size(texture.size, photo.size, scale, largest_style)
-    for note in (*photo.notes, *texture.notes):
+    for note in (*photo.notes, *texture.notes, *losses):
         progress.say(f"note: {note}")
     progress.say(f"{content}: {by(photo.size)}, {style}: {by(texture.size)} taken at {by(taken)}")
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -226,6 +227,28 @@ def test_what_is_erased_is_filled_and_opaque(fake, files):
     assert "has no NaN" in failure("fill", files.image, "--mask-from-nan")
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_is_nan_in_a_tiff_is_filled(fake, files, dtype):
+    pixels = (files.pixels / 255).astype(dtype)
+    pixels[files.hole, 1] = np.nan
+    tifffile.imwrite(files.folder / "depth.tif", pixels, photometric="rgb")
+    result = run("fill", files.folder / "depth.tif", "--mask-from-nan", "-o", files.folder / "out.tif")
+    assert result.exit_code == 0, result.output
+    saved = tifffile.imread(files.folder / "out.tif")
+    assert saved.dtype == dtype and np.array_equal(saved[~files.hole], pixels[~files.hole])
+    assert np.isfinite(saved).all() and np.array_equal(fake.job.hole, files.hole)
+    line = failure("fill", files.folder / "depth.tif", files.mask, "--invert-mask", "-o", files.folder / "out.tif")
+    assert "got NaN" in line
+
+
+def test_the_mask_command_takes_a_page(files):
+    tifffile.imwrite(files.folder / "pages.tif", np.stack([files.pixels, files.pixels // 2]), photometric="rgb")
+    result = run("mask", files.folder / "pages.tif", "--box", "0,0,1,1", "--page", 2, "-o", files.out)
+    assert result.exit_code == 0, result.output
+    assert np.array_equal(np.asarray(Image.open(files.out))[1:], (files.pixels // 2)[1:])
+    assert run("mask", files.folder / "pages.tif", "--box", "0,0,1,1", "--page", 3, "-o", files.out).exit_code == 1
+
+
 def test_labels_outlines_and_masks_of_another_size(fake, files):
     labels = np.where(files.hole, 7, 3).astype(np.uint8)
     labels[0, 0] = 0
@@ -263,7 +286,7 @@ def test_a_photograph_that_is_turned_upright_is_noted(fake, files, orientation):
     Image.fromarray(files.pixels).save(files.folder / "turned.png", exif=exif)
     result = run("fill", files.folder / "turned.png", "--box", "1,1,5,5", "-o", files.out)
     assert result.exit_code == 0, result.output
-    note = f"turned.png is turned upright (EXIF {orientation}); a mask has to be upright as well"
+    note = f"turned upright (EXIF {orientation}); a mask has to be upright as well"
     assert (note in result.stderr) == (orientation > 1)
 
 

@@ -388,7 +388,7 @@ def test_command_names_problems_before_any_work(files, unloadable):
     assert "expected a PNG, JPEG" in failure(files.content, files.folder / "text.png", "-o", files.out)
     assert "cannot read" in failure(files.folder / "none.png", files.style, "-o", files.out)
     assert "the limit is 0.001" in failure(files.content, files.style, "-o", files.out, "--max-megapixels", 0.001)
-    assert "expected a name ending in" in failure(files.content, files.style, "-o", files.folder / "out.gif")
+    assert "expected a name ending in" in failure(files.content, files.style, "-o", files.folder / "out.psd")
     assert "the style picture itself" in failure(files.content, files.style, "-o", files.style)
     assert "allow it with --overwrite" in failure(files.content, files.style, "-o", files.content)
     assert "coherence: expected" in failure(files.content, files.style, "-o", files.out, "--coherence", "inf")

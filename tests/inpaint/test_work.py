@@ -58,13 +58,13 @@ def test_a_job_holds_the_picture_the_hole_and_what_was_asked_for() -> None:
         (photograph(), np.zeros((8, 9), bool), r"the mask is 9x8, the photograph is 8x8"),
         (photograph(), np.zeros((8, 8), bool), "marks no hole"),
         (photograph() * 200, np.eye(8, dtype=bool), r"known pixels in \[0, 1\].*divide 8-bit values by 255"),
-        (photograph() * np.nan, np.eye(8, dtype=bool), r"known pixels in \[0, 1\]"),
+        (photograph() * np.nan, np.eye(8, dtype=bool), "numbers outside the hole, got NaN; let the hole cover"),
         (photograph().astype(np.int32), np.eye(8, dtype=bool), "array of uint8, uint16, float16, float32, float64"),
         (np.zeros((0, 8, 3), np.uint8), np.zeros((0, 8), bool), "at least one pixel"),
         (Image.new("CMYK", (8, 8)), np.eye(8, dtype=bool), "its mode is CMYK; convert it"),
         (TensorPhoto(torch.rand(3, 0, 8)), np.zeros((0, 8), bool), "at least one pixel"),
         (TensorPhoto(torch.full((3, 8, 8), 200.0)), np.eye(8, dtype=bool), "divide 8-bit values by 255"),
-        (TensorPhoto(torch.full((3, 8, 8), torch.nan)), np.eye(8, dtype=bool), r"known pixels in \[0, 1\]"),
+        (TensorPhoto(torch.full((3, 8, 8), torch.nan)), np.eye(8, dtype=bool), "outside the hole, got NaN"),
     ],
 )
 def test_unfit_input_is_named(image, mask: np.ndarray, message: str) -> None:
