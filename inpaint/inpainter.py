@@ -13,6 +13,7 @@ from torch import Tensor
 from inpaint import memory, weights
 from inpaint.device import choose_device
 from inpaint.errors import InpaintError
+from inpaint.feather import feathered
 from inpaint.graphs import Graphs
 from inpaint.networks.layout import multiply_in, on_device
 from inpaint.photo import Patch, as_given
@@ -70,8 +71,8 @@ class Inpainter:
         Args:
             image: PIL image; numpy array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or floats in [0, 1]; or float
                 tensor (3, H, W) or (B, 3, H, W) in [0, 1] on any device. A path gives a PIL image back.
-            mask: white or True = hole: path, PIL image, array or tensor of the same size; for a batch of tensors also
-                (B, H, W) or (B, 1, H, W).
+            mask: white or True = hole: path, PIL image, array or tensor of the same size; one of
+                ``inpaint.mask_sources``; or a list of these. For a batch of tensors also (B, H, W) or (B, 1, H, W).
             scales: short sides in pixels, coarse to fine: the picture's own, halved some times. Chosen from the holes
                 by default.
 
@@ -110,7 +111,10 @@ class Inpainter:
             on_stage: called with every step that has ended.
         """
         largest_part = memory.largest_part(self.device, self.max_memory)
-        windows = [find_windows(job.hole, scales=job.scales, largest_part=largest_part) for job in jobs]
+        windows = [
+            find_windows(job.hole, scales=job.scales, largest_part=largest_part, barred=job.barred, variant=job.variant)
+            for job in jobs
+        ]
         stages = Stages(self.device, on_stage)
         patches: list[list[Patch]] = [[] for _ in jobs]
         kept: list[list[KeptWindow]] = [[] for _ in jobs]
@@ -119,9 +123,22 @@ class Inpainter:
                 patches[number].append(patch)
                 kept[number].extend(steps)
         return [
-            Filled(job.picture.filled(patches[number]), job.notes, windows[number], stages.times, kept[number])
+            Filled(
+                job.picture.filled(patches[number]),
+                (*job.notes, *self._notes(job, windows[number])),
+                windows[number],
+                stages.times,
+                kept[number],
+            )
             for number, job in enumerate(jobs)
         ]
+
+    def _notes(self, job: Job, windows: Sequence[Window]) -> tuple[str, ...]:
+        """Notes on a choice of sources that has no effect."""
+        chosen = job.variant > 0 or job.barred is not None
+        if not chosen or not windows or any(self._rule(window.depth).swap for window in windows):
+            return ()
+        return ("the holes are too small to be filled with copies: a choice of sources and variants changes nothing",)
 
     def _rule(self, depth: int) -> Recipe:
         return self.recipe if isinstance(self.recipe, Recipe) else self.recipe(depth)
@@ -140,9 +157,10 @@ class Inpainter:
             filling = self.pipeline.fill(crops, unknown, scenes, batch.recipe, stages, keep=keep)
         colours = filling.colours.cpu()
         stages.read()
+        patches = [_patch(window, scenes[-1], one) for window, one in zip(batch.windows, colours, strict=True)]
         return [
-            (_patch(window, scenes[-1], one), _kept(filling, number, window) if keep else [])
-            for number, (window, one) in enumerate(zip(batch.windows, colours, strict=True))
+            (feathered(patch, jobs[job]), _kept(filling, number, window) if keep else [])
+            for number, (patch, window, job) in enumerate(zip(patches, batch.windows, batch.jobs, strict=True))
         ]
 
 

@@ -18,6 +18,7 @@ from inpaint.cells import CELL, PATCH, pooled, rounded_up, touched
 from inpaint.clusters import Cluster, find_clusters, window_side
 from inpaint.depth import DEEPEST
 from inpaint.errors import InpaintError
+from inpaint.variants import bar_some
 
 COARSEST = 96  # pixels that the photograph's short side has at the coarsest scale, at least
 LARGEST_SEARCH = 1e10  # queries times keys that are compared at one scale, at most
@@ -63,7 +64,8 @@ class Level:
 
     halvings: k, where a pixel is 2**k pixels of the photograph wide. size: (height, width) of the whole photograph at
     this scale. part: what is worked on, in pixels of the photograph at this scale; it begins at whole cells.
-    unknown, own: (h, w) bool over the part: pixels of any hole, and of the holes that this window fills.
+    unknown, own: (h, w) bool over the part: pixels of any hole, and of the holes that this window fills. barred: known
+    pixels that are not copied, (h, w) bool, or None where all may be.
     """
 
     halvings: int
@@ -71,6 +73,7 @@ class Level:
     part: Box
     unknown: np.ndarray
     own: np.ndarray
+    barred: np.ndarray | None = None
 
     @cached_property
     def unknown_cells(self) -> np.ndarray:
@@ -84,8 +87,8 @@ class Level:
 
     @cached_property
     def keys(self) -> np.ndarray:
-        """(h'-2, w'-2) bool: patches of known cells alone."""
-        return ~touched(self.unknown_cells)
+        """(h'-2, w'-2) bool: patches of known cells alone that may be copied."""
+        return ~touched(self.unknown_cells if self.barred is None else pooled(self.unknown | self.barred))
 
     @cached_property
     def queries(self) -> np.ndarray:
@@ -134,8 +137,25 @@ class Window:
         return self.crop.size, levels, pixels.size, begins
 
 
+class _Task(NamedTuple):
+    """What all windows of a photograph have in common: its hole, the halvings of its scales where they are given, how
+    large a part may be, what is not copied, the box around what may be, and the number of the variant."""
+
+    hole: np.ndarray
+    halvings: list[int] | None
+    largest_part: float
+    barred: np.ndarray | None
+    sources: Box | None
+    variant: int
+
+
 def find_windows(
-    hole: np.ndarray, *, scales: Sequence[int] | None = None, largest_part: float = float("inf")
+    hole: np.ndarray,
+    *,
+    scales: Sequence[int] | None = None,
+    largest_part: float = float("inf"),
+    barred: np.ndarray | None = None,
+    variant: int = 0,
 ) -> list[Window]:
     """The windows in which the holes of a photograph are filled, one for each cluster of holes.
 
@@ -150,12 +170,17 @@ def find_windows(
         scales: short sides of the photograph in pixels, growing, instead of the automatic choice. Each is the
             photograph's own short side, halved some times.
         largest_part: pixels.
+        barred: (H, W) bool, pixels that are not copied. A window with fewer keys than queries then reaches as far as
+            there are pixels that may be copied.
+        variant: 0, or the number of another choice of keys (``inpaint.variants``).
 
     Raises:
         InpaintError: unfit scales.
     """
     halvings = None if scales is None else halvings_of(scales, hole.shape)
-    return [_window(hole, cluster, halvings, largest_part) for cluster in find_clusters(hole)]
+    sources = None if barred is None else _box_around(~(barred | hole))
+    task = _Task(hole, halvings, largest_part, barred, sources, variant)
+    return [_window(task, cluster) for cluster in find_clusters(hole)]
 
 
 def halvings_of(scales: Sequence[int], size: tuple[int, ...]) -> list[int]:
@@ -180,31 +205,57 @@ def halved(length: int, times: int) -> int:
     return -(-length >> times)
 
 
-def _window(hole: np.ndarray, cluster: Cluster, halvings: list[int] | None, largest_part: float) -> Window:
-    most = max(0, (min(hole.shape) // COARSEST).bit_length() - 1)
+def _window(task: _Task, cluster: Cluster) -> Window:
+    window = _window_that_fits(task, cluster, None)
+    if task.sources is None or _has_enough_keys(window.levels[-1]):
+        return window
+    return _window_that_fits(task, cluster, task.sources)
+
+
+def _has_enough_keys(level: Level) -> bool:
+    return int(np.count_nonzero(level.keys)) >= int(np.count_nonzero(touched(level.own_cells)))
+
+
+def _box_around(pixels: np.ndarray) -> Box | None:
+    """The smallest box with all True pixels; None where there is none."""
+    rows, columns = (np.flatnonzero(pixels.any(axis)).tolist() for axis in (1, 0))
+    return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1) if rows else None
+
+
+def _window_that_fits(task: _Task, cluster: Cluster, sources: Box | None) -> Window:
+    """The window, which holds ``sources`` as well, at scales of which the coarsest is not too large."""
+    most = max(0, (min(task.hole.shape) // COARSEST).bit_length() - 1)
     coarsest = next((times for times in range(most) if cluster.depth <= DEEPEST << times), most)
     for times in range(coarsest, most + 1):
-        window = _window_of(hole, cluster, halvings or list(range(times, -1, -1)), largest_part)
-        if halvings or not _is_too_large(window.levels[0], largest_part):
+        window = _window_of(task, cluster, task.halvings or list(range(times, -1, -1)), sources)
+        if task.halvings or not _is_too_large(window.levels[0], task.largest_part):
             break
     return window
 
 
-def _window_of(hole: np.ndarray, cluster: Cluster, halvings: list[int], largest_part: float) -> Window:
+def _window_of(task: _Task, cluster: Cluster, halvings: list[int], sources: Box | None) -> Window:
     """The window with levels of these scales, less the fine ones that are too large."""
+    size = task.hole.shape
     parts: list[Box] = []
     for finer, times in zip([None, *halvings[:0:-1]], reversed(halvings), strict=True):
-        parts.append(_part(cluster, hole.shape, times, None if finer is None else (parts[-1], times - finer)))
-    crop = parts[-1].scaled(1 << halvings[0]).within(hole.shape)
-    unknown = hole[crop.rows, crop.columns]
+        parts.append(_part(cluster, size, times, None if finer is None else (parts[-1], times - finer), sources))
+    crop = parts[-1].scaled(1 << halvings[0]).within(size)
+    unknown = task.hole[crop.rows, crop.columns]
     own = cluster.own(unknown, crop.top, crop.left)
+    barred = None if task.barred is None else task.barred[crop.rows, crop.columns]
+    if task.variant:
+        barred = bar_some(unknown, barred, (task.variant, crop.top, crop.left))
+    masks = (unknown, own) if barred is None else (unknown, own, barred)
     levels: list[Level] = []
     for times, part in zip(halvings, reversed(parts), strict=True):
-        size = (halved(hole.shape[0], times), halved(hole.shape[1], times))
         inside = part.moved(-(crop.top >> times), -(crop.left >> times)).scaled(1 << times)
-        masks = (pooled(mask[inside.rows, inside.columns], 1 << times) for mask in (unknown, own))
-        level = Level(times, size, part, *masks)
-        if levels and _is_too_large(level, largest_part):
+        level = Level(
+            times,
+            (halved(size[0], times), halved(size[1], times)),
+            part,
+            *(pooled(mask[inside.rows, inside.columns], 1 << times) for mask in masks),
+        )
+        if levels and _is_too_large(level, task.largest_part):
             break
         levels.append(level)
     return Window(crop, unknown, own, tuple(levels), cluster.depth)
@@ -216,17 +267,20 @@ def _is_too_large(level: Level, largest_part: float) -> bool:
     return height * width > largest_part or pairs > LARGEST_SEARCH
 
 
-def _part(cluster: Cluster, size: tuple[int, ...], halvings: int, finer: tuple[Box, int] | None) -> Box:
-    """What is worked on at a scale: around the cluster, and around the part of the finer scale so many steps below."""
+def _part(
+    cluster: Cluster, size: tuple[int, ...], halvings: int, finer: tuple[Box, int] | None, sources: Box | None
+) -> Box:
+    """What is worked on at a scale: around the cluster, around the part of the finer scale so many steps below, and
+    around ``sources``, a box of the photograph."""
     box = [side >> halvings for side in cluster.box[:2]] + [halved(side, halvings) for side in cluster.box[2:]]
     longest = max(box[2] - box[0], box[3] - box[1])
+    contained = [each for each in (finer, sources and (sources, halvings)) if each]
     spans = []
     for axis in (0, 1):
         length = halved(size[axis], halvings)
         side = int(window_side(box[axis + 2] - box[axis], longest, cluster.is_wide))
         start, stop = _span(box[axis], box[axis + 2], side, length)
-        if finer is not None:
-            inner, times = finer
+        for inner, times in contained:
             start = min(start, (inner[axis] >> times) // CELL * CELL)
             stop = max(stop, min(length, rounded_up(halved(inner[axis + 2], times), CELL)))
         spans.append((start, stop))

@@ -7,19 +7,22 @@ network is loaded; ``batches`` cuts the work into windows and puts those of equa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from inpaint import holes, photo
+from inpaint.cells import CELL, PATCH, pooled, touched
 from inpaint.codec import name_of
 from inpaint.errors import InpaintError
+from inpaint.mask_sources import Coloured, MaskSource, NotANumber, Transparent
 from inpaint.photo import MAX_MEGAPIXELS, Patch, Photo
 from inpaint.recipe import Recipe, RecipeRule
 from inpaint.stages import StageTime
 from inpaint.tensor_photo import TensorPhoto
+from inpaint.upright import note_about_turning
 from inpaint.window import Level, Window, halvings_of
 
 LARGEST_BATCH = 1 << 19  # pixels of small windows that are filled at once, of their finest scale
@@ -40,13 +43,17 @@ class Job:
     """A picture to be filled, which passed all checks.
 
     hole: (H, W) bool, True = hole. scales: short sides in pixels, or None for the automatic choice. notes: remarks for
-    the user.
+    the user. barred: (H, W) bool, pixels that are not copied, or None. feather: pixels over which the photograph passes
+    into the filling, inside the hole. variant: 0, or the number of another fill.
     """
 
     picture: Picture
     hole: np.ndarray
     scales: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    barred: np.ndarray | None = None
+    feather: int = 0
+    variant: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +98,14 @@ def prepare(
     mask: Any,
     *,
     scales: Sequence[int] | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     invert: bool = False,
-    dilate: int = 0,
+    dilate: int | None = None,
+    resize: bool = False,
+    feather: int = 0,
+    source: Any = None,
+    exclude: Any = None,
+    variant: int = 0,
     max_megapixels: float = MAX_MEGAPIXELS,
     may_be_empty: bool = False,
 ) -> Job:
@@ -101,33 +113,121 @@ def prepare(
 
     Args:
         image: whatever ``inpaint.photo.read`` takes; or a ``Photo``, or a ``TensorPhoto``.
-        mask: whatever ``inpaint.holes.read_hole`` takes, of the picture's size as displayed.
+        mask: whatever ``inpaint.holes.read_hole`` takes, of the picture's size as displayed; or one of
+            ``inpaint.mask_sources``; or a list of these, whose holes are joined.
         scales: short sides in pixels, coarse to fine; chosen from the hole by default.
-        threshold, invert, dilate: as for ``inpaint.holes.read_hole``.
+        threshold, invert, resize: as for ``inpaint.holes.read_hole``.
+        dilate: the same, of the joined hole. Without it, the pixels within ``inpaint.holes.RIM`` of a colour belong to
+            the hole as well.
+        feather: pixels, counted from the rim into the hole, over which what the photograph holds there passes into the
+            filling. The hole stays the same, and so do the pixels around it.
+        source: a mask; the hole is filled with copies of what it marks.
+        exclude: a mask; nothing that it marks is copied.
+        variant: 0, or the number of another fill (``inpaint.variants``).
         max_megapixels: the limit for files.
         may_be_empty: accept a mask without a hole.
 
     Raises:
         InpaintError: anything that keeps the picture from being filled.
+        ValueError: an option is out of range.
     """
+    if feather < 0 or variant < 0:
+        raise ValueError(f"expected 0 or more, got feather {feather} and variant {variant}")
     picture: Picture = (
         image if isinstance(image, Photo | TensorPhoto) else photo.read(image, max_megapixels=max_megapixels)
     )
     if 0 in picture.size:
         raise InpaintError("image: expected at least one pixel, got none; check how it was read")
-    hole = holes.read_hole(
-        mask, size=picture.size, threshold=threshold, invert=invert, dilate=dilate, max_megapixels=max_megapixels
-    )
-    name = name_of(mask, "the mask")
+    masks = list(mask) if isinstance(mask, list | tuple) else [mask]
+    hole, found_notes = _joined_hole(picture, image, masks, threshold, invert, dilate, resize, max_megapixels)
+    name = name_of(masks[0], "the mask") if len(masks) == 1 else "the mask"
     if not may_be_empty:
         holes.refuse_empty(hole, name=name, inverted=invert)
-    notes = holes.check_hole(hole, name=name, inverted=invert)
+    notes = (*found_notes, *holes.check_hole(hole, name=name, inverted=invert))
+    notes = (*note_about_turning(image, name_of(image, "the photograph")), *notes)
     if isinstance(picture, Photo):
+        if any(isinstance(each, Transparent) for each in masks):
+            picture = _opaque_in(picture, hole)
         notes = (*picture.notes, *notes, *holes.check_transparency(picture, hole))
     if scales is not None:
         halvings_of(scales, picture.size)
+    if feather and any(isinstance(each, Transparent | NotANumber) for each in masks):
+        raise InpaintError(
+            "feather blends what the photograph holds in the hole, and what is transparent or NaN holds no colours; "
+            "leave out --feather"
+        )
     picture.check_known(hole)
-    return Job(picture, hole, None if scales is None else tuple(scales), notes)
+    barred = _barred(picture.size, hole, source, exclude, resize, max_megapixels)
+    return Job(picture, hole, None if scales is None else tuple(scales), notes, barred, feather, variant)
+
+
+def _joined_hole(
+    picture: Picture,
+    image: Any,
+    masks: Sequence[Any],
+    threshold: float | None,
+    invert: bool,
+    dilate: int | None,
+    resize: bool,
+    max_megapixels: float,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The union of the holes of all masks, grown, and notes about them."""
+    hole = np.zeros(picture.size, bool)
+    notes: list[str] = []
+    is_soft = threshold is None and dilate is None
+    for mask in masks:
+        if isinstance(mask, MaskSource):
+            marked = mask.marked(picture, resize=resize, max_megapixels=max_megapixels)
+            # Brushes have soft rims: next to a stroke its colour is mixed with the photograph's.
+            hole |= holes.dilate_hole(marked, holes.RIM if dilate is None and isinstance(mask, Coloured) else 0)
+            continue
+        if holes.is_same_file(mask, image):
+            raise InpaintError(f"{mask} is the photograph itself: expected a mask, white where the hole is")
+        found = holes.find_hole(
+            mask,
+            size=picture.size,
+            threshold=threshold,
+            invert=invert,
+            dilate=None if is_soft else 0,
+            resize=resize,
+            photograph=picture,
+            photograph_name=name_of(image, ""),
+            max_megapixels=max_megapixels,
+        )
+        hole |= found.hole
+        notes += found.notes
+    return holes.dilate_hole(hole, dilate or 0), tuple(notes)
+
+
+def _opaque_in(picture: Photo, hole: np.ndarray) -> Photo:
+    samples = np.copy(picture.samples)
+    samples[hole, -1] = picture.white
+    return replace(picture, samples=samples)
+
+
+def _barred(
+    size: tuple[int, int], hole: np.ndarray, source: Any, exclude: Any, resize: bool, max_megapixels: float
+) -> np.ndarray | None:
+    """(H, W) bool: what is not copied; None where all may be.
+
+    Raises:
+        InpaintError: nothing remains to copy.
+    """
+    barred = np.zeros(size, bool)
+    for mask, is_source in ((source, True), (exclude, False)):
+        if mask is not None:
+            marked = holes.read_hole(
+                mask, size=size, dilate=0 if is_source else None, resize=resize, max_megapixels=max_megapixels
+            )
+            barred |= ~marked if is_source else marked
+    if not barred.any():
+        return None
+    if touched(pooled(barred | hole)).all():
+        raise InpaintError(
+            f"nothing remains to copy: expected {PATCH * CELL}x{PATCH * CELL} known pixels or more that --source marks "
+            "and --exclude does not; mark more, or less"
+        )
+    return barred
 
 
 class Batch(NamedTuple):

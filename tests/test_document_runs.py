@@ -6,6 +6,7 @@ hand. tests/test_documents.py parses the rest: make and pip, the benchmarks, tor
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ def write_the_readers_files() -> None:
         photograph(f"photographs/{number}.jpg", 300, 300)
     for name in ("mask.png", *(f"MASKS/{kind}_000{n}.png" for kind in KINDS for n in (1, 2))):
         mask(name)
+    painted = np.zeros((64, 96, 3), dtype=np.uint8)
+    painted[20:40, 30:60] = (255, 0, 255)
+    Image.fromarray(painted).save("painted.png")
+    outline = {"points": [[30, 20], [60, 20], [60, 40]], "shape_type": "polygon"}
+    Path("outline.json").write_text(json.dumps({"imageWidth": 96, "imageHeight": 64, "shapes": [outline]}))
     Path("card.md").write_text("A test.")
 
 

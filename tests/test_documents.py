@@ -378,7 +378,7 @@ WRONG = {
     "`inpaint fill photo.jpg mask.png -o filled.png --invert`": "No such option",
     "`inpaint fill --help` and `inpaint repair`": "has no command repair",
     "`inpaint train ... --initial FILE`": "no option --initial",
-    "```\ninpaint fill photo.jpg mask.png\n```": "Missing option",
+    "```\ninpaint stylize photo.jpg painting.jpg\n```": "Missing option",
     "```\ninpaint fill photo.jpg mask.png -o filled.png --device tpu\n```": "is not one of",
     "```\ninpaint evaluate PHOTOGRAPHS MASKS --out report \\\n    --kind center\n```": "No such option",
     "`python benchmarks/bench_nothing.py`": "no file benchmarks/bench_nothing.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from inpaint.commands import compare, evaluate, fill, info, stylize, train
+from inpaint.commands import compare, evaluate, fill, info, mask, stylize, train
 from inpaint.commands.common import OneLineErrors
 
 
@@ -22,5 +22,5 @@ def main() -> None:
     """
 
 
-for _command in (fill.fill, stylize.stylize, train.train, evaluate.evaluate, compare.compare, info.info):
+for _command in (fill.fill, mask.mask, stylize.stylize, train.train, evaluate.evaluate, compare.compare, info.info):
     main.add_command(_command)

@@ -36,6 +36,34 @@ class Scales(click.ParamType):
         return scales
 
 
+class Option(click.Option):
+    """An option under a heading."""
+
+    def __init__(self, *arguments: Any, heading: str = "Options", **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.heading = heading
+
+
+def option(*names: str, heading: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``click.option`` under a heading of a ``Grouped`` command."""
+    return click.option(*names, cls=Option, heading=heading, **settings)
+
+
+class Grouped(click.Command):
+    """Lists its options under their headings."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        under: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(context):
+            record = parameter.get_help_record(context)
+            if record is not None and isinstance(parameter, click.Option):
+                under.setdefault(getattr(parameter, "heading", "Help"), []).append(record)
+        under = {**{heading: under[heading] for heading in under if heading != "Help"}, "Help": under["Help"]}
+        for heading, records in under.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 class OneLineErrors(click.Group):
     """Prints problems that the user can mend as one line, ``inpaint: ...``, and ends with exit code 1."""
 

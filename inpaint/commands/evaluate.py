@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--lpips-weights", type=FILE, help="Weights of LPIPS (AlexNet); without them LPIPS is left out.")
 @click.option("--fid-weights", type=FILE, help="Weights of FID's Inception network (torch-fidelity); without, no FID.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many photographs.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [torch's default]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU. [as many as affinity and quota allow]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def evaluate(
     images: Path,
@@ -52,12 +52,10 @@ def evaluate(
       inpaint evaluate photos masks --out report --kinds center,thin
       inpaint evaluate photos masks --out report_telea --method telea
     """
-    import torch
-
     from inpaint.evaluation import protocol
+    from inpaint.threads import set_threads
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     protocol.evaluate(
         images,
         masks,

@@ -1,66 +1,106 @@
-"""``inpaint fill``: fills the hole that a mask marks in a photograph."""
+"""``inpaint fill``: fills the holes that are marked in photographs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from inpaint.commands.common import FILE, Scales, by, memory_errors
-from inpaint.commands.painting import Painting, output_option, painting_options
+from inpaint.commands.common import FILE, Grouped, Scales, by, memory_errors, option
+from inpaint.commands.marks import Marks, mark_options, refuse_lost_mask
+from inpaint.commands.painting import OUTPUT, WORK, Painting, painting_options
+from inpaint.commands.places import STANDARD, Place, places, refuse_overwriting, refuse_terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
 
-    from inpaint.work import Filled
+    from inpaint.inpainter import Inpainter
+    from inpaint.photo import Photo
+    from inpaint.work import Filled, Job
+
+_FILLING = "The filling"
 
 
-@click.command()
-@click.argument("image", type=FILE)
-@click.argument("mask", type=FILE)
-@output_option
-@click.option("--invert-mask", is_flag=True, help="Black marks the hole instead of white.")
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.5,
+@click.command(cls=Grouped)
+@click.argument("arguments", nargs=-1, required=True, type=FILE, metavar="IMAGE... [MASK]")
+@mark_options()
+@option(
+    "--feather",
+    type=click.IntRange(min=0, max=1000),
+    metavar="PIXELS",
+    default=0,
     show_default=True,
-    help="A mask pixel is hole where its brightness is above this share of white.",
+    heading=_FILLING,
+    help="Blend the photograph into the filling, from the rim inwards.",
 )
-@click.option(
-    "--dilate", type=click.IntRange(min=0), default=0, show_default=True, help="Grow the hole by this many pixels."
+@option(
+    "--variants",
+    type=click.IntRange(min=1, max=99),
+    metavar="K",
+    default=1,
+    show_default=True,
+    heading=_FILLING,
+    help="Make K different fills, and number the outputs.",
 )
-@click.option(
+@option(
     "--scales",
     type=Scales(),
+    heading=_FILLING,
     help="Short sides in pixels, coarse to fine: IMAGE's own, halved some times. [automatic]",
 )
-@click.option(
+@option(
+    "-o",
+    "--output",
+    type=FILE,
+    heading=OUTPUT,
+    help="Result: a file, a folder that exists, or - for standard output. [IMAGE_filled, next to IMAGE]",
+)
+@option(
+    "--explain",
+    type=FILE,
+    metavar="FILE",
+    heading=OUTPUT,
+    help="Write a picture of what was copied and where to; for several results a folder that exists.",
+)
+@option(
+    "--save-stages",
+    type=FILE,
+    metavar="DIR",
+    heading=OUTPUT,
+    help="Write the mask and each step's picture to this folder.",
+)
+@painting_options("IMAGE")
+@option(
     "--max-memory",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GIB",
+    heading=WORK,
     help="Memory for a window's work; fine scales of large holes that need more are left out. [half of what is free]",
 )
-@click.option("--save-stages", type=FILE, metavar="DIR", help="Write the mask and each step's picture to this folder.")
-@painting_options("IMAGE")
 def fill(
-    image: Path,
-    mask: Path,
-    invert_mask: bool,
-    threshold: float,
-    dilate: int,
+    arguments: tuple[Path, ...],
+    feather: int,
+    variants: int,
     scales: list[int] | None,
-    max_memory: float | None,
+    output: Path | None,
+    explain: Path | None,
     save_stages: Path | None,
-    **shared: Any,
+    max_memory: float | None,
+    **options: Any,
 ) -> None:
     """Fill the hole that MASK marks in IMAGE.
 
-    MASK has the size of IMAGE as displayed; white is the hole. Pixels outside the hole keep their exact values in PNG,
-    WebP and TIFF (JPEG re-encodes the picture at quality 95), and so do transparency, colour profile and EXIF. An
-    existing OUTPUT is replaced, once the result is complete.
+    MASK has the size of IMAGE as displayed; white is the hole. It can be a picture, or outlines in the JSON of COCO or
+    labelme. With --mask, --box, --mask-colour, --mask-from-alpha or --mask-from-nan every argument is a photograph.
+
+    Pixels outside the hole keep their exact values in PNG, WebP and TIFF (JPEG re-encodes the picture at quality 95),
+    and so do transparency, colour profile and EXIF. An existing output is replaced, once the result is complete. All
+    input is checked before the first photograph is filled.
 
     Each hole, or group of near ones, is filled in a window of its own. --save-stages writes mask.png and, for each
     window, coarse.png and what came of each scale: what the translation made of the swapped features (after_swap), the
@@ -68,60 +108,114 @@ def fill(
 
     \b
     Examples:
-      inpaint fill photo.jpg mask.png -o filled.png
+      inpaint fill photo.jpg mask.png
       inpaint fill photo.png mask.png -o filled.png --invert-mask --dilate 4
-      inpaint fill photo.png mask.png -o filled.png --scales 256,512 --save-stages steps
+      inpaint fill photo.jpg --box 900,400,200,120 --exclude person.png --variants 3
+      inpaint fill scans/*.tif --mask dust.png -o cleaned/
+      cat photo.png | inpaint fill - mask.png > filled.png
     """
-    painting = Painting(**shared)
-    progress = painting.progress
-    painting.refuse_overwriting(image, mask, "mask")
+    marks, painting = Marks.of(options), Painting(**options)
+    photographs = marks.photographs(arguments)
+    found = places(photographs, variants=variants, output=output, explain=explain, save_stages=save_stages)
+    _check_places(found, photographs, marks, painting)
 
-    from inpaint.photo import check_folder, check_output, read, save
-    from inpaint.work import prepare
+    def prepare(photograph: Path) -> Job:
+        return marks.prepare(photograph, scales=scales, feather=feather, max_megapixels=painting.max_megapixels)
 
-    check_output(painting.output)
-    photo = read(image, max_megapixels=painting.max_megapixels)
-    check_output(painting.output, photo)
-    job = prepare(
-        photo,
-        mask,
-        scales=scales,
-        threshold=threshold,
-        invert=invert_mask,
-        dilate=dilate,
-        max_megapixels=painting.max_megapixels,
-    )
-    share = float(job.hole.mean())
-    progress.say(f"{image}: {by(photo.size)}, hole {share:.1%}")
+    job = _check_all(photographs, found, prepare)
+    inpainter: Inpainter | None = None
+    for place in found:
+        if place.variant in (None, 1):
+            job = job if len(photographs) == 1 else prepare(place.photograph)
+            _announce(place, job, painting)
+        with memory_errors(job.picture.size):
+            inpainter = inpainter or painting.load(job.picture.size, max_memory and 2**30 * max_memory)
+        _fill(place, replace(job, variant=(place.variant or 1) - 1), inpainter, painting, marks)
+
+
+def _check_places(found: list[Place], photographs: list[Path], marks: Marks, painting: Painting) -> None:
+    from inpaint.photo import check_output
+
+    for place in found:
+        if place.output == STANDARD:
+            refuse_terminal()
+            if painting.as_json:
+                raise click.UsageError("--json and -o - both write to standard output: give a file with -o.")
+        for path in (place.output, place.explanation):
+            if path is not None and path != STANDARD:
+                is_result = path is place.output
+                refuse_overwriting(
+                    path, photographs, marks.files(photographs), allowed=painting.overwrite and is_result
+                )
+                check_output(path)
+
+
+def _check_all(photographs: list[Path], found: list[Place], prepare: Callable[[Path], Job]) -> Job:
+    """Checks all photographs, then makes the folders of the stages. Returns the job of the last photograph."""
+    from inpaint.photo import check_folder, check_output
+
+    first = None
+    for photograph in photographs:
+        job = prepare(photograph)
+        for place in found:
+            if place.photograph == photograph:
+                check_output(_target(place.output), cast("Photo", job.picture))
+        first = first or job
+    if first is not None and len(photographs) > 1:
+        refuse_lost_mask(photographs[-1], job, first)
+    for place in found:
+        if place.stages is not None:
+            place.stages.mkdir(parents=True, exist_ok=True)
+            check_folder(place.stages)
+    return job
+
+
+def _target(output: Path) -> Path | BinaryIO:
+    return sys.stdout.buffer if output == STANDARD else output
+
+
+def _announce(place: Place, job: Job, painting: Painting) -> None:
+    name = "standard input" if place.photograph == STANDARD else place.photograph
+    painting.progress.say(f"{name}: {by(job.picture.size)}, hole {job.hole.mean():.1%}")
     for note in job.notes:
-        progress.say(f"note: {note}")
-    if save_stages is not None:
-        save_stages.mkdir(parents=True, exist_ok=True)
-        check_folder(save_stages)
+        painting.progress.say(f"note: {note}")
 
-    with memory_errors(photo.size):
-        filled = painting.load(photo.size, max_memory and 2**30 * max_memory).fill(
-            job,
-            keep=save_stages is not None,
-            on_stage=lambda stage: progress.ended(stage.name, stage.size, stage.seconds),
+
+def _fill(place: Place, job: Job, inpainter: Inpainter, painting: Painting, marks: Marks) -> None:
+    """Fills one photograph, writes all that was asked for, and reports."""
+    from inpaint.explanation import explain
+    from inpaint.photo import save, save_picture, to_pil
+
+    progress = painting.progress
+    keep = place.stages is not None or place.explanation is not None
+    with memory_errors(job.picture.size):
+        filled = inpainter.fill(
+            job, keep=keep, on_stage=lambda stage: progress.ended(stage.name, stage.size, stage.seconds)
         )
-    with progress.stage("save", photo.size):
-        if save_stages is not None:
-            _save_stages(save_stages, filled, job.hole)
-        save(painting.output, filled.picture)
+    with progress.stage("save", job.picture.size):
+        if place.stages is not None:
+            _save_stages(place.stages, filled, job.hole)
+        if place.explanation is not None:
+            save_picture(place.explanation, to_pil(explain(job, filled)))
+        save(_target(place.output), filled.picture)
+    for note in filled.notes[len(job.notes) :]:
+        progress.say(f"note: {note}")
+    mask = marks.mask_of(place.photograph)
     painting.finish(
+        place.output,
         {
-            "image": str(image),
-            "mask": str(mask),
-            "output": str(painting.output),
-            "size": list(photo.size),
-            "hole_share": share,
-            "notes": list(job.notes),
+            "image": str(place.photograph),
+            "mask": mask and str(mask),
+            "output": str(place.output),
+            "variant": place.variant,
+            "size": list(job.picture.size),
+            "hole_share": float(job.hole.mean()),
+            "notes": list(filled.notes),
             "windows": [
                 {"crop": list(window.crop), "scales": [list(level.size) for level in window.levels]}
                 for window in filled.windows
             ],
-        }
+        },
     )
 
 

@@ -28,7 +28,9 @@ def info(as_json: bool) -> None:
     import torch
 
     import patchswap
+    from inpaint.threads import set_threads
 
+    set_threads()
     report = {
         "python": platform.python_version(),
         "platform": platform.platform(),

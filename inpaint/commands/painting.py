@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inpaint.commands.common import DEVICE, FILE, Progress, in_order
-from inpaint.errors import InpaintError
+from inpaint.commands.common import DEVICE, Progress, in_order, option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,27 +17,43 @@ if TYPE_CHECKING:
 
     from inpaint.inpainter import Inpainter
 
-output_option = click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
+OUTPUT, WORK = "Output", "How the work is done"
 
 
 def painting_options(photograph: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """With ``output_option``, the fields of ``Painting``; the photograph is the argument of that name."""
+    """The fields of ``Painting``; the photograph is the argument of that name."""
     options = [
-        click.option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file."),
-        click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."),
-        click.option(
+        option("--overwrite", is_flag=True, help=f"Allow the output to be {photograph} itself.", heading=OUTPUT),
+        option("--quiet", is_flag=True, help="Say nothing but errors.", heading=OUTPUT),
+        option("--json", "as_json", is_flag=True, help="Print sizes, times and more as a JSON object.", heading=OUTPUT),
+        option(
+            "--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=WORK
+        ),
+        option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.", heading=WORK),
+        option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16"]),
             default="auto",
             show_default=True,
             help="What the networks multiply in; auto: bfloat16 on CPUs with AMX.",
+            heading=WORK,
         ),
-        click.option(
-            "--max-megapixels", type=click.FloatRange(min=0), default=100, show_default=True, help="Largest input."
+        option(
+            "--threads",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Threads of the CPU. [as many as affinity and quota allow]",
+            heading=WORK,
         ),
-        click.option("--overwrite", is_flag=True, help=f"Allow OUTPUT to be {photograph} itself."),
-        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-        click.option("--json", "as_json", is_flag=True, help="Print sizes, times and more as one JSON object."),
+        option(
+            "--max-megapixels",
+            type=click.FloatRange(min=0),
+            metavar="N",
+            default=100,
+            show_default=True,
+            help="Largest input.",
+            heading=WORK,
+        ),
     ]
     return in_order(options)
 
@@ -47,10 +62,10 @@ def painting_options(photograph: str) -> Callable[[Callable[..., Any]], Callable
 class Painting:
     """One run of such a command: its shared options, its progress, and the steps that are the same in all of them."""
 
-    output: Path
     weights: str
     device: str
     precision: str
+    threads: int | None
     max_megapixels: float
     overwrite: bool
     quiet: bool
@@ -61,29 +76,19 @@ class Painting:
     def __post_init__(self) -> None:
         self.progress = Progress(self.quiet)
 
-    def refuse_overwriting(self, photograph: Path, other: Path, called: str) -> None:
-        """InpaintError where the output is the photograph, unless that is allowed, or the ``other`` input."""
-
-        def is_output(path: Path) -> bool:
-            return path.exists() and self.output.exists() and self.output.samefile(path)
-
-        if is_output(other):
-            raise InpaintError(f"{self.output} is the {called} itself; choose another name for the output")
-        if is_output(photograph) and not self.overwrite:
-            raise InpaintError(
-                f"{self.output} is the input photograph itself; choose another name, or allow it with --overwrite"
-            )
-
     def load(self, size: tuple[int, int], max_memory: float | None = None) -> Inpainter:
         """The networks; ``max_memory`` in bytes, as for ``inpaint.load``."""
         import inpaint
+        from inpaint.threads import set_threads
 
+        set_threads(self.threads)
         with self.progress.stage("load", size):
             return inpaint.load(self.weights, device=self.device, precision=self.precision, max_memory=max_memory)
 
-    def finish(self, report: dict[str, Any]) -> None:
-        """Says that all is done, and prints the report where it was asked for."""
+    def finish(self, output: Path, report: dict[str, Any]) -> None:
+        """Says that all is done, prints the report where it was asked for, and starts anew."""
         seconds = time.perf_counter() - self.start
-        self.progress.say(f"{self.output}: done in {seconds:.2f} s")
+        self.progress.say(f"{output}: done in {seconds:.2f} s")
         if self.as_json:
             click.echo(json.dumps({**report, "stages": self.progress.stages, "seconds": seconds}))
+        self.start, self.progress.stages = time.perf_counter(), []

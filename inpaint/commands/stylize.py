@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from inpaint.commands.common import FILE, by, memory_errors
-from inpaint.commands.painting import Painting, output_option, painting_options
+from inpaint.commands.painting import Painting, painting_options
+from inpaint.commands.places import refuse_overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("content", type=FILE)
 @click.argument("style", type=FILE)
-@output_option
+@click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp or .tif.")
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1),
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 def stylize(
     content: Path,
     style: Path,
+    output: Path,
     strength: float,
     scale: float,
     keep_colours: bool,
@@ -80,18 +82,18 @@ def stylize(
     """
     painting = Painting(**shared)
     progress, limit = painting.progress, painting.max_megapixels
-    painting.refuse_overwriting(content, style, "style picture")
+    refuse_overwriting(output, [content], [(style, "style picture")], allowed=painting.overwrite)
 
     from inpaint.photo import check_output, read, save
     from inpaint.style_transfer import check, flattened, in_colour, painted, style_size
     from inpaint.style_transfer import stylize as paint
 
     check(strength=strength, scale=scale, tone=tone, coherence=coherence, largest_style=largest_style)
-    check_output(painting.output)
+    check_output(output)
     photo = read(content, max_megapixels=limit)
     if strength > 0 and not keep_colours:
         photo = in_colour(photo)
-    check_output(painting.output, photo)
+    check_output(output, photo)
     texture = read(style, max_megapixels=limit)
     taken = style_size(texture.size, photo.size, scale, largest_style)
     for note in (*photo.notes, *texture.notes):
@@ -114,15 +116,16 @@ def stylize(
                 on_progress=on_progress,
             )
     with progress.stage("save", photo.size):
-        save(painting.output, painted(photo, result) if strength > 0 else photo)
+        save(output, painted(photo, result) if strength > 0 else photo)
     painting.finish(
+        output,
         {
             "content": str(content),
             "style": str(style),
-            "output": str(painting.output),
+            "output": str(output),
             "size": list(photo.size),
             "style_size": list(taken),
-        }
+        },
     )
 
 

@@ -60,7 +60,9 @@ def _training_options(command: Any) -> Any:
         ),
         click.option("--vgg", type=FILE, help="VGG-19 to train with, such as torchvision's. [the package's own]"),
         click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute."),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [torch's default]"),
+        click.option(
+            "--threads", type=click.IntRange(min=1), help="Threads of the CPU. [as many as affinity and quota allow]"
+        ),
         click.option("--quiet", is_flag=True, help="No progress bar."),
     ]
     return in_order(options)(command)
@@ -108,8 +110,7 @@ def _train(
     threads: int | None,
     quiet: bool,
 ) -> None:
-    import torch
-
+    from inpaint.threads import set_threads
     from inpaint.training.config import load_config
 
     with extra("train"):
@@ -118,8 +119,7 @@ def _train(
     settings = load_config(
         config, stage, architecture=architecture, init=init, steps=steps, batch=batch, workers=workers, seed=seed
     )
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     checkpoint = trainer.train(
         stage,
         data,

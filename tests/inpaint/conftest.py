@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import inpaint
 from inpaint import weights
 from inpaint.inpainter import Inpainter
 from inpaint.mask import strokes
@@ -13,6 +14,10 @@ from inpaint.networks import Feature2Image, Image2Feature
 from inpaint.networks.feature2image import Feature2ImageConfig
 from inpaint.networks.image2feature import Image2FeatureConfig
 from inpaint.networks.vgg import load_vgg19
+from inpaint.photo import Patch
+from inpaint.stages import StageTime
+from inpaint.window import find_windows
+from inpaint.work import Filled, KeptScale, KeptWindow
 
 MakeHole = Callable[[str, int, int, int], np.ndarray]
 
@@ -36,6 +41,46 @@ def networks() -> weights.Networks:
 def inpainter(networks: weights.Networks) -> Inpainter:
     """With as much memory as it takes, so that results do not depend on what else runs on the machine."""
     return Inpainter(networks, precision="float32", max_memory=2**33)
+
+
+class FakeInpainter:
+    """Fills the hole with red, at one scale, and remembers how it was called."""
+
+    loads = 0
+
+    def __init__(self) -> None:
+        self.jobs = []
+
+    def fill(self, job, *, keep=False, on_stage=None):
+        self.job = job
+        self.jobs.append(job)
+        times = [StageTime(name, job.picture.size, 0.25) for name in ("infer", "vgg", "match", "translate", "blend")]
+        for stage in times if on_stage else ():
+            on_stage(stage)
+        windows = find_windows(job.hole)
+        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, *job.hole.shape)
+        filled = job.picture.filled([Patch(slice(None), slice(None), red, job.hole)])
+        kept = [self.kept(window, red, filled.colours()) for window in windows] if keep else []
+        return Filled(filled, job.notes, windows, times, kept)
+
+    def kept(self, window, red, filled):
+        level = window.levels[-1]
+        part = (..., level.part.rows, level.part.columns)
+        scale = KeptScale(level, filled[part], red[part], filled[part], torch.full(level.queries.shape, -1))
+        return KeptWindow(window, filled[part][:, ::2, ::2], [scale])
+
+
+@pytest.fixture
+def fake(monkeypatch) -> FakeInpainter:
+    inpainter = FakeInpainter()
+
+    def load(name_or_path="default", device="auto", *, precision="auto", max_memory=None):
+        inpainter.loads += 1
+        inpainter.loaded = (name_or_path, device, precision, max_memory)
+        return inpainter
+
+    monkeypatch.setattr(inpaint, "load", load, raising=False)
+    return inpainter
 
 
 @pytest.fixture(scope="session")

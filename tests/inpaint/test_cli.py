@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -17,11 +18,9 @@ import inpaint
 from inpaint.commands import main
 from inpaint.commands.common import extra
 from inpaint.errors import InpaintError
+from inpaint.holes import dilate_hole
 from inpaint.match_field import DIM, draw_match_field
-from inpaint.photo import Patch, read, save_picture, to_pil
-from inpaint.stages import StageTime
-from inpaint.window import find_windows
-from inpaint.work import Filled, KeptScale, KeptWindow
+from inpaint.photo import read, save_picture, to_pil
 
 
 def run(*arguments: object) -> Result:
@@ -37,39 +36,6 @@ def failure(*arguments: object) -> str:
     assert lines[-1].startswith("inpaint: ") and "Traceback" not in result.output
     assert result.stdout == ""
     return lines[-1]
-
-
-class FakeInpainter:
-    """Fills the hole with red, at one scale, and remembers how it was called."""
-
-    def fill(self, job, *, keep=False, on_stage=None):
-        self.job = job
-        times = [StageTime(name, job.picture.size, 0.25) for name in ("infer", "vgg", "match", "translate", "blend")]
-        for stage in times if on_stage else ():
-            on_stage(stage)
-        windows = find_windows(job.hole)
-        red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, *job.hole.shape)
-        filled = job.picture.filled([Patch(slice(None), slice(None), red, job.hole)])
-        kept = [self.kept(window, red, filled.colours()) for window in windows] if keep else []
-        return Filled(filled, job.notes, windows, times, kept)
-
-    def kept(self, window, red, filled):
-        level = window.levels[-1]
-        part = (..., level.part.rows, level.part.columns)
-        scale = KeptScale(level, filled[part], red[part], filled[part], torch.full(level.queries.shape, -1))
-        return KeptWindow(window, filled[part][:, ::2, ::2], [scale])
-
-
-@pytest.fixture
-def fake(monkeypatch) -> FakeInpainter:
-    inpainter = FakeInpainter()
-
-    def load(name_or_path="default", device="auto", *, precision="auto", max_memory=None):
-        inpainter.loaded = (name_or_path, device, precision, max_memory)
-        return inpainter
-
-    monkeypatch.setattr(inpaint, "load", load, raising=False)
-    return inpainter
 
 
 @pytest.fixture
@@ -197,7 +163,7 @@ def test_the_input_is_only_overwritten_on_demand(fake, files):
 def test_large_holes_and_transparent_holes_are_warned_of(fake, files):
     result = run("fill", files.image, files.mask, "-o", files.out, "--invert-mask")
     assert result.exit_code == 0
-    assert "note: the hole is 75% of the image; leave out --invert-mask if black marks what to keep" in result.stderr
+    assert "the hole is 75% of the image and touches all four borders; leave out --invert-mask" in result.stderr
     assert "note" not in run("fill", files.image, files.mask, "-o", files.out).stderr
     alpha = np.where(files.hole, 0, 255).astype(np.uint8)
     save_picture(files.folder / "cut.png", Image.fromarray(np.dstack([files.pixels, alpha])))
@@ -211,6 +177,262 @@ def test_notes_about_the_file_are_passed_on(fake, files):
     frames[0].save(files.folder / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
     result = run("fill", files.folder / "moving.webp", files.mask, "-o", files.out)
     assert result.exit_code == 0 and "2 frames; only the first one is used" in result.stderr
+
+
+# What marks the hole
+
+
+def filled_hole(fake, *arguments) -> np.ndarray:
+    result = run("fill", *arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return fake.job.hole
+
+
+def test_boxes_mark_the_hole_alone_and_with_a_mask(fake, files):
+    expected = np.zeros((32, 40), bool)
+    expected[3:8, 2:6] = expected[30:, 30:] = True
+    boxes = ["--box", "2,3,4,5", "--box", "30,30,100,100"]
+    assert np.array_equal(filled_hole(fake, files.image, "-o", files.out, *boxes), expected)
+    assert np.array_equal(
+        filled_hole(fake, files.image, "-o", files.out, *boxes, "--mask", files.mask), expected | files.hole
+    )
+    assert filled_hole(fake, files.image, "-o", files.out, *boxes, "--dilate", 1).sum() == 6 * 7 + 3 * 11
+    assert "lies outside" in failure("fill", files.image, "-o", files.out, "--box", "50,1,2,2")
+
+
+def test_a_colour_is_looked_for_in_the_photograph_or_in_the_mask(fake, files):
+    painted = files.pixels // 2
+    painted[files.hole] = (255, 0, 255)
+    Image.fromarray(painted).save(files.folder / "painted.png")
+    path = files.folder / "painted.png"
+    options = ["--mask-colour", "#ff00ff", "-o", files.out]
+    assert np.array_equal(filled_hole(fake, path, *options), dilate_hole(files.hole, 2))
+    assert np.array_equal(filled_hole(fake, path, *options, "--dilate", 0), files.hole)
+    options = ["--mask", path, "--mask-color", "magenta", "-o", files.out, "--dilate", 0]
+    assert np.array_equal(filled_hole(fake, files.image, *options), files.hole)
+    assert "expected a colour such as red" in failure("fill", path, "--mask-colour", "reddish", "-o", files.out)
+    assert "no pixel of the colour lime" in failure("fill", path, "--mask-colour", "lime", "-o", files.out)
+
+
+def test_what_is_erased_is_filled_and_opaque(fake, files):
+    alpha = np.where(files.hole, 0, 255).astype(np.uint8)
+    Image.fromarray(np.dstack([files.pixels, alpha])).save(files.folder / "erased.png")
+    result = run("fill", files.folder / "erased.png", "--mask-from-alpha")
+    assert result.exit_code == 0 and "note" not in result.stderr
+    saved = np.asarray(Image.open(files.folder / "erased_filled.png"))
+    assert (saved[..., 3] == 255).all() and (saved[files.hole, :3] == (255, 0, 0)).all()
+    assert np.array_equal(saved[~files.hole, :3], files.pixels[~files.hole])
+    assert "has no transparency" in failure("fill", files.image, "--mask-from-alpha")
+    assert "has no NaN" in failure("fill", files.image, "--mask-from-nan")
+
+
+def test_labels_outlines_and_masks_of_another_size(fake, files):
+    labels = np.where(files.hole, 7, 3).astype(np.uint8)
+    labels[0, 0] = 0
+    Image.fromarray(labels).save(files.folder / "labels.png")
+    options = [files.folder / "labels.png", "-o", files.out]
+    assert np.array_equal(filled_hole(fake, files.image, *options, "--label", 7), files.hole)
+    assert filled_hole(fake, files.image, *options, "--label", 7, "--label", 0).sum() == files.hole.sum() + 1
+    assert "its labels are 0, 3, 7" in failure("fill", files.image, *options, "--label", 9)
+    assert "a label image? use a threshold of 0" in failure("fill", files.image, *options)
+    shape = {"points": [[10, 8], [30, 24]], "shape_type": "rectangle"}
+    outline = files.folder / "outline.json"
+    outline.write_text(json.dumps({"imageHeight": 32, "imageWidth": 40, "shapes": [shape]}))
+    assert np.array_equal(filled_hole(fake, files.image, outline, "-o", files.out), files.hole)
+    small = files.folder / "small.png"
+    Image.fromarray(files.hole[::2, ::2]).save(small)
+    assert "stretch it with --resize-mask" in failure("fill", files.image, small, "-o", files.out)
+    result = run("fill", files.image, small, "-o", files.out, "--resize-mask", "--threshold", 0.5)
+    assert result.exit_code == 0 and "note: " in result.stderr and "stretched from 20x16 to 40x32" in result.stderr
+    assert np.array_equal(fake.job.hole, files.hole)
+
+
+def test_the_photograph_is_not_its_own_mask(unloadable, files):
+    assert "is the photograph itself" in failure("fill", files.image, files.image, "-o", files.out)
+    smooth = Image.fromarray(files.pixels[:4, :5]).resize((40, 32), Image.Resampling.BICUBIC)
+    smooth.save(files.folder / "smooth.png")
+    smooth.save(files.folder / "copy.jpg")
+    line = failure("fill", files.folder / "smooth.png", files.folder / "copy.jpg", "-o", files.out)
+    assert "copy.jpg is a copy of the photograph" in line
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_that_is_turned_upright_is_noted(fake, files, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(files.pixels).save(files.folder / "turned.png", exif=exif)
+    result = run("fill", files.folder / "turned.png", "--box", "1,1,5,5", "-o", files.out)
+    assert result.exit_code == 0, result.output
+    note = f"turned.png is turned upright (EXIF {orientation}); a mask has to be upright as well"
+    assert (note in result.stderr) == (orientation > 1)
+
+
+def test_source_and_exclusion_reach_the_job(fake, files):
+    left = np.tile(np.arange(40) < 20, (32, 1))
+    Image.fromarray(left).save(files.folder / "left.png")
+    arguments = [files.image, "--box", "30,20,4,4", "-o", files.out]
+    filled_hole(fake, *arguments, "--source", files.folder / "left.png")
+    assert np.array_equal(fake.job.barred, ~left)
+    filled_hole(fake, *arguments, "--exclude", files.folder / "left.png")
+    assert np.array_equal(fake.job.barred, left)
+    nothing = [*arguments, "--source", files.folder / "left.png", "--exclude", files.folder / "left.png"]
+    assert "nothing remains to copy" in failure("fill", *nothing)
+    filled_hole(fake, *arguments, "--feather", 3)
+    assert fake.job.feather == 3 and fake.job.barred is None
+
+
+def test_the_mask_command_shows_the_hole_and_its_share(files, unloadable):
+    result = run("mask", files.image, files.mask)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[0].endswith("photo.png: 40x32, hole 25.0%, in 1 window")
+    shown = np.asarray(Image.open(files.folder / "photo_mask.png")).astype(int)
+    assert np.array_equal(shown[~files.hole], files.pixels[~files.hole])
+    expected = (files.pixels[files.hole].astype(int) + (255, 0, 255)) / 2
+    assert np.abs(shown[files.hole] - expected).max() <= 0.5
+    right = np.tile(np.arange(40) >= 24, (32, 1))
+    Image.fromarray(right).save(files.folder / "right.png")
+    arguments = ["mask", files.image, "--box", "1,2,20,6", "--exclude", files.folder / "right.png", "-o", files.out]
+    arguments += ["--quiet", "--json"]
+    result = run(*arguments, "--save-mask", files.folder / "box.png")
+    report = json.loads(result.stdout)
+    assert result.stderr == "" and report["hole_pixels"] == 120 and report["hole_share"] == pytest.approx(120 / 1280)
+    dark = np.asarray(Image.open(files.out)).astype(int)[right]
+    assert np.abs(dark - 0.4 * files.pixels[right]).max() <= 0.51
+    assert np.asarray(Image.open(files.folder / "box.png")).sum() == 120 * 255
+    again = run("mask", files.image, files.folder / "box.png", "--json", "--quiet", "-o", files.folder)
+    assert json.loads(again.stdout)["hole_pixels"] == 120
+    assert "is the mask itself" in failure("mask", files.image, files.mask, "-o", files.mask)
+    assert "is the input photograph itself" in failure("mask", files.image, files.mask, "-o", files.image)
+    assert "written twice" in failure("mask", files.image, files.mask, "-o", files.out, "--save-mask", files.out)
+    assert "not written to standard output" in failure("mask", files.image, files.mask, "-o", "-")
+
+
+# Where results go
+
+
+def piped(content: bytes, *arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=content)
+
+
+def test_standard_input_and_output(fake, files):
+    for arguments in (["-", files.mask], ["-", files.mask, "-o", "-"], ["-", "--mask", files.mask, "-o", "-"]):
+        result = piped(files.image.read_bytes(), "fill", *arguments)
+        assert result.exit_code == 0, result.output
+        saved = np.asarray(Image.open(io.BytesIO(result.stdout_bytes)))
+        assert (
+            np.array_equal(saved[~files.hole], files.pixels[~files.hole]) and (saved[files.hole] == (255, 0, 0)).all()
+        )
+        assert "standard input: 40x32, hole 25.0%" in result.stderr
+    result = piped(files.mask.read_bytes(), "fill", files.image, "-", "-o", files.out)
+    assert result.exit_code == 0 and np.array_equal(fake.job.hole, files.hole)
+    result = piped(files.mask.read_bytes(), "mask", files.image, "-", "-o", files.out)
+    assert result.exit_code == 0
+    for content in (b"", b"text", files.image.read_bytes()[:200]):
+        result = piped(content, "fill", "-", files.mask, "-o", files.out)
+        assert result.exit_code == 1 and "inpaint: cannot read standard input" in result.stderr
+
+
+def test_a_pipe_of_two_processes(files):
+    command = [sys.executable, "-m", "inpaint", "fill", "-", str(files.mask), "--quiet", "--device", "cpu"]
+    done = subprocess.run(command, input=files.image.read_bytes(), capture_output=True, check=False)
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
+    saved = np.asarray(Image.open(io.BytesIO(done.stdout)))
+    assert np.array_equal(saved[~files.hole], files.pixels[~files.hole])
+
+
+def test_a_picture_does_not_go_to_a_terminal(fake, files, monkeypatch):
+    monkeypatch.setattr("inpaint.commands.places.is_terminal", lambda: True)
+    result = run("fill", files.image, files.mask, "-o", "-")
+    assert result.exit_code == 1 and "standard output is a terminal" in result.stderr
+
+
+def test_the_name_of_the_output_follows_from_the_photograph(fake, files):
+    Image.fromarray(files.pixels).save(files.folder / "a.b.JPG", quality=95)
+    Image.fromarray(files.pixels).save(files.folder / "frame.bmp")
+    for name, expected in (("photo.png", "photo_filled.png"), ("a.b.JPG", "a.b_filled.JPG")):
+        result = run("fill", files.folder / name, files.mask)
+        assert result.exit_code == 0 and (files.folder / expected).exists(), result.output
+    assert run("fill", files.folder / "frame.bmp", files.mask).exit_code == 0
+    assert len(list(files.folder.glob("frame_filled.*"))) == 1
+    (files.folder / "results").mkdir()
+    assert run("fill", files.image, files.mask, "-o", files.folder / "results").exit_code == 0
+    assert (files.folder / "results" / "photo_filled.png").exists()
+
+
+def several(files: SimpleNamespace, count: int = 3) -> list[Path]:
+    paths = []
+    for number in range(count):
+        paths.append(files.folder / f"scan{number}.png")
+        Image.fromarray(np.roll(files.pixels, number, 0)).save(paths[-1])
+    return paths
+
+
+def test_several_photographs_in_one_call(fake, files):
+    paths = several(files)
+    result = run("fill", *paths, files.mask, "--json")
+    assert result.exit_code == 0, result.output
+    assert fake.loads == 1
+    reports = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [report["output"] for report in reports] == [
+        str(path.with_name(f"{path.stem}_filled.png")) for path in paths
+    ]
+    assert [[stage["name"] for stage in report["stages"]].count("save") for report in reports] == [1, 1, 1]
+    for number, report in enumerate(reports):
+        saved = np.asarray(Image.open(report["output"]))
+        assert np.array_equal(saved[~files.hole], np.roll(files.pixels, number, 0)[~files.hole])
+    for number, path in enumerate(paths):
+        hole = np.zeros((32, 40), bool)
+        hole[number : number + 3, 4:9] = True
+        Image.fromarray(hole).save(files.folder / f"mask_{path.stem}.png")
+    fake.jobs.clear()
+    steps = files.folder / "steps"
+    result = run("fill", *paths, "--mask", files.folder / "mask_{name}.png", "--save-stages", steps)
+    assert result.exit_code == 0, result.output
+    assert [int(job.hole.any(1).argmax()) for job in fake.jobs] == [0, 1, 2]
+    assert {path.name for path in steps.iterdir()} == {"scan0", "scan1", "scan2"}
+
+
+def test_of_several_photographs_none_is_filled_before_all_are_checked(unloadable, files):
+    paths = several(files)
+    paths[2].write_bytes(paths[2].read_bytes()[:300])
+    before = sorted(files.folder.iterdir())
+    assert "scan2.png" in failure("fill", *paths, files.mask)
+    Image.new("RGB", (41, 32)).save(paths[2])
+    assert "the photograph is 41x32" in failure("fill", *paths, files.mask)
+    assert "looks like a mask" in failure("fill", *paths[:2], files.mask, "--box", "1,1,5,5")
+    (files.folder / "one").mkdir()
+    (files.folder / "one" / "scan0.png").write_bytes(paths[0].read_bytes())
+    twice = [paths[0], files.folder / "one" / "scan0.png", files.mask, "-o", files.folder]
+    assert "scan0_filled.png would be written twice" in failure("fill", *twice)
+    assert "written twice" in failure("fill", paths[0], files.mask, "-o", files.out, "--explain", files.out)
+    taken = files.folder / "scan0_filled.png"
+    taken.write_bytes(paths[0].read_bytes())
+    assert "is the input photograph itself" in failure("fill", paths[0], taken, files.mask)
+    assert sorted({*files.folder.iterdir()} - {taken, files.folder / "one"}) == before
+
+
+def test_variants_are_numbered_and_explained(fake, files):
+    result = run("fill", files.image, files.mask, "--variants", 3, "-o", files.out, "--explain", files.folder, "--json")
+    assert result.exit_code == 0, result.output
+    assert [job.variant for job in fake.jobs] == [0, 1, 2] and fake.loads == 1
+    reports = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [report["variant"] for report in reports] == [1, 2, 3]
+    for number in (1, 2, 3):
+        assert (files.folder / f"out_{number}.png").exists()
+        assert Image.open(files.folder / f"photo_explained_{number}.png").size == (40, 32)
+    assert not files.out.exists()
+    stages = files.folder / "stages"
+    run("fill", files.image, files.mask, "--variants", 2, "-o", files.out, "--save-stages", stages)
+    assert {path.name for path in stages.iterdir()} == {"variant1", "variant2"}
+
+
+def test_threads_are_set(fake, files):
+    before = torch.get_num_threads()
+    try:
+        assert run("fill", files.image, files.mask, "-o", files.out, "--threads", 1).exit_code == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 # What is refused
@@ -312,7 +534,25 @@ def test_missing_weights_are_one_line(files):
     "arguments",
     [
         ["fill"],
-        ["fill", "a.png", "b.png"],
+        ["fill", "a.png"],
+        ["fill", "a.png", "-o", "c.png"],
+        ["fill", "a.png", "--mask-from-alpha", "--invert-mask"],
+        ["fill", "a.png", "--box", "1,2,3,4", "--label", "1"],
+        ["fill", "a.png", "--box", "1,2,3"],
+        ["fill", "a.png", "--box", "1,2,3,0"],
+        ["fill", "a.png", "--box", "1,2,3,4.5"],
+        ["fill", "a.png", "--box", "1,2,3,99999999999999999999"],
+        ["fill", "-", "-"],
+        ["fill", "-", "b.png", "--exclude", "-"],
+        ["fill", "-", "b.png", "--variants", "2"],
+        ["fill", "a.png", "b.png", "c.png", "-o", "-"],
+        ["fill", "a.png", "b.png", "c.png", "-o", "d.png"],
+        ["fill", "a.png", "b.png", "-o", "-", "--json"],
+        ["fill", "a.png", "b.png", "--variants", "0"],
+        ["fill", "a.png", "b.png", "--threads", "0"],
+        ["fill", "a.png", "b.png", "--feather", "-1"],
+        ["mask", "a.png"],
+        ["mask", "a.png", "b.png", "c.png"],
         ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "512,256"],
         ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "256,256"],
         ["fill", "a.png", "b.png", "-o", "c.png", "--scales", "0"],
@@ -347,6 +587,17 @@ def commands(group=main, path=()):
 def test_every_command_explains_itself_with_an_example(path):
     result = run(*path, "--help")
     assert result.exit_code == 0 and "Example" in result.output and "  inpaint " in result.output
+
+
+@pytest.mark.parametrize("command", ["fill", "mask"])
+def test_options_stand_under_headings(command):
+    lines = run(command, "--help").output.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings[0] == "The hole:" and headings[-1] == "Help:" and "Where copies come from:" in headings
+    options = [parameter for parameter in main.commands[command].params if parameter.param_type_name == "option"]
+    assert {getattr(each, "heading", None) for each in options} == {heading[:-1] for heading in headings[:-1]}
+    listed = [line for line in lines[lines.index("The hole:") :] if line.startswith("  -")]
+    assert len(listed) == len(options) + 1 and max(map(len, lines)) <= 100
 
 
 def test_help_does_not_load_torch():

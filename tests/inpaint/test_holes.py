@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as numpy_strategies
 from PIL import ExifTags, Image
 
 from inpaint.errors import InpaintError
-from inpaint.holes import check_hole, check_transparency, dilate_hole, read_hole, refuse_empty
+from inpaint.holes import RIM, check_hole, check_transparency, dilate_hole, find_hole, read_hole, refuse_empty
 from inpaint.photo import read
 
 
@@ -20,7 +21,8 @@ def some_hole(height: int, width: int, seed: int = 1) -> np.ndarray:
 
 
 def read_any(mask, **options) -> np.ndarray:
-    hole = read_hole(mask, size=None, **options)
+    """By the threshold alone, where no test says otherwise."""
+    hole = read_hole(mask, size=None, **{"dilate": 0, **options})
     assert hole.dtype == bool and hole.ndim == 2
     return hole
 
@@ -199,10 +201,21 @@ def test_transparency_that_contradicts_the_colours_is_refused():
     for mask in forms(pixels):
         with pytest.raises(InpaintError, match="the mask has transparent pixels.*flatten"):
             read_any(mask)  # a photograph with its hole erased
-    pixels[..., :3] = 0
+        with pytest.raises(InpaintError, match="erased, fill it with --mask-from-alpha"):
+            read_any(mask)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (200, 0, 0), (90, 90, 90)])
+def test_dark_strokes_on_a_transparent_ground_are_the_hole_and_that_is_said(colour):
+    hole = some_hole(6, 7)
+    pixels = np.zeros((6, 7, 4), dtype=np.uint8)
+    pixels[hole] = (*colour, 255)
     for mask in forms(pixels):
-        with pytest.raises(InpaintError, match="transparent pixels.*flatten"):
-            read_any(mask)  # black strokes: painted hole, or painted known part?
+        found = find_hole(mask, size=None)
+        assert np.array_equal(found.hole, hole)
+        assert found.notes == ("the mask is dark on a transparent ground: what is opaque is the hole",)
+    pixels[hole] = 255
+    assert find_hole(pixels, size=None).notes == ()
 
 
 def test_opaque_alpha_says_nothing():
@@ -254,6 +267,7 @@ def test_a_mask_is_turned_upright_like_a_photograph(tmp_path):
         (np.zeros((6, 8), complex), "expected bool, integers or floats, got complex128"),
         (np.zeros((6, 8), object), "expected bool, integers or floats, got object"),
         (np.full((6, 8), np.nan), "expected numbers, got NaN"),
+        (np.full((6, 8), np.inf), "expected numbers, got infinity"),
         (b"hello", "cannot read the mask: expected a PNG"),
         (None, "cannot read the mask: expected a path, bytes, .* got NoneType"),
         (Image.new("CMYK", (8, 6)), "cannot read the mask: .* its mode is CMYK; convert it"),
@@ -264,27 +278,181 @@ def test_other_masks_are_named(mask, message):
         read_any(mask)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("value", [1, 76, 255])
+def test_zero_and_one_other_value_are_black_and_white(dtype, value):
+    hole = some_hole(6, 7)
+    labels = hole.astype(dtype) * dtype(value)
+    for mask in (labels, torch.from_numpy(labels), Image.fromarray(labels)):
+        for invert in (False, True):
+            found = find_hole(mask, size=None, invert=invert)
+            assert np.array_equal(found.hole, hole ^ invert)
+            is_plain = value == np.iinfo(dtype).max
+            note = f"the mask holds 0 and {value} alone: {value} is taken for the hole"
+            assert found.notes == (() if is_plain else (note,))
+        if value == 1:
+            assert not read_any(mask, threshold=0.5).any()  # who gives a threshold is taken at their word
+        assert np.array_equal(read_any(mask, threshold=0), hole)
+    assert not read_any(np.zeros((6, 7), dtype)).any()  # black is an empty hole, not a label image
+
+
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
 def test_labels_are_told_from_black_and_white(dtype, white):
-    hole = some_hole(6, 7)
-    for labels in (hole.astype(dtype), torch.from_numpy(hole.astype(dtype)), Image.fromarray(hole.astype(dtype))):
+    labels = np.random.default_rng(0).integers(0, 4, (6, 7)).astype(dtype)
+    for mask in (labels, torch.from_numpy(labels), Image.fromarray(labels)):
         for invert in (False, True):
             with pytest.raises(
-                InpaintError, match=f"brightest value is 1 of {white}: a label image\\? use a threshold of 0"
+                InpaintError, match=f"brightest value is 3 of {white}: a label image\\? use a threshold of 0.*--label"
             ):
-                read_any(labels, invert=invert)
-        assert np.array_equal(read_any(labels, threshold=0), hole)
-    assert not read_any(np.zeros((6, 7), dtype)).any()  # black is an empty hole, not a label image
-    assert not read_any(np.full((6, 7), 0.3)).any()  # nor is a map of low probabilities
+                read_any(mask, invert=invert)
+        assert np.array_equal(read_any(mask, threshold=0), labels > 0)
+    assert not read_any(np.full((6, 7), 0.3)).any()  # a map of low probabilities
 
 
-def test_a_palette_of_labels_is_named(tmp_path):
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.uint32])
+def test_labels_of_other_integers_are_told_by_their_size(dtype):
+    labels = np.random.default_rng(0).integers(0, 4, (6, 7)).astype(dtype)
+    with pytest.raises(InpaintError, match="holds integers from 0 to 3: a label image.*--label"):
+        read_any(labels)
+    assert np.array_equal(read_any(labels, threshold=0), labels > 0)
+    assert np.array_equal(read_any(labels // 3 * 3), labels == 3)  # 0 and one other value
+
+
+def test_a_palette_of_two_colours_is_black_and_white(tmp_path):
     image = Image.fromarray(some_hole(6, 7).astype(np.uint8)).convert("P")
     image.putpalette([0, 0, 0, 128, 0, 0])  # background and aeroplane of PASCAL VOC
     image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_any(tmp_path / "mask.png"), some_hole(6, 7))
+
+
+def test_a_palette_of_labels_is_named(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 3, (6, 7)).astype(np.uint8)).convert("P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 0, 128])
+    image.save(tmp_path / "mask.png")
     with pytest.raises(InpaintError, match="mask.png has no pixel above .* brightest value is 38 of 255: a label"):
         read_any(tmp_path / "mask.png")
-    assert np.array_equal(read_any(tmp_path / "mask.png", threshold=0), some_hole(6, 7))
+
+
+def test_what_may_not_be_a_mask_is_noted():
+    labels = np.zeros((60, 70), np.uint8)
+    labels[10:20, 10:20], labels[20, 10:30] = 15, 255  # PASCAL VOC draws 255 around its objects
+    assert find_hole(labels, size=None).notes == (
+        "the mask holds values up to 15, and 255, which is the hole; for labels, use --label",
+    )
+    coloured = np.zeros((60, 70, 3), np.uint8)
+    coloured[10:20, 10:20], coloured[30:40, 10:20] = (255, 0, 0), (255, 255, 0)
+    (note,) = find_hole(coloured, size=None).notes
+    assert note.startswith("the mask is coloured, and its brightness decides") and "--mask-colour" in note
+    grey = np.random.default_rng(0).integers(0, 256, (60, 70), np.uint8)
+    assert find_hole(grey, size=None).notes == (
+        "most of the mask is neither black nor white: it may be a picture, and no mask",
+    )
+
+
+@pytest.mark.parametrize("largest", [1.0, 3.5, 255.0, 65535.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_count_by_the_share_of_the_largest(dtype, largest):
+    shares = np.linspace(0, 1, 42).reshape(6, 7)
+    assert np.array_equal(read_any((shares * largest).astype(dtype)), shares > 0.5)
+
+
+# Soft rims
+
+
+def disc(size: int = 64, radius: float = 18, scale: int = 8) -> np.ndarray:
+    """The share of every pixel that a disc covers: (size, size) floats."""
+    places = (np.arange(size * scale) + 0.5) / scale - size / 2
+    inside = places[:, None] ** 2 + places**2 < radius**2
+    return inside.reshape(size, scale, size, scale).mean((1, 3))
+
+
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("quality", [None, 95, 75])
+def test_a_pixel_that_a_smooth_mask_covers_in_part_is_hole(quality, invert):
+    covered = disc()
+    pixels = np.round(255 * (1 - covered if invert else covered)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG" if quality else "PNG", **({"quality": quality} if quality else {}))
+    hole = read_hole(stream.getvalue(), size=(64, 64), invert=invert)
+    least = 0.05 if quality else 1 / 63
+    assert hole[covered > least].all()
+    assert not hole[~dilate_hole(covered > 0, 2)].any()
+    by_threshold = read_hole(stream.getvalue(), size=(64, 64), invert=invert, dilate=0)
+    assert not by_threshold[(covered > 0.1) & (covered < 0.4)].any()  # the threshold alone leaves the rim
+
+
+def test_a_wide_soft_brush_grows_by_the_rim_alone():
+    ramp = np.tile(np.linspace(0, 1, 101), (20, 1))
+    assert read_hole(ramp, size=None).sum(1).tolist() == [50 + RIM] * 20
+    for options in ({"threshold": 0.5}, {"dilate": 0}):
+        assert read_hole(ramp, size=None, **options).sum(1).tolist() == [50] * 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 999), st.booleans(), st.sampled_from([None, 0, 1, 3]))
+def test_black_and_white_have_no_rim(height, width, seed, invert, dilate):
+    hole = some_hole(height, width, seed)
+    expected = dilate_hole(~hole if invert else hole, dilate or 0)
+    for mask in (hole, hole.astype(np.uint8) * 255, hole.astype(np.float32), Image.fromarray(hole)):
+        assert np.array_equal(read_hole(mask, size=None, invert=invert, dilate=dilate), expected)
+
+
+# Stretching
+
+
+def test_a_mask_is_stretched_where_that_is_asked_for():
+    hole = np.zeros((20, 30), bool)
+    hole[5:10, 10:20] = True
+    found = find_hole(hole, size=(40, 60), dilate=0, resize=True)
+    assert np.array_equal(found.hole, np.kron(hole, np.ones((2, 2), bool)))
+    assert found.notes == ("the mask is stretched from 30x20 to 60x40",)
+    assert "which changes its shape" in find_hole(hole, size=(40, 30), resize=True).notes[0]
+    assert find_hole(hole, size=(20, 30), resize=True).notes == ()
+    small = find_hole(hole.astype(np.uint8), size=(10, 15), resize=True)  # 0 and 1
+    assert small.hole[3:5, 5:10].all() and small.hole.sum() < 40
+
+
+# The photograph as its mask
+
+
+def test_a_copy_of_the_photograph_is_no_mask(tmp_path):
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 256, (6, 8, 3), np.uint8))
+    photograph = read(small.resize((80, 60), Image.Resampling.BICUBIC))
+    image = Image.fromarray(photograph.samples)
+    image.save(tmp_path / "copy.jpg", quality=70)
+    for mask in (photograph.samples, image, image.convert("L"), tmp_path / "copy.jpg"):
+        with pytest.raises(InpaintError, match="is a copy of the photograph"):
+            find_hole(mask, size=(60, 80), photograph=photograph)
+    soft = np.round(255 * disc(60)).astype(np.uint8)
+    hole = np.hstack([soft, np.zeros((60, 20), np.uint8)])
+    assert find_hole(hole, size=(60, 80), photograph=photograph).hole.any()
+    text = np.where(generator.random((60, 80)) < 0.1, 255, 0).astype(np.uint8)  # white on black, and all of it the hole
+    assert np.array_equal(find_hole(text, size=(60, 80), photograph=read(text)).hole, text > 0)
+
+
+ANY_SHAPE = st.lists(st.integers(0, 6), min_size=0, max_size=4).map(tuple)
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+ANY_DTYPE = st.sampled_from(["bool", *INTEGERS, "float16", "float32", "float64"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.tuples(ANY_DTYPE, ANY_SHAPE).flatmap(lambda kind: numpy_strategies.arrays(*kind)),
+    st.sampled_from([None, (3, 4), (6, 6)]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([None, 0, 0.5]),
+)
+def test_whatever_array_comes_gives_a_hole_or_one_line(array, size, invert, resize, threshold):
+    before = array.copy()
+    try:
+        found = find_hole(array, size=size, invert=invert, resize=resize, threshold=threshold)
+    except InpaintError as error:
+        assert "\n" not in str(error) and len(str(error)) > 20
+    else:
+        assert found.hole.dtype == bool and found.hole.shape == (size or array.shape[:2])
+    assert np.array_equal(array, before, equal_nan=array.dtype.kind == "f")
 
 
 # Growing
