@@ -32,9 +32,32 @@ void with_element_type(torch::headeronly::ScalarType dtype, Function function) {
   }
 }
 
-// Calls function(std::integral_constant<int, P>{}) with the patch size as a constant.
+// Calls function(std::integral_constant<int, P>{}) with the patch size, 1 to 7, as a constant.
 template <class Function>
 void with_patch_size(int64_t patch_size, Function function) {
+  switch (patch_size) {
+    case 1:
+      return function(std::integral_constant<int, 1>{});
+    case 2:
+      return function(std::integral_constant<int, 2>{});
+    case 3:
+      return function(std::integral_constant<int, 3>{});
+    case 4:
+      return function(std::integral_constant<int, 4>{});
+    case 5:
+      return function(std::integral_constant<int, 5>{});
+    case 6:
+      return function(std::integral_constant<int, 6>{});
+    case 7:
+      return function(std::integral_constant<int, 7>{});
+    default:
+      STD_TORCH_CHECK(false, "patchswap: patch_size must be from 1 to 7; got ", patch_size);
+  }
+}
+
+// The same where speed needs the constant for the usual sizes only: P is 0 for the others, and known at run time.
+template <class Function>
+void with_usual_patch_size(int64_t patch_size, Function function) {
   switch (patch_size) {
     case 1:
       return function(std::integral_constant<int, 1>{});
@@ -43,15 +66,8 @@ void with_patch_size(int64_t patch_size, Function function) {
     case 5:
       return function(std::integral_constant<int, 5>{});
     default:
-      STD_TORCH_CHECK(false, "patchswap: patch_size must be 1, 3 or 5; got ", patch_size);
+      return function(std::integral_constant<int, 0>{});
   }
-}
-
-// The same for the operators that take any patch size: P is 0 but for the usual sizes, and known at run time only.
-template <class Function>
-void with_usual_patch_size(int64_t patch_size, Function function) {
-  const bool is_usual = patch_size == 1 || patch_size == 3 || patch_size == 5;
-  is_usual ? with_patch_size(patch_size, function) : function(std::integral_constant<int, 0>{});
 }
 
 }  // namespace patchswap

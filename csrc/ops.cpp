@@ -99,13 +99,8 @@ void check_like(const char* op, const char* name, const Tensor& tensor, const ch
 }
 
 void check_patch_size(const char* op, int64_t patch_size) {
-  require(patch_size == 1 || patch_size == 3 || patch_size == 5, op, ": patch_size must be 1, 3 or 5; got ",
+  require(patch_size >= 1 && patch_size <= kMaxPatch, op, ": patch_size must be from 1 to ", kMaxPatch, "; got ",
           patch_size);
-}
-
-void check_any_patch_size(const char* op, int64_t patch_size) {
-  require(patch_size >= 1 && patch_size <= kMaxFoldPatch, op, ": patch_size must be from 1 to ", kMaxFoldPatch,
-          "; got ", patch_size);
 }
 
 void check_same_batch_and_channels(const char* op, const Tensor& query, const Tensor& key) {
@@ -349,7 +344,7 @@ FoldCall fold_call(const Tensor& index, const Tensor& source, const std::optiona
 Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height, int64_t width, int64_t patch_size,
             std::optional<Tensor> weights) {
   check_features("fold", "key", key);
-  check_any_patch_size("fold", patch_size);
+  check_patch_size("fold", patch_size);
   require(height >= 0 && width >= 0, "fold: output_size must not be negative; got (", height, ", ", width, ")");
   const Grid grid = patch_grid(height, width, patch_size);
   check_index("fold", index, "key", key, height, width, grid, patch_size);
@@ -383,7 +378,7 @@ Tensor fold(Tensor index, Tensor key, std::optional<Tensor> base, int64_t height
 Tensor fold_backward(Tensor grad_output, Tensor index, int64_t key_height, int64_t key_width, int64_t patch_size,
                      std::optional<Tensor> weights) {
   check_features("fold_backward", "grad_output", grad_output);
-  check_any_patch_size("fold_backward", patch_size);
+  check_patch_size("fold_backward", patch_size);
   require(key_height >= 0 && key_width >= 0, "fold_backward: the size of key must not be negative; got (", key_height,
           ", ", key_width, ")");
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
@@ -407,7 +402,7 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
                              int64_t patch_size) {
   const char* const op = "fold_weights_backward";
   check_features(op, "grad_output", grad_output);
-  check_any_patch_size(op, patch_size);
+  check_patch_size(op, patch_size);
   const int64_t batch = grad_output.size(0), channels = grad_output.size(1);
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
   const Grid grid = patch_grid(height, width, patch_size);
@@ -444,7 +439,7 @@ SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor
   check_features(op, "key", key);
   check_like(op, "query", query, "key", key);
   check_same_batch_and_channels(op, query, key);
-  check_any_patch_size(op, patch_size);
+  check_patch_size(op, patch_size);
   const Grid grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   check_query_index(op, index, query, grid, patch_size);

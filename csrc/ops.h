@@ -1,6 +1,6 @@
 // The operators: what they compute, once for every backend.
 //
-// Letters: B samples, C channels, p patch size (1, 3 or 5, or as said), query features (B, C, H, W), key features
+// Letters: B samples, C channels, p patch size (1 to 7), query features (B, C, H, W), key features
 // (B, C, H', W'). A patch is the p x p window of cells below and right of its top-left cell, over all channels; only
 // windows wholly inside the map count. Patch grids are (H-p+1, W-p+1), empty where no patch fits, and indices are
 // row-major in them.
@@ -71,7 +71,7 @@
 //   - index: int64 (B, height-p+1, width-p+1), or (B, k, height-p+1, width-p+1) for copies of k keys, k from 1 to 8,
 //     into the key's patch grid, -1 = no patch. Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA
 //     kernel.
-//   - patch_size: 1 to 7. The kernels are compiled apart for 1, 3 and 5.
+//   - patch_size: the kernels are compiled apart for 1, 3 and 5.
 //   - key, base: dtypes as query above, the same for both; the result has their dtype.
 //   - weights: the shape of index, float32, or float64 for float64 keys; from 0 to 1e37, or to 1e35 where k * p * p is
 //     above 25, so that those of a cell have a finite sum. A patch of weight 0 counts as no patch. Other values: an
@@ -95,7 +95,7 @@
 //   The normalised cross-correlation s = <q, k> / (|q| |k|) of every query patch q with each key patch k that index
 //   names: the score of match, with a gradient.
 //
-//   - query, key: as for match, of any strides. patch_size: 1 to 7.
+//   - query, key: as for match, of any strides.
 //   - index: int64 (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1), k from 1 to 8. -1 = no key: score -inf, no gradient.
 //     Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA kernel.
 //   - score: the shape of index, float32, or float64 for float64 features.
@@ -160,7 +160,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t kMaxTopk = 8;
 constexpr int64_t kMaxDilation = 1024;
-constexpr int64_t kMaxFoldPatch = 7;
+constexpr int64_t kMaxPatch = 7;
 // Of fold, by the copies that may lie on a cell: as many of them have a finite sum in float32.
 constexpr double max_weight(int64_t copies) { return copies <= 25 ? 1e37 : 1e35; }
 

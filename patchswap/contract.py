@@ -10,16 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-PATCH_SIZES = (1, 3, 5)
-MAX_FOLD_PATCH = 7  # of the operators that take any patch size up to it
-ANY_PATCH_SIZE = (
-    "fold",
-    "fold_backward",
-    "fold_weights_backward",
-    "similarity",
-    "similarity_query_backward",
-    "similarity_key_backward",
-)
+MAX_PATCH_SIZE = 7
 MAX_TOPK = 8
 MAX_DILATION = 1024
 PRECISIONS = ("exact", "fast")
@@ -95,11 +86,8 @@ def check_whole(operator: str, name: str, value: int) -> None:
 def check_patch_size(operator: str, patch_size: int) -> None:
     """Raise unless the patch size is one that kernels exist for."""
     check_whole(operator, "patch_size", patch_size)
-    if operator in ANY_PATCH_SIZE:
-        if not 1 <= patch_size <= MAX_FOLD_PATCH:
-            raise ValueError(f"patchswap.{operator}: patch_size must be from 1 to {MAX_FOLD_PATCH}; got {patch_size}")
-    elif patch_size not in PATCH_SIZES:
-        raise ValueError(f"patchswap.{operator}: patch_size must be 1, 3 or 5; got {patch_size}")
+    if not 1 <= patch_size <= MAX_PATCH_SIZE:
+        raise ValueError(f"patchswap.{operator}: patch_size must be from 1 to {MAX_PATCH_SIZE}; got {patch_size}")
 
 
 def check_padding(operator: str, padding: int, padding_mode: str, patch_size: int, maps: dict[str, Tensor]) -> None:

@@ -52,7 +52,7 @@ def fold(
             or float16 (accumulated in float32). (H', W') is the size of the key that was matched, and r = 1 where that
             is not known. A key of batch 1 serves all queries.
         output_size: (r H, r W); by default the size of base, or without it what index covers.
-        patch_size, padding, padding_mode: as for `match`, but a patch_size from 1 to 7; by default those of the Match,
+        patch_size, padding, padding_mode: as for `match`; by default those of the Match,
             or 3, 0 and "zeros". What is copied is padded in the same way, by r * padding cells, and the result has no
             padding.
         key_size: (H', W') of the key that was matched, for a plain index.

@@ -20,7 +20,7 @@ def masks_from_hole(
 
     Args:
         hole: (H, W), (B, H, W) or (B, 1, H, W) bool, True = hole.
-        patch_size: side of a patch in cells: 1, 3 or 5.
+        patch_size: side of a patch in cells, from 1 to 7.
         key_margin: cells, 0 or more.
         padding, padding_mode: as for `match`.
 

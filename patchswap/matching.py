@@ -123,7 +123,7 @@ def match(
         query: (B, C, H, W) features: float32, bfloat16, float16 (accumulated in float32) or float64.
         key: (B, C, H', W') features, same dtype and device; H' and W' may differ from H and W. A key of batch 1 serves
             all queries; on the CPU it is not copied.
-        patch_size: side of a patch in cells: 1, 3 or 5.
+        patch_size: side of a patch in cells, from 1 to 7.
         padding: cells added on each side of query and key, fewer than patch_size.
         padding_mode: "zeros", "reflect" (without the outermost cell) or "replicate" (the outermost cell).
         query_mask: (B, h, w) or (1, h, w) bool on the patch grid, True = take part. All take part by default.

@@ -34,7 +34,7 @@ def similarity(
         key: (B, C, H', W') or (1, C, H', W') features, same dtype and device; H' and W' may differ from H and W.
         index: the Match, or (B, h, w) or (B, k, h, w) int64 positions in the key's patch grid, k from 1 to 8; -1 = no
             key.
-        patch_size, padding, padding_mode: as for `match`, but a patch_size from 1 to 7; by default those of the Match,
+        patch_size, padding, padding_mode: as for `match`; by default those of the Match,
             or 3, 0 and "zeros".
 
     Returns:

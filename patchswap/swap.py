@@ -139,7 +139,7 @@ def swap(
         values: one map or a sequence of maps: (B, C_i, r_i H', r_i W') or of batch 1, with a whole number r_i for each;
             of any of the four dtypes. The key where they are left out.
         hole: (B, H, W), (B, 1, H, W), or (H, W) for all samples; bool, True = hole.
-        patch_size: side of a patch in cells: 1, 3 or 5.
+        patch_size: side of a patch in cells, from 1 to 7.
         padding, padding_mode: as for `match`.
         key_margin: with a hole, keys have at least this many cells between themselves and the hole (features of deep
             layers see that far into it). A sample for which this would leave no key is matched without margin.

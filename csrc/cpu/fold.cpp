@@ -23,7 +23,7 @@
 namespace patchswap {
 namespace {
 
-constexpr int kMostCopies = kMaxTopk * kMaxFoldPatch * kMaxFoldPatch;  // that cover a cell
+constexpr int kMostCopies = kMaxTopk * kMaxPatch * kMaxPatch;  // that cover a cell
 
 // What one sample's queries chose: [ranks][rows][columns]. The weights are read where they count only.
 template <class Sum>

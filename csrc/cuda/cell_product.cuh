@@ -36,12 +36,12 @@ struct CellProduct {
 };
 
 // Where the first channel of the cell at a place of a tile lies, or null beyond the last place.
-template <int P, class Element, class Sum>
+template <class Element, class Sum>
 PATCHSWAP_DEVICE const Element* cell_at(const Element* features, const DirectMap<Sum>& map, int64_t sample,
-                                        const Tile& tile, int place) {
+                                        const Tile& tile, int patch_size, int place) {
   const int64_t tile_number = sample * map.tiling.tiles() + tile.number;
   if (place >= map.count[tile_number]) return nullptr;
-  const int cell = map.cell[tile_number * map.cell_pitch + place], cell_columns = tile.columns + P - 1;
+  const int cell = map.cell[tile_number * map.cell_pitch + place], cell_columns = tile.columns + patch_size - 1;
   const int64_t row = tile.row + cell / cell_columns, column = tile.column + cell % cell_columns;
   return features + (sample * map.channels * map.height + row) * map.width + column;
 }
@@ -67,7 +67,7 @@ PATCHSWAP_DEVICE void load_cells(Shared<Sum> stage, int begin, int lane, Sum (&c
   }
 }
 
-template <int P, int Side, class Element, class Sum>
+template <int Side, class Element, class Sum>
 PATCHSWAP_KERNEL((kProductBound<Side, Sum>))
 cell_product(CellProduct<Element, Sum> work) {
   constexpr int kThreads = kProductThreads<Side>, kLanes = Side / kCellsOfThread;
@@ -87,8 +87,8 @@ cell_product(CellProduct<Element, Sum> work) {
   const Shared<Sum> shared = shared_memory<Sum>(0, 2 * kStage);  // [stage][query, key][kDepth][Side]
 
   const int loaded = thread % Side, loaded_row = thread / Side;
-  const Element* query = cell_at<P>(work.query, p.query, sample, p.query_tile, first_query + loaded);
-  const Element* key = cell_at<P>(work.key, p.key, sample, p.key_tile, first_key + loaded);
+  const Element* query = cell_at(work.query, p.query, sample, p.query_tile, p.patch_size, first_query + loaded);
+  const Element* key = cell_at(work.key, p.key, sample, p.key_tile, p.patch_size, first_key + loaded);
   const int64_t query_plane = p.query.height * p.query.width, key_plane = p.key.height * p.key.width;
   Sum next_query[kLoads], next_key[kLoads];
   const auto fetch = [&](int64_t first_channel) {
@@ -150,15 +150,15 @@ cell_product(CellProduct<Element, Sum> work) {
   }
 }
 
-template <int P, class Launch, class Element, class Sum>
+template <class Launch, class Element, class Sum>
 void multiply_cells(const Launch& launch, const CellProduct<Element, Sum>& work) {
   const TilePair<Sum>& p = work.pair;
   const auto blocks = [&](int64_t side) { return p.samples * (p.query.cell_pitch / side) * (p.key.cell_pitch / side); };
   if (blocks(kProductSide) >= kEnoughBlocks) {
-    launch(cell_product<P, kProductSide, Element, Sum>, blocks(kProductSide), kProductThreads<kProductSide>,
+    launch(cell_product<kProductSide, Element, Sum>, blocks(kProductSide), kProductThreads<kProductSide>,
            kProductShared<kProductSide, Sum>, work);
   } else {
-    launch(cell_product<P, kSmallSide, Element, Sum>, blocks(kSmallSide), kProductThreads<kSmallSide>,
+    launch(cell_product<kSmallSide, Element, Sum>, blocks(kSmallSide), kProductThreads<kSmallSide>,
            kProductShared<kSmallSide, Sum>, work);
   }
 }

@@ -353,6 +353,7 @@ void measure_map(const Launch& launch, const Element* features, const DirectMap<
 template <int P, int Ranks, class Element, class Sum, class Launch>
 void match_tiles(const Launch& launch, const DirectWork<Element, Sum>& work) {
   TilePair<Sum> p = work.pair;
+  p.patch_size = P;
   for (p.first_sample = 0; p.first_sample < p.query.batch; p.first_sample += work.samples) {
     const int64_t left = p.query.batch - p.first_sample;
     p.samples = static_cast<int>(left < work.samples ? left : work.samples);
@@ -362,7 +363,7 @@ void match_tiles(const Launch& launch, const DirectWork<Element, Sum>& work) {
       for (int64_t key_tile = 0; key_tile < p.key.tiling.tiles(); key_tile++) {
         p.key_tile = tile_of(p.key.tiling, key_tile);
         p.is_first = key_tile == 0;
-        multiply_cells<P>(launch, CellProduct<Element, Sum>{work.query, work.key, p});
+        multiply_cells(launch, CellProduct<Element, Sum>{work.query, work.key, p});
         launch(best_of_tile<P, Ranks, Sum>, direct_blocks(queries * p.slices), kDirectThreads, 0, p);
       }
       launch(best_of_slices<Ranks, Sum>, direct_blocks(queries), kDirectThreads, 0, p);

@@ -94,7 +94,7 @@ struct TilePair {
   DirectMap<Sum> query, key;
   Tile query_tile, key_tile;
   int64_t first_sample;
-  int samples, slices, topk;
+  int samples, slices, topk, patch_size;
   bool is_first;         // no key tile came before this one: there are no candidates yet
   Sum* product;          // [samples][place in the key tile][place in the query tile], pitches cell_pitch
   Sum* slice_score;      // [samples][slices][topk][queries of the tile]

@@ -52,7 +52,7 @@ def planned_cases() -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_bound_holds_on_all_pairs(all_variants, kernel):
     for name, query, key in planned_cases():
-        for patch_size in (1, 3, 5):
+        for patch_size in (1, 2, 3, 5, 7):
             output = all_variants.check(query, key, patch_size, kernel=KERNELS[kernel])
             if output is None:
                 pytest.skip(f"this machine has no {kernel}")

@@ -99,7 +99,10 @@ void run_patch_size(const emulation::Schedule& schedule, Call& call) {
   if (call.patch_size == 3) run_call<3, Element>(schedule, call);
 #if !defined(PATCHSWAP_ONE_VARIANT)
   if (call.patch_size == 1) run_call<1, Element>(schedule, call);
+  if (call.patch_size == 2) run_call<2, Element>(schedule, call);
+  if (call.patch_size == 4) run_call<4, Element>(schedule, call);
   if (call.patch_size == 5) run_call<5, Element>(schedule, call);
+  if (call.patch_size == 7) run_call<7, Element>(schedule, call);
 #endif
 }
 
@@ -150,8 +153,11 @@ const char* run_direct(const emulation::Schedule* schedule, Call* call) {
 int64_t direct_workspace(const Call* call) {
   const bool is_double = call->dtype == 3;
   return call->patch_size == 1   ? planned_bytes<1>(*call, is_double)
+         : call->patch_size == 2 ? planned_bytes<2>(*call, is_double)
          : call->patch_size == 3 ? planned_bytes<3>(*call, is_double)
-                                 : planned_bytes<5>(*call, is_double);
+         : call->patch_size == 4 ? planned_bytes<4>(*call, is_double)
+         : call->patch_size == 5 ? planned_bytes<5>(*call, is_double)
+                                 : planned_bytes<7>(*call, is_double);
 }
 
 int64_t call_size() { return sizeof(Call); }

@@ -139,7 +139,7 @@ SHAPES = [  # batch, channels, size, key size
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("patch_size", [1, 3, 4, 5, 7])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_reference(kernels, emulation, shape, patch_size, dtype):
     kind = torch.randn if shape[1] > 1 else one_hot  # one channel of patches of one cell: all correlations are 1 or -1

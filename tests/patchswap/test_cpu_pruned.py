@@ -39,7 +39,7 @@ def natural(batch, channels, height, width, rank=8, noise=0.05):
     sizes=st.tuples(*[st.integers(1, 24)] * 4),
     channels=st.integers(1, 40),
     batch=st.integers(1, 2),
-    patch_size=st.sampled_from([1, 3, 5]),
+    patch_size=st.integers(1, 7),
     topk=st.integers(1, 8),
     share=st.sampled_from([0.05, 0.5, 1.0]),
     scale=st.sampled_from([1.0, 1e-4, 1e4]),

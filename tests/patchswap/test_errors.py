@@ -30,7 +30,10 @@ MATCH = {
         "must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
     ),
     "channels": ((features, features[:, :1], None, None, 3, 1, "exact", "auto"), "must agree in batch and channels"),
-    "patch_size": ((features, features, None, None, 2, 1, "exact", "auto"), "patch_size must be 1, 3 or 5; got 2"),
+    "patch_size": (
+        (features, features, None, None, 8, 1, "exact", "auto"),
+        "match: patch_size must be from 1 to 7; got 8",
+    ),
     "topk 0": ((features, features, None, None, 3, 0, "exact", "auto"), "topk must be from 1 to 8; got 0"),
     "topk 9": ((features, features, None, None, 3, 9, "exact", "auto"), "topk must be from 1 to 8; got 9"),
     "mask dtype": (
@@ -68,7 +71,7 @@ COHERE = {
         (index, features, features[:1], None, None, 0.1, 6, 3),
         "cohere: query and key must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
     ),
-    "patch_size": ((index, features, features, None, None, 0.1, 6, 2), "patch_size must be 1, 3 or 5; got 2"),
+    "patch_size": ((index, features, features, None, None, 0.1, 6, 0), "cohere: patch_size must be from 1 to 7; got 0"),
     "negative weight": (
         (index, features, features, None, None, -0.25, 6, 3),
         "weight must be a finite number, 0 or more; got -0.25",
@@ -342,8 +345,8 @@ def test_swap():
         patchswap.swap(features, hole=hole, coherence=float("nan"))
     with pytest.raises(ValueError, match="sweeps must not be negative; got -2"):
         patchswap.swap(features, features, sweeps=-2)
-    with pytest.raises(ValueError, match="swap: patch_size must be 1, 3 or 5"):
-        patchswap.swap(features, hole=hole, patch_size=4)
+    with pytest.raises(ValueError, match="swap: patch_size must be from 1 to 7"):
+        patchswap.swap(features, hole=hole, patch_size=8)
 
 
 def test_swap_names_what_the_caller_gave():

@@ -28,7 +28,7 @@ def slow_match(query, key, query_mask, key_mask, patch_size, topk):
     return index, score
 
 
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("patch_size", range(1, 7))
 @pytest.mark.parametrize("topk", [1, 3])
 def test_match(patch_size, topk, monkeypatch):
     monkeypatch.setattr(reference, "SCORES_PER_CHUNK", 40)  # several chunks
@@ -42,7 +42,7 @@ def test_match(patch_size, topk, monkeypatch):
     torch.testing.assert_close(score, expected_score)
 
 
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("patch_size", range(1, 8))
 def test_fold(patch_size):
     key, base = torch.randn(2, 3, 7, 6).double(), torch.randn(2, 3, 8, 9).double()
     rows, columns, keys = 9 - patch_size, 10 - patch_size, (8 - patch_size) * (7 - patch_size)
@@ -66,7 +66,7 @@ def test_fold(patch_size):
     torch.testing.assert_close(without_base, expected.masked_fill(uncovered, 0))
 
 
-@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("patch_size", range(1, 8))
 def test_fold_backward_is_the_transpose(patch_size):
     key, grad = torch.randn(2, 3, 7, 6).double(), torch.randn(2, 3, 8, 9).double()
     index = torch.randint(-1, (8 - patch_size) * (7 - patch_size), (2, 9 - patch_size, 10 - patch_size))
