@@ -181,19 +181,7 @@ def gpnn_plain(inputs: Inputs) -> list[Tensor]:
 
 
 def gpnn_ours(inputs: Inputs) -> list[Tensor]:
-    cells = [patches_of(each, 7).unflatten(2, (each.shape[2] - 6, each.shape[3] - 6)) for each in inputs.values()]
-    index = patchswap.match(*lifted(*cells), patch_size=1).index
-    return [patchswap.fold(index, inputs["picture"], patch_size=7)]
-
-
-def lifted(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps whose cells correlate most where those of query and key are nearest (docs/recipes.md)."""
-    centre = key.mean((0, 2, 3), keepdim=True)
-    query, key = query - centre, key - centre
-    half = key.square().sum(1, keepdim=True) / 2
-    square = 2 * half + half.square()
-    one = torch.ones_like(query[:, :1])
-    return torch.cat((query, one, 0 * one), 1), torch.cat((key, -half, (square.max() - square).sqrt()), 1)
+    return [patchswap.swap(inputs["guess"], inputs["picture"], patch_size=7, metric="l2")]
 
 
 # Nearest-neighbour style loss

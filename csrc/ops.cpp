@@ -119,15 +119,26 @@ void check_patch_mask(const char* op, const char* name, const Tensor& mask, cons
   check_device(op, name, mask, features_name, features);
 }
 
+ScalarType score_dtype(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+void check_key_weight(const Tensor& weight, const Tensor& key, Grid grid, int64_t patch_size) {
+  require(weight.scalar_type() == score_dtype(key), "match: key_weight must be ",
+          score_dtype(key) == ScalarType::Double ? "float64" : "float32", " where key is ", dtype_text(key), "; got ",
+          dtype_text(weight));
+  require(weight.dim() == 3 && weight.size(0) == key.size(0) && weight.size(1) == grid.rows &&
+              weight.size(2) == grid.columns,
+          "match: key_weight must have the shape of key's patch grid (", key.size(0), ", ", grid.rows, ", ",
+          grid.columns, ") at patch_size ", patch_size, "; got ", shape_text(weight));
+  check_device("match", "key_weight", weight, "key", key);
+}
+
 int64_t ranks_of(const Tensor& index) { return index.dim() == 4 ? index.size(1) : 1; }
 
 // Whether an index has one rank, without a dimension for it, or 1 to kMaxTopk of them.
 bool has_ranks(const Tensor& index) {
   return (index.dim() == 3 || index.dim() == 4) && ranks_of(index) >= 1 && ranks_of(index) <= kMaxTopk;
-}
-
-ScalarType score_dtype(const Tensor& features) {
-  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 std::vector<int64_t> shape_of(const Tensor& tensor) {
@@ -176,7 +187,8 @@ std::string methods_of(bool Method::* is_there) {
 // The arguments of match, checked. Results are still missing.
 MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional<Tensor>& query_mask,
                      const std::optional<Tensor>& key_mask, int64_t patch_size, int64_t topk,
-                     const std::string& precision, const std::string& method) {
+                     const std::string& precision, const std::string& method, const std::string& metric,
+                     const std::optional<Tensor>& key_weight) {
   check_features("match", "query", query);
   check_features("match", "key", key);
   check_like("match", "query", query, "key", key);
@@ -189,10 +201,14 @@ MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional
       std::find_if(std::begin(kMethods), std::end(kMethods), [&](auto& one) { return one.name == method; });
   require(known != std::end(kMethods), "match: method must be \"auto\", ", methods_of(&Method::is_on_cpu), " (CPU), ",
           methods_of(&Method::is_on_cuda), " (CUDA); got \"", method, "\"");
+  const NamedMetric* known_metric =
+      std::find_if(std::begin(kMetrics), std::end(kMetrics), [&](auto& one) { return one.name == metric; });
+  require(known_metric != std::end(kMetrics), "match: metric must be \"ncc\", \"l2\" or \"dot\"; got \"", metric, "\"");
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   if (query_mask) check_patch_mask("match", "query_mask", *query_mask, "query", query, query_grid, patch_size);
   if (key_mask) check_patch_mask("match", "key_mask", *key_mask, "key", key, key_grid, patch_size);
+  if (key_weight) check_key_weight(*key_weight, key, key_grid, patch_size);
   require(query.is_cuda() ? known->is_on_cuda : known->is_on_cpu, "match: method \"", method, "\" is not there on ",
           device_text(query), "; use \"auto\"");
   return {.query = query,
@@ -212,13 +228,17 @@ MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional
           .patch_size = patch_size,
           .topk = topk,
           .fast = precision == "fast",
-          .method = method};
+          .method = method,
+          .metric = known_metric->metric,
+          .key_weight = contiguous(key_weight)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
                                          std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
-                                         std::string precision, std::string method) {
-  MatchCall call = match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method);
+                                         std::string precision, std::string method, std::string metric,
+                                         std::optional<Tensor> key_weight) {
+  MatchCall call =
+      match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight);
   const int64_t shape[] = {call.batch, topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
   const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   call.index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
@@ -240,8 +260,10 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
 }
 
 std::string explain(Tensor query, Tensor key, std::optional<Tensor> query_mask, std::optional<Tensor> key_mask,
-                    int64_t patch_size, int64_t topk, std::string precision, std::string method) {
-  const MatchCall call = match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method);
+                    int64_t patch_size, int64_t topk, std::string precision, std::string method, std::string metric,
+                    std::optional<Tensor> key_weight) {
+  const MatchCall call =
+      match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight);
   std::string lines;
   const auto add = [&](const KernelChoice& choice) { lines += choice.kernel + "\t" + choice.reason + "\n"; };
 #ifdef PATCHSWAP_CUDA
@@ -593,6 +615,13 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
 
 }  // namespace
 
+std::string metric_obstacle(const MatchCall& call) {
+  for (const NamedMetric& one : kMetrics) {
+    if (one.metric == call.metric && call.metric != Metric::kNcc) return "metric is \"" + std::string(one.name) + "\"";
+  }
+  return call.key_weight ? "key_weight is given" : "";
+}
+
 bool is_same_map(const Tensor& map, const Tensor& other) {
   if (map.const_data_ptr() != other.const_data_ptr()) return false;
   for (int64_t i = 0; i < map.dim(); i++) {
@@ -616,11 +645,12 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "match(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
-      "method=\"auto\") -> (Tensor index, Tensor score, Tensor tally)");
+      "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> "
+      "(Tensor index, Tensor score, Tensor tally)");
   library.def(
       "explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
-      "method=\"auto\") -> str");
+      "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> str");
   library.def(
       "cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, "
       "Tensor? key_mask, float weight, int sweeps, int patch_size) -> "

@@ -6,29 +6,37 @@
 // row-major in them.
 //
 // match(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
-//       str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)
+//       str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None)
+//     -> (Tensor index, Tensor score, Tensor tally)
 //
-//   For every query patch its topk (1 to 8) best key patches by normalised cross-correlation <q, k> / (|q| |k|).
+//   For every query patch its topk (1 to 8) best key patches, those with the highest score.
 //
+//   - metric: "ncc", score <q, k> / (|q| |k|), the normalised cross-correlation; "l2", score -|q - k|^2; "dot", score
+//     <q, k>. l2 is summed as 2 <q, k> - |k|^2 - |q|^2, and exact up to rounding relative to |q|^2 + |k|^2.
+//   - key_weight: (B, H'-p+1, W'-p+1), float32 (float64 for float64 features), finite and 0 or more: a score is
+//     multiplied by that of its key; absent = 1. Other values: an error on the CPU, on CUDA such a key is never chosen.
 //   - query, key: float32, bfloat16, float16 (accumulated in float32) or float64 (in float64), same dtype and device.
 //   - query_mask: bool (B, H-p+1, W-p+1), True = take part; key_mask the same on the key's grid; absent = all.
 //   - precision: "exact", or "fast": a kernel may rank keys in half precision only.
 //   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA.
 //     An error where that kernel does not exist for the given device, dtype, patch_size or topk.
 //   - index: int64 (B, topk, H-p+1, W-p+1), best first; score: the same shape, float32 or float64.
-//   - Ties: of equal <q, k> / |k| the lowest key index comes first. Equal patches have equal scores, bit for bit.
-//   - Zero norm: a patch whose squared norm is below the smallest normal number has score 0 with every other. It stays
+//   - Ties: of equal scores (for ncc equal <q, k> / |k|) the lowest key index comes first. Equal patches of equal
+//     weight have equal scores, bit for bit.
+//   - Zero norm: for ncc, a patch whose squared norm is below the smallest normal number has score 0 with every other.
+//   It stays
 //     a valid key; as a query it takes the lowest valid index.
 //   - No match: queries that take no part, and ranks beyond the number of valid keys, hold index -1 and score -inf.
 //   - Not finite: NaN, Inf and squared patch norms beyond float32 are an error on the CPU. The CUDA kernel does not
-//     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen.
+//     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen. Nor is a
+//     key whose score leaves the range of its dtype downwards.
 //
 //   - tally: int64 (2,): key patches scored in full precision after a coarse score had let them through, and queries
 //     for which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored
 //     coarsely. Not deterministic: how many keys a bound rules out depends on which thread or block comes first.
 //
 // explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
-//         str precision="exact", str method="auto") -> str
+//         str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> str
 //
 //   Which kernel match runs for these arguments, and why, without running it: a line "kernel<tab>reason" for each
 //   sample on the CPU, where the masks count, and one for the batch on CUDA.
@@ -154,6 +162,8 @@
 #include <string>
 #include <vector>
 
+#include "metric.h"
+
 namespace patchswap {
 
 using torch::stable::Tensor;
@@ -176,6 +186,8 @@ struct MatchCall {
   int64_t patch_size, topk;
   bool fast;           // precision is "fast"
   std::string method;  // one of kMethods
+  Metric metric;
+  std::optional<Tensor> key_weight;  // in the dtype of scores
   Tensor index, score, tally;
 
   int64_t queries() const { return batch * query_rows * query_columns; }
@@ -188,6 +200,17 @@ struct Method {
 };
 constexpr Method kMethods[] = {{"auto", true, true},    {"dense", true, false}, {"pruned", true, false},
                                {"direct", false, true}, {"mma", false, true},   {"wgmma", false, true}};
+
+// Every value of `metric`, as METRICS in contract.py.
+struct NamedMetric {
+  const char* name;
+  Metric metric;
+};
+constexpr NamedMetric kMetrics[] = {{"ncc", Metric::kNcc}, {"l2", Metric::kL2}, {"dot", Metric::kDot}};
+
+// What of a call a search by bounds or in half precision does not take, as these know the plain NCC only; empty where
+// it is that.
+std::string metric_obstacle(const MatchCall& call);
 
 // Whether two maps of the same dimensions are one: the same numbers in the same layout.
 bool is_same_map(const Tensor& map, const Tensor& other);

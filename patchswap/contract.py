@@ -14,6 +14,7 @@ MAX_PATCH_SIZE = 7
 MAX_TOPK = 8
 MAX_DILATION = 1024
 PRECISIONS = ("exact", "fast")
+METRICS = ("ncc", "l2", "dot")
 PADDING_MODES = ("zeros", "reflect", "replicate")
 # Every method of match but "auto", and where it is there: the one list of them in Python, as kMethods is in csrc/ops.h.
 METHODS = {"CPU": ("dense", "pruned"), "CUDA": ("direct", "mma", "wgmma")}
@@ -144,6 +145,8 @@ def check_match(
     topk: int,
     precision: str,
     method: str,
+    metric: str,
+    key_weight: Tensor | None,
 ) -> None:
     """Raise ValueError or TypeError where the arguments of `match` break its contract."""
     check_features("match", "query", query)
@@ -159,10 +162,32 @@ def check_match(
     if method != "auto" and not any(method in names for names in METHODS.values()):
         listed = ", ".join(f"{_names(names)} ({device})" for device, names in METHODS.items())
         raise ValueError(f'patchswap.match: method must be "auto", {listed}; got "{method}"')
+    check_metric("match", metric)
     if query_mask is not None:
         check_patch_mask("match", "query_mask", query_mask, "query", query, patch_size)
     if key_mask is not None:
         check_patch_mask("match", "key_mask", key_mask, "key", key, patch_size)
+    if key_weight is not None:
+        _check_key_weight(key_weight, key, patch_size)
+
+
+def check_metric(operator: str, metric: str) -> None:
+    """Raise unless the metric is known."""
+    if metric not in METRICS:
+        raise ValueError(f'patchswap.{operator}: metric must be {_names(METRICS)}; got "{metric}"')
+
+
+def _check_key_weight(weight: Tensor, key: Tensor, patch_size: int) -> None:
+    dtype = str(accumulation_dtype(key.dtype)).removeprefix("torch.")
+    if _dtype(weight) != dtype:
+        raise TypeError(f"patchswap.match: key_weight must be {dtype} where key is {_dtype(key)}; got {_dtype(weight)}")
+    rows, columns = patch_grid(key.shape[2], key.shape[3], patch_size)
+    if weight.dim() != 3 or weight.shape[0] != key.shape[0] or weight.shape[1] != rows or weight.shape[2] != columns:
+        raise ValueError(
+            f"patchswap.match: key_weight must have the shape of key's patch grid ({key.shape[0]}, {rows}, {columns}) "
+            f"at patch_size {patch_size}; got {_shape(weight)}"
+        )
+    check_device("match", "key_weight", weight, "key", key)
 
 
 def check_cohere(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from patchswap import contract, ops
 from patchswap.build import build_info
-from patchswap.matching import prepare
+from patchswap.matching import prepare, weight_of_keys
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def explain(
     topk: int = 1,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> Explanation:
     """Tell which kernel `match` runs for these arguments, and why, without running it.
 
@@ -54,7 +56,8 @@ def explain(
     on the CPU. Features are not looked at: a pruned search that turns out not to pay goes over to the dense one.
 
     Args:
-        query, key, patch_size, padding, padding_mode, query_mask, key_mask, topk, precision, method: as for `match`.
+        query, key, patch_size, padding, padding_mode, query_mask, key_mask, topk, precision, method, metric,
+            key_weight: as for `match`.
 
     Raises:
         ValueError, TypeError, RuntimeError: as `match`, but values that are not finite pass.
@@ -62,8 +65,9 @@ def explain(
     query, key, query_mask, key_mask = prepare(
         "match", query, key, query_mask, key_mask, patch_size, padding, padding_mode
     )
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
-    lines = ops.explain(query, key, query_mask, key_mask, patch_size, topk, precision, method).splitlines()
+    arguments = (patch_size, topk, precision, method, metric, weight_of_keys(key_weight, key))
+    contract.check_match(query, key, query_mask, key_mask, *arguments)
+    lines = ops.explain(query, key, query_mask, key_mask, *arguments).splitlines()
     choices = [tuple(line.split("\t")) for line in lines]
     if not choices:
         kernel, reason = "none", "the batch is empty"

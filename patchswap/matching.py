@@ -36,7 +36,8 @@ class Match:
     """The best keys of every query patch.
 
     index: int64, row-major position in the key's patch grid; -1 where nothing was matched.
-    score: normalised cross-correlation in [-1, 1], up to rounding; -inf where nothing was matched.
+    score: normalised cross-correlation in [-1, 1], up to rounding, or what the metric gives; -inf where nothing was
+        matched.
 
     Both are (B, h, w), or (B, k, h, w) for topk=k > 1, on the query's patch grid: h = H-p+1, w = W-p+1, and with
     padding h = H + 2 padding - p + 1 and so on. A Match unpacks into these two: `index, score = match(query, key)`.
@@ -106,12 +107,15 @@ def match(
     topk: int = 1,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> Match:
-    """Find, for every patch of `query`, the patches of `key` with the highest normalised cross-correlation.
+    """Find, for every patch of `query`, the patches of `key` with the highest score, normalised cross-correlation.
 
-    The score of patches p and q is <p, q> / (|p| |q|). Only patches that lie wholly inside their (padded) map count. Of
-    keys with equal scores the lowest index wins. A patch of norm 0 has score 0. A query that takes no part, and a rank
-    for which no key is left, has index -1 and score -inf. No memory of size queries x keys is used.
+    The score of patches q and k is <q, k> / (|q| |k|), or another by `metric`. Only patches that lie wholly inside
+    their (padded) map count. Of keys with equal scores the lowest index wins. A patch of norm 0 has correlation 0. A
+    query that takes no part, and a rank for which no key is left, has index -1 and score -inf. No memory of size
+    queries x keys is used.
 
     Not differentiable: index and score are constants to autograd. Under autocast it runs in float32, and query and key
     may have two dtypes.
@@ -135,6 +139,14 @@ def match(
         method: "auto", or the kernel to use, for tests and benchmarks: "dense" or "pruned" on the CPU; "direct", "mma"
             or "wgmma" on a GPU. All give the same match, up to rounding of the score. `explain` tells which one "auto"
             takes, and the environment variable PATCHSWAP_LOG=1 has each call say it on stderr.
+        metric: "ncc", the score above; "l2", the score -|q - k|^2, which is highest for the nearest key; or "dot", the
+            score <q, k>. l2 is summed as 2 <q, k> - |k|^2 - |q|^2, so it is exact up to rounding relative to
+            |q|^2 + |k|^2: subtract one mean from both maps where these are large against the distances. "l2" and "dot"
+            are searched by "dense" and "direct" alone.
+        key_weight: (B, h', w') or (1, h', w') on the patch grid, finite and 0 or more: each score is multiplied by the
+            weight of its key, 1 by default. float32, or float64 where key is float64. Searched by "dense" and "direct"
+            alone. With "l2" and 1 / (alpha + d), d the squared distance of the key to its nearest query, it is the
+            completeness of GPNN (Granot et al., arXiv 2103.15545).
 
     Returns:
         Match(index, score) on the query's patch grid; with topk = k > 1 a dimension of k follows the batch.
@@ -142,15 +154,16 @@ def match(
     Raises:
         ValueError, TypeError: shapes, dtypes or ranges outside the above. Non-finite features raise a RuntimeError on
             the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
-            query index -1 and score NaN and never chooses such a key.
+            query index -1 and score NaN and never chooses such a key, nor one whose weight is not finite or negative.
     """
     contract.check_features("match", "key", key)
     grid = Grid((key.shape[2], key.shape[3]), patch_size, padding, padding_mode)
     query, key, query_mask, key_mask = prepare(
         "match", query, key, query_mask, key_mask, patch_size, padding, padding_mode
     )
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
-    index, score, _ = ops.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    arguments = (patch_size, topk, precision, method, metric, weight_of_keys(key_weight, key))
+    contract.check_match(query, key, query_mask, key_mask, *arguments)
+    index, score, _ = ops.match(query, key, query_mask, key_mask, *arguments)
     return Match(index[:, 0], score[:, 0], grid) if topk == 1 else Match(index, score, grid)
 
 
@@ -288,6 +301,14 @@ def prepare(
     )
     query = padded(query, padding, padding_mode)
     return query, query if is_one_map else padded(key, padding, padding_mode), query_mask, key_mask
+
+
+def weight_of_keys(key_weight: Tensor | None, key: Tensor) -> Tensor | None:
+    """The weights as the operators get them: of the batch of the key, and under autocast of no half precision."""
+    if key_weight is None or key_weight.dim() != 3:
+        return key_weight
+    weight = repeated(key_weight, key.shape[0])
+    return float_under_autocast(weight) if is_autocast(key) else weight
 
 
 def repeated(tensor: Tensor, batch: int) -> Tensor:

@@ -16,7 +16,7 @@ class PatchSwap(nn.Module):
     `PatchSwap(patch_size=5)(content, style)` is `swap(content, style, patch_size=5)`.
 
     Args:
-        patch_size, padding, padding_mode, key_margin, coherence, sweeps, divisor: as for `swap`.
+        patch_size, padding, padding_mode, key_margin, metric, coherence, sweeps, divisor: as for `swap`.
     """
 
     def __init__(
@@ -26,6 +26,7 @@ class PatchSwap(nn.Module):
         padding: int = 0,
         padding_mode: str = "zeros",
         key_margin: int = 0,
+        metric: str = "ncc",
         coherence: float = 0.0,
         sweeps: int = 6,
         divisor: float | Literal["covered"] = "covered",
@@ -36,6 +37,7 @@ class PatchSwap(nn.Module):
             "padding": padding,
             "padding_mode": padding_mode,
             "key_margin": key_margin,
+            "metric": metric,
             "coherence": coherence,
             "sweeps": sweeps,
             "divisor": divisor,
@@ -48,11 +50,13 @@ class PatchSwap(nn.Module):
         *,
         values: Tensor | Sequence[Tensor] | None = None,
         hole: Tensor | None = None,
+        key_weight: Tensor | None = None,
         return_match: bool = False,
     ) -> Any:
         """What `swap` returns for these arguments."""
         function: Any = swap  # its overloads know one kind of values at a time
-        return function(query, key, values=values, hole=hole, return_match=return_match, **self.settings)
+        given = {"values": values, "hole": hole, "key_weight": key_weight, "return_match": return_match}
+        return function(query, key, **given, **self.settings)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())

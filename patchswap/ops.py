@@ -33,9 +33,10 @@ from patchswap import contract, library, reference
 
 SCHEMAS = {
     "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
-    'str precision="exact", str method="auto") -> (Tensor index, Tensor score, Tensor tally)',
+    'str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> '
+    "(Tensor index, Tensor score, Tensor tally)",
     "explain": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
-    'str precision="exact", str method="auto") -> str',
+    'str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> str',
     "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
     "int sweeps, int patch_size) -> (Tensor index, Tensor score)",
     "fold": "(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, "
@@ -80,6 +81,8 @@ def match(
     topk: int,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """torch.ops.patchswap.match: index int64 and score, both (B, topk, H-p+1, W-p+1), and tally int64 (2,).
 
@@ -87,7 +90,9 @@ def match(
     and queries for which the coarse scores could not decide, which were searched in full. It is the one result that is
     not deterministic, for tests and benchmarks.
     """
-    return torch.ops.patchswap.match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    return torch.ops.patchswap.match(
+        query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight
+    )
 
 
 def explain(
@@ -99,9 +104,13 @@ def explain(
     topk: int,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> str:
     """torch.ops.patchswap.explain: what match runs for these arguments, as lines that patchswap.explain reads."""
-    return torch.ops.patchswap.explain(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    return torch.ops.patchswap.explain(
+        query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight
+    )
 
 
 def cohere(
@@ -225,8 +234,10 @@ def _match_fake(
     topk: int,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight)
     shape = (query.shape[0], topk, *contract.patch_grid(query.shape[2], query.shape[3], patch_size))
     return (
         query.new_empty(shape, dtype=torch.int64),
@@ -340,7 +351,7 @@ def _choice_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _choice_gradient(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-    return (None,) * 8  # both operators that choose keys take eight arguments
+    return (None,) * 10  # as many as match takes; cohere takes fewer
 
 
 def _fold_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

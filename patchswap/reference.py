@@ -33,20 +33,24 @@ def match(
     topk: int,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Best keys of every query patch by normalised cross-correlation; see csrc/ops.h for the contract.
+    """Best keys of every query patch; see csrc/ops.h for the contract.
 
     There is one way here, an exact one, whatever precision and method say.
 
     Returns index int64 and score, both (B, topk, H-p+1, W-p+1), and tally, two zeros.
     """
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight)
     if library.is_set(library.LOG):
         print(f"patchswap.match: reference on {query.device}: {REASON}", file=sys.stderr)
     accumulate = contract.accumulation_dtype(query.dtype)
     query, key = query.to(accumulate), key.to(accumulate)
     _require_finite("query", query, patch_size)
     _require_finite("key", key, patch_size)
+    if key_weight is not None:
+        _require_key_weight(key_weight)
 
     batch = query.shape[0]
     query_grid = contract.patch_grid(query.shape[2], query.shape[3], patch_size)
@@ -60,15 +64,27 @@ def match(
         if len(query_positions) == 0 or len(key_positions) == 0:
             continue
         keys = _patches(key[sample], key_positions, key_grid, patch_size)
+        weights = 1 if key_weight is None else key_weight[sample].flatten()[key_positions]
+        key_squares = keys.square().sum(dim=1)
         inverse_key_norm = _inverse_norm(keys)
         for chunk in query_positions.split(max(1, SCORES_PER_CHUNK // len(key_positions))):
             patches = _patches(query[sample], chunk, query_grid, patch_size)
-            # The query's norm is the same for all of its keys, so ranking leaves it out.
-            ranking = (patches @ keys.T) * inverse_key_norm
+            products, scale = patches @ keys.T, patches.new_ones(len(patches))
+            if metric == "l2":
+                half_squares = patches.square().sum(dim=1, keepdim=True) / 2
+                ranking = (products - half_squares) * (2 * weights) - weights * key_squares
+            elif metric == "dot":
+                ranking = products * weights
+            else:  # the query's norm is the same for all of its keys, so ranking leaves it out
+                ranking, scale = products * (weights * inverse_key_norm), _inverse_norm(patches)
+            ranking = torch.where(ranking.isnan(), -torch.inf, ranking)  # a score beyond the range of its dtype
             for rank in range(min(topk, len(key_positions))):
                 best = ranking.argmax(dim=1, keepdim=True)  # the first of equal maxima, which is the lowest key index
-                index[sample, rank, chunk] = key_positions[best[:, 0]]
-                score[sample, rank, chunk] = ranking.gather(1, best)[:, 0] * _inverse_norm(patches)
+                value = ranking.gather(1, best)[:, 0]
+                is_key = value > -torch.inf
+                value = torch.where(is_key, value * scale, value)
+                index[sample, rank, chunk] = torch.where(is_key, key_positions[best[:, 0]], -1)
+                score[sample, rank, chunk] = value.clamp(max=0) if metric == "l2" else value
                 ranking.scatter_(1, best, -torch.inf)
     tally = torch.zeros(2, dtype=torch.int64, device=query.device)
     return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
@@ -83,9 +99,11 @@ def explain(
     topk: int,
     precision: str = "exact",
     method: str = "auto",
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
 ) -> str:
     """What `match` runs, and why: see csrc/ops.h."""
-    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method)
+    contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight)
     return f"reference\t{REASON}\n"
 
 
@@ -501,6 +519,14 @@ def _require_weights(operator: str, weights: Tensor, index: Tensor, patch_size: 
     if wrong.any():
         raise ValueError(
             f"patchswap.{operator}: weights must be numbers from 0 to {most:g}; got {float(weights[wrong][0]):g}"
+        )
+
+
+def _require_key_weight(key_weight: Tensor) -> None:
+    wrong = ~((key_weight >= 0) & (key_weight < torch.inf))
+    if wrong.any():
+        raise ValueError(
+            f"patchswap.match: key_weight must be finite and 0 or more; got {float(key_weight[wrong][0]):g}"
         )
 
 

@@ -25,6 +25,8 @@ def swap(
     padding: int = 0,
     padding_mode: str = "zeros",
     key_margin: int = 0,
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
     coherence: float = 0.0,
     sweeps: int = 6,
     divisor: float | Literal["covered"] = "covered",
@@ -43,6 +45,8 @@ def swap(
     padding: int = 0,
     padding_mode: str = "zeros",
     key_margin: int = 0,
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
     coherence: float = 0.0,
     sweeps: int = 6,
     divisor: float | Literal["covered"] = "covered",
@@ -61,6 +65,8 @@ def swap(
     padding: int = 0,
     padding_mode: str = "zeros",
     key_margin: int = 0,
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
     coherence: float = 0.0,
     sweeps: int = 6,
     divisor: float | Literal["covered"] = "covered",
@@ -79,6 +85,8 @@ def swap(
     padding: int = 0,
     padding_mode: str = "zeros",
     key_margin: int = 0,
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
     coherence: float = 0.0,
     sweeps: int = 6,
     divisor: float | Literal["covered"] = "covered",
@@ -96,6 +104,8 @@ def swap(
     padding: int = 0,
     padding_mode: str = "zeros",
     key_margin: int = 0,
+    metric: str = "ncc",
+    key_weight: Tensor | None = None,
     coherence: float = 0.0,
     sweeps: int = 6,
     divisor: float | Literal["covered"] = "covered",
@@ -125,6 +135,8 @@ def swap(
     With values the patches are chosen by query and key, and what is copied comes from the values: features of any
     number of channels on the key's grid, or on a finer one, as of an earlier layer.
 
+    With a metric other than "ncc" the most similar patch is the one with the highest score of `match` by that metric.
+
     With a coherence above 0 the keys of `match` are chosen anew by `cohere`, with this weight, before they are copied::
 
         value of offset o for query i = NCC(i, i + o) + coherence * (neighbours whose offset is o) / 8
@@ -143,6 +155,7 @@ def swap(
         padding, padding_mode: as for `match`.
         key_margin: with a hole, keys have at least this many cells between themselves and the hole (features of deep
             layers see that far into it). A sample for which this would leave no key is matched without margin.
+        metric, key_weight: as for `match`; not with a coherence, which is in units of the plain NCC.
         coherence: weight of agreement between neighbouring patches, in units of NCC: 0 or more. 0 is the plain arg-max.
         sweeps: of `cohere`; at coherence 0 there are none.
         divisor: as for `fold`.
@@ -161,6 +174,12 @@ def swap(
         raise ValueError("patchswap.swap: give key or hole, as in swap(content, style) or swap(features, hole=mask)")
     contract.check_patch_size("swap", patch_size)
     contract.check_coherence("swap", "coherence", coherence, sweeps)
+    contract.check_metric("swap", metric)
+    if coherence > 0 and (metric != "ncc" or key_weight is not None):
+        raise ValueError(
+            'patchswap.swap: coherence goes with metric "ncc" and without key_weight; leave coherence at 0, or both of '
+            "these at their defaults"
+        )
     check_key_margin("swap", key_margin)
     source = query if key is None else _checked_key(key, query)
     contract.check_padding("swap", padding, padding_mode, patch_size, {"query": query, "key": source})
@@ -181,6 +200,8 @@ def swap(
         padding_mode=padding_mode,
         query_mask=query_mask,
         key_mask=key_mask,
+        metric=metric,
+        key_weight=key_weight,
     )
     if coherence > 0:
         found = cohere(found, query, source, weight=coherence, sweeps=sweeps, query_mask=query_mask, key_mask=key_mask)

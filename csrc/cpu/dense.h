@@ -48,16 +48,18 @@ struct TileSizes {
   }
 };
 
-// Divides rankings, <q, k> / |k|, by the norms of the queries of a chunk, after which they are scores.
+// Rankings of the queries of a chunk become scores (metric.h).
 template <class Sum>
-void rankings_to_scores(const PackedChunk<Sum>& chunk, const Best<Sum>& found) {
+void rankings_to_scores(const PackedChunk<Sum>& chunk, Metric metric, const Best<Sum>& found) {
   for (size_t i = 0; i < chunk.tiles.size(); i++) {
     const Tile& tile = chunk.contents[i];
     for (int64_t at = 0; at < tile.rows * tile.slots; at++) {
       const int64_t query = tile.patch[at];
       if (query < 0) continue;
       for (int64_t rank = 0; rank < found.topk && found.index[query + rank * found.rank_stride] >= 0; rank++) {
-        found.score[query + rank * found.rank_stride] *= chunk.scale[i][at];
+        Sum& score = found.score[query + rank * found.rank_stride];
+        score *= chunk.scale[i][at];
+        if (metric == Metric::kL2) score = std::min(score, Sum(0));
       }
     }
   }
@@ -88,10 +90,10 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
 
   for (size_t first = 0, end; first < queries.size(); first = end) {
     end = chunk_end(queries, first, patch_size, cell_bytes, kPackedBytes);
-    const PackedChunk<Sum> query_chunk = query_packer.pack(query_map, queries, first, end, kernel.query_panel);
+    const PackedChunk<Sum> query_chunk = query_packer.pack(query_map, queries, first, end, kernel.query_panel, true);
     for (size_t key_first = 0, key_end; key_first < keys.size(); key_first = key_end) {
       key_end = chunk_end(keys, key_first, patch_size, cell_bytes, kPackedBytes);
-      const PackedChunk<Sum> key_chunk = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel);
+      const PackedChunk<Sum> key_chunk = key_packer.pack(key_map, keys, key_first, key_end, kernel.key_panel, false);
       auto work = [&](int64_t worker, const WorkItem& item) {
         const size_t query = item.query - first, key = item.key - key_first;
         Sum* numbers = workers[worker].numbers.get();
@@ -120,7 +122,7 @@ void search_all(const Map<Element>& query_map, const Map<Element>& key_map, cons
       };
       for_each_tile_pair(queries, first, end, keys, key_first, key_end, threads, 1, work, finish);
     }
-    rankings_to_scores(query_chunk, found);
+    rankings_to_scores(query_chunk, query_map.metric, found);
   }
 }
 

@@ -13,10 +13,10 @@ namespace patchswap {
 template <class Sum>
 struct DenseTask {
   PackedTile<Sum> query, key;
-  const Sum* query_bias;            // [query rows][query slots]: 0 where the patch is a query, else -inf
+  const Sum* query_bias;            // [query rows][query slots]: of metric.h, -inf where the patch is no query
   const Sum *key_scale, *key_bias;  // [key rows][key slots]
   WalkBuffers<Sum> buffers;
-  Sum* ranking;    // [key slots]: <q, k> / |k| of one query with a row of keys
+  Sum* ranking;    // [key slots]: of one query with a row of keys
   Best<Sum> best;  // queries count [rows][slots] of the query tile
 };
 

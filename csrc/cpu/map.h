@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../dtype.h"
+#include "../metric.h"
 #include "grain.h"
 
 namespace patchswap {
@@ -31,6 +32,8 @@ struct Map {
   int64_t channel_stride, row_stride, column_stride;
   int64_t rows, columns, patch_size;
   int64_t index_row_stride, index_column_stride;  // from one patch's index to the next
+  Metric metric = Metric::kNcc;
+  const Accumulate<Element>* weight = nullptr;  // of a key by index, or null for 1
 
   // Calls visit(number, column) for all numbers of a cell row, in the order of memory where that is known.
   template <class Visit>

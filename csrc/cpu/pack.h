@@ -97,19 +97,56 @@ void pack_row(const Map<Element>& map, const Tile& tile, int64_t row, int64_t sl
   }
 }
 
-// 1 / norm of every patch of a row of a tile, 0 where the norm counts as zero and where no patch takes part. `squares`
-// are those of the cells, from this row on.
+// The squared norm of the patch that begins at a slot of a row. `squares` are those of the cells, from this row on.
+inline double patch_square(const Tile& tile, int64_t row, int64_t slot, int64_t patch_size, const double* squares) {
+  double square = 0;
+  for (int64_t dy = 0; dy < patch_size; dy++) {
+    const double* first = squares + dy * tile.slots + tile.slot(dy, row, slot);
+    for (int64_t dx = 0; dx < patch_size; dx++) square += first[dx];
+  }
+  return square;
+}
+
+// weight / norm, 0 where the norm counts as zero.
+template <class Sum>
+Sum over_norm(double weight, double square) {
+  return square >= std::numeric_limits<Sum>::min() ? static_cast<Sum>(weight / std::sqrt(square)) : Sum(0);
+}
+
+// 1 / norm of every patch of a row of a tile, 0 where no patch takes part.
 template <class Sum, class Element>
 void inverse_norms(const Map<Element>& map, const Tile& tile, int64_t row, const double* squares, Sum* inverse_norm) {
   for (int64_t slot = 0; slot < tile.slots; slot++) {
-    inverse_norm[slot] = 0;
-    if (tile.patch[row * tile.slots + slot] < 0) continue;
-    double square = 0;
-    for (int64_t dy = 0; dy < map.patch_size; dy++) {
-      const double* first = squares + dy * tile.slots + tile.slot(dy, row, slot);
-      for (int64_t dx = 0; dx < map.patch_size; dx++) square += first[dx];
+    const bool takes_part = tile.patch[row * tile.slots + slot] >= 0;
+    inverse_norm[slot] =
+        takes_part ? over_norm<Sum>(1, patch_square(tile, row, slot, map.patch_size, squares)) : Sum(0);
+  }
+}
+
+// Scale and bias (metric.h) of every patch of a row of a tile: 0 and -inf where no patch takes part.
+template <class Sum, class Element>
+void scales_and_biases(const Map<Element>& map, const Tile& tile, int64_t row, bool is_query, const double* squares,
+                       Sum* scale, Sum* bias) {
+  for (int64_t slot = 0; slot < tile.slots; slot++) {
+    const int64_t patch = tile.patch[row * tile.slots + slot];
+    scale[slot] = 0;
+    bias[slot] = -std::numeric_limits<Sum>::infinity();
+    if (patch < 0) continue;
+    const double square = patch_square(tile, row, slot, map.patch_size, squares);
+    const double weight = map.weight ? map.weight[patch] : 1;
+    bias[slot] = 0;
+    switch (map.metric) {
+      case Metric::kNcc:
+        scale[slot] = over_norm<Sum>(weight, square);
+        break;
+      case Metric::kL2:
+        scale[slot] = static_cast<Sum>(is_query ? 1 : 2 * weight);
+        bias[slot] = static_cast<Sum>(is_query ? -square / 2 : -weight * square);
+        break;
+      case Metric::kDot:
+        scale[slot] = static_cast<Sum>(weight);
+        break;
     }
-    if (square >= std::numeric_limits<Sum>::min()) inverse_norm[slot] = static_cast<Sum>(1 / std::sqrt(square));
   }
 }
 
@@ -136,8 +173,8 @@ struct PackedChunk {
   std::vector<Tile> contents;
   std::vector<PackedTile<Sum>> tiles;
   // Of each tile, [rows][slots]:
-  std::vector<const Sum*> scale;  // 1 / norm, 0 for zero norm and where no patch takes part
-  std::vector<const Sum*> bias;   // 0, or -inf where no patch takes part
+  std::vector<const Sum*> scale;  // of metric.h, 0 where no patch takes part
+  std::vector<const Sum*> bias;   // the same, -inf where no patch takes part
 };
 
 // Keeps its memory from chunk to chunk.
@@ -146,7 +183,7 @@ class ChunkPacker {
  public:
   template <class Element>
   PackedChunk<Sum> pack(const Map<Element>& map, const std::vector<Outline>& tiles, size_t first, size_t end,
-                        const Panel<Sum>& panel) {
+                        const Panel<Sum>& panel, bool is_query) {
     PackedChunk<Sum> chunk;
     chunk.contents = tiles_of(map, tiles, first, end);
     const ChunkLayout layout(tiles, first, end, map.patch_size);
@@ -184,11 +221,7 @@ class ChunkPacker {
         const Tile& tile = chunk.contents[i];
         if (row >= tile.rows) continue;
         const int64_t at = layout.cells_before[i] + row * tile.slots;
-        inverse_norms(map, tile, row, squares_.data() + at, scale_.data() + at);
-        for (int64_t slot = 0; slot < tile.slots; slot++) {
-          const bool takes_part = tile.patch[row * tile.slots + slot] >= 0;
-          bias_[at + slot] = takes_part ? Sum(0) : -std::numeric_limits<Sum>::infinity();
-        }
+        scales_and_biases(map, tile, row, is_query, squares_.data() + at, scale_.data() + at, bias_.data() + at);
       }
     });
     return chunk;

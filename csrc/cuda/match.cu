@@ -77,6 +77,9 @@ void match_directly(const MatchCall& call, cudaStream_t stream) {
   work.key = call.key.const_data_ptr<Element>();
   work.pair.query = map(call.query, call.query_mask);
   work.pair.key = map(call.key, call.key_mask);
+  work.pair.query.metric = work.pair.key.metric = call.metric;
+  work.pair.query.is_query = true;
+  work.pair.key.weight = call.key_weight ? call.key_weight->const_data_ptr<Sum>() : nullptr;
   work.pair.topk = static_cast<int>(call.topk);
   work.pair.score = call.score.mutable_data_ptr<Sum>();
   work.pair.index = call.index.mutable_data_ptr<int64_t>();
@@ -272,6 +275,7 @@ std::string obstacle(const MatchCall& call) {
   if (call.patch_size != kPatch) return "patch_size is " + std::to_string(call.patch_size);
   if (call.topk != 1) return "topk is " + std::to_string(call.topk);
   if (call.query.scalar_type() == ScalarType::Double) return "the features are float64";
+  if (const std::string reason = metric_obstacle(call); !reason.empty()) return reason;
   if (call.channels == 0) return "the maps have no channel";
   if (call.key_rows == 0) return "there is no key patch";
   if (!fits_32_bits(call)) return "the packed features are 2^30 16-byte words or more";
@@ -293,7 +297,8 @@ KernelChoice choose_cuda(const MatchCall& call) {
     return {"direct", "no tensor cores that the search can use, or a library built without this GPU's architecture"};
   }
   STD_TORCH_CHECK(reason.empty(), "patchswap.match: method \"", method,
-                  "\" takes patch_size 3, topk 1, float32, bfloat16 or float16 features with at least one channel and "
+                  "\" takes metric \"ncc\" without key_weight, patch_size 3, topk 1, float32, bfloat16 or float16 "
+                  "features with at least one channel and "
                   "one key patch, and fewer than 2^30 16-byte words of packed features; ",
                   reason, "; use \"auto\"");
   STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,

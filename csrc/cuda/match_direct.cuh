@@ -3,7 +3,7 @@
 // The product of two patches is the sum of the products of their p x p pairs of cells. So each pair of cells is
 // multiplied once, and not once for each of the p x p pairs of patches that hold it. Six kernels:
 //   square_cells     one thread per cell: its squared norm
-//   invert_norms     one thread per patch: 1 / norm, or a code (see kExcluded)
+//   scale_patches    one thread per patch: scale and bias of metric.h; instead of the scale a code (see kExcluded)
 //   number_cells     one block per tile: lists the cells that a patch which takes part covers
 //   cell_product     (cell_product.cuh) the matrix product of the listed cells of two tiles
 //   best_of_tile     one thread per (sample, slice of a tile's keys, query): the best keys of the slice so far
@@ -36,7 +36,7 @@ constexpr int kNumberShared = kNumberThreads / kWarp * 4;  // bytes of shared me
 constexpr int64_t kWantedThreads = 1 << 17;
 constexpr int64_t kMostSlices = 64;  // one thread goes through all slices of a query
 
-// In place of an inverse norm, marks a patch that takes no part; a patch that is not finite has NaN there.
+// In place of a scale, marks a patch that takes no part; a patch that is not finite has NaN there.
 constexpr int kExcluded = -1;
 
 // The largest and the smallest normal number; numeric_limits' functions are not callable in device code.
@@ -113,12 +113,12 @@ square_cells(CellsOfMap<Element, Sum> work) {
 
 template <int P, class Sum>
 PATCHSWAP_KERNEL(kDirectThreads)
-invert_norms(DirectMap<Sum> map) {
+scale_patches(DirectMap<Sum> map) {
   const int64_t patches = map.tiling.patches();
   const int64_t thread = int64_t{block_index()} * kDirectThreads + thread_index();
   if (thread >= map.batch * patches) return;
   if (map.mask != nullptr && !map.mask[thread]) {
-    map.inverse_norm[thread] = kExcluded;
+    map.scale[thread] = kExcluded;
     return;
   }
   const int64_t row = thread % patches / map.tiling.columns, column = thread % patches % map.tiling.columns;
@@ -129,11 +129,15 @@ invert_norms(DirectMap<Sum> map) {
 #pragma unroll
     for (int dx = 0; dx < P; dx++) square += squares[dy * map.width + dx];
   }
-  if (!(square <= Range<Sum>::kLargest)) {
-    map.inverse_norm[thread] = static_cast<Sum>(__builtin_nanf(""));
+  const Sum weight = map.weight == nullptr ? Sum(1) : map.weight[thread];
+  if (!(square <= Range<Sum>::kLargest && weight >= 0 && weight <= Range<Sum>::kLargest)) {
+    map.scale[thread] = static_cast<Sum>(__builtin_nanf(""));
+  } else if (map.metric == Metric::kNcc) {
+    map.scale[thread] = square < Range<Sum>::kSmallest ? Sum(0) : weight / square_root(square);
   } else {
-    map.inverse_norm[thread] = square < Range<Sum>::kSmallest ? Sum(0) : 1 / square_root(square);
+    map.scale[thread] = map.metric == Metric::kL2 && !map.is_query ? 2 * weight : weight;
   }
+  if (map.bias != nullptr) map.bias[thread] = map.is_query ? -square / 2 : -weight * square;
 }
 
 // Numbers the cells of a tile that a patch of the tile covers which takes part, in row-major order.
@@ -156,7 +160,7 @@ number_cells(DirectMap<Sum> map) {
       for (int i = 0; i < P * P && !is_needed; i++) {
         const int y = row - i / P, x = column - i % P;
         if (y < 0 || y >= tile.rows || x < 0 || x >= tile.columns) continue;
-        is_needed = map.inverse_norm[map.patch(sample, tile, y, x)] >= 0;
+        is_needed = map.scale[map.patch(sample, tile, y, x)] >= 0;
       }
     }
     const uint32_t needed = ballot(is_needed);
@@ -187,8 +191,9 @@ best_of_tile(TilePair<Sum> p) {
   const int sample_here = static_cast<int>(thread / patches / p.slices);
   const int64_t sample = p.first_sample + sample_here;
   const int y = patch / p.query_tile.columns, x = patch % p.query_tile.columns;
-  const Sum query_inverse_norm = p.query.inverse_norm[p.query.patch(sample, p.query_tile, y, x)];
-  if (!(query_inverse_norm >= 0)) return;  // best_of_slices does not look at its candidates
+  const int64_t query = p.query.patch(sample, p.query_tile, y, x);
+  const Sum query_scale = p.query.scale[query], query_bias = p.query.bias == nullptr ? Sum(0) : p.query.bias[query];
+  if (!(query_scale >= 0)) return;  // best_of_slices does not look at its candidates
 
   Candidates<Ranks, Sum> best;
   const int64_t list = int64_t{sample_here * p.slices + slice} * p.topk * patches + patch;
@@ -227,7 +232,8 @@ best_of_tile(TilePair<Sum> p) {
       key_place[dy][P - 1] = slots[dy * cell_columns + P - 1] * p.query.cell_pitch;
     }
     const int64_t number = p.key.patch(0, p.key_tile, row, column);
-    const Sum scale = p.key.inverse_norm[sample * p.key.tiling.patches() + number];
+    const int64_t patch_of_batch = sample * p.key.tiling.patches() + number;
+    const Sum scale = p.key.scale[patch_of_batch];
     if (scale >= 0) {
       Sum sum = 0;
 #pragma unroll
@@ -235,7 +241,8 @@ best_of_tile(TilePair<Sum> p) {
 #pragma unroll
         for (int dx = 0; dx < P; dx++) sum += products[key_place[dy][dx] + query_place[dy][dx]];
       }
-      best.offer(query_inverse_norm > 0 ? sum * scale : Sum(0), number);
+      const Sum ranking = p.key.bias == nullptr ? sum * scale : (sum + query_bias) * scale + p.key.bias[patch_of_batch];
+      best.offer(query_scale > 0 ? ranking : Sum(0), number);
     }
     if (++column == key_columns) {
       column = 0;
@@ -261,9 +268,9 @@ best_of_slices(TilePair<Sum> p) {
   const int patch = static_cast<int>(thread % patches);
   const int64_t sample_here = thread / patches, sample = p.first_sample + sample_here;
   const int y = patch / p.query_tile.columns, x = patch % p.query_tile.columns;
-  const Sum query_inverse_norm = p.query.inverse_norm[p.query.patch(sample, p.query_tile, y, x)];
+  const Sum query_scale = p.query.scale[p.query.patch(sample, p.query_tile, y, x)];
   Candidates<Ranks, Sum> best;
-  if (query_inverse_norm >= 0) {
+  if (query_scale >= 0) {
     for (int slice = 0; slice < p.slices; slice++) {
       for (int rank = 0; rank < p.topk; rank++) {
         const int64_t place = ((sample_here * p.slices + slice) * p.topk + rank) * patches + patch;
@@ -280,11 +287,13 @@ best_of_slices(TilePair<Sum> p) {
   for (int rank = 0; rank < Ranks; rank++) {
     if (rank >= p.topk) continue;
     const int64_t place = (sample * p.topk + rank) * queries + number;
-    const bool is_finite = query_inverse_norm == query_inverse_norm;
+    const bool is_finite = query_scale == query_scale;
+    const Sum score = best.score[rank] * query_scale;
     p.index[place] = best.index[rank];
-    p.score[place] = !is_finite              ? query_inverse_norm
-                     : best.index[rank] >= 0 ? best.score[rank] * query_inverse_norm
-                                             : minus_infinity<Sum>();
+    p.score[place] = !is_finite                                       ? query_scale
+                     : best.index[rank] < 0                           ? minus_infinity<Sum>()
+                     : p.query.metric == Metric::kL2 && !(score <= 0) ? Sum(0)
+                                                                      : score;
   }
 }
 
@@ -298,7 +307,7 @@ struct DirectWork {
   int64_t samples;     // whose products are held at the same time
 };
 
-// The maps of a call; masks are null where all patches take part.
+// The maps of a call; masks are null where all patches take part. Metric and weight are left to be set.
 template <int P, class Sum>
 DirectMap<Sum> direct_map(int64_t batch, int64_t channels, int64_t height, int64_t width, const bool* mask,
                           int64_t most_cells = kMostTileCells) {
@@ -315,14 +324,15 @@ DirectMap<Sum> direct_map(int64_t batch, int64_t channels, int64_t height, int64
 
 // Hands out all memory but that of results, and says how the batch is cut: for each cell of a map about 16 bytes (24
 // for float64); at most kProductNumbers products; and for each query of one tile, at most kWantedThreads of them and
-// their slices, topk candidates.
+// their slices, topk candidates. For l2 a patch has 4 bytes (8) more.
 template <class Element, class Sum, class Space>
 void take_direct(Space& space, DirectWork<Element, Sum>& work) {
   TilePair<Sum>& p = work.pair;
   for (DirectMap<Sum>* map : {&p.query, &p.key}) {
     const int64_t tiles = map->batch * map->tiling.tiles();
     space.take(map->square, map->batch * map->height * map->width);
-    space.take(map->inverse_norm, map->batch * map->tiling.patches());
+    space.take(map->scale, map->batch * map->tiling.patches());
+    if (map->metric == Metric::kL2) space.take(map->bias, map->batch * map->tiling.patches());
     space.take(map->slot, tiles * map->cell_pitch);
     space.take(map->cell, tiles * map->cell_pitch);
     space.take(map->count, tiles);
@@ -346,7 +356,7 @@ template <int P, class Element, class Sum, class Launch>
 void measure_map(const Launch& launch, const Element* features, const DirectMap<Sum>& map) {
   const CellsOfMap<Element, Sum> cells{features, map};
   launch(square_cells<Element, Sum>, direct_blocks(map.batch * map.height * map.width), kDirectThreads, 0, cells);
-  launch(invert_norms<P, Sum>, direct_blocks(map.batch * map.tiling.patches()), kDirectThreads, 0, map);
+  launch(scale_patches<P, Sum>, direct_blocks(map.batch * map.tiling.patches()), kDirectThreads, 0, map);
   launch(number_cells<P, Sum>, map.batch * map.tiling.tiles(), kNumberThreads, kNumberShared, map);
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "../metric.h"
 #include "device.cuh"
 
 namespace patchswap {
@@ -71,9 +72,13 @@ template <class Sum>
 struct DirectMap {
   int64_t batch, channels, height, width;
   Tiling tiling;
+  Metric metric;
+  bool is_query;
   const bool* mask;   // [B][rows][columns], or null for all
+  const Sum* weight;  // of keys, [B][rows][columns], or null for 1
   Sum* square;        // [B][height][width] squared norms of cells
-  Sum* inverse_norm;  // [B][rows][columns], kExcluded where the patch takes no part
+  // Of metric.h, [B][rows][columns]: scale, kExcluded where the patch takes no part, and bias, null where all are 0.
+  Sum *scale, *bias;
   // The cells of each tile that are needed have places in row-major order.
   int* slot;       // [B][tiles][cell_pitch] by cell of the tile: its place, or -1
   int* cell;       // [B][tiles][cell_pitch] by place: the cell of the tile

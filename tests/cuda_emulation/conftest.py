@@ -99,7 +99,7 @@ class Builder:
     emulator: Path
 
     def build(self, driver: str, sources: Path = SOURCES, flags: Sequence[str] = ("-O1", *TRAPS)) -> ctypes.CDLL:
-        """`sources` holds cuda/, and may be a changed copy."""
+        """`sources` holds cuda/ and metric.h, and may be a changed copy."""
         path = self.folder / f"{Path(driver).stem}-{next(_numbers)}.so"
         command = [*COMPILER, *FLAGS, *flags, f"-I{sources}", f"-I{HERE}", "-shared"]
         command += [str(HERE / driver), str(self.emulator), "-o", str(path)]
@@ -111,6 +111,7 @@ class Builder:
         """With `text`, which must occur once in this file of csrc/cuda, replaced; one variant only, to compile fast."""
         sources = Path(tempfile.mkdtemp(dir=self.folder))
         shutil.copytree(SOURCES / "cuda", sources / "cuda")
+        shutil.copy(SOURCES / "metric.h", sources)
         changed = sources / "cuda" / file
         original = changed.read_text()
         assert original.count(text) == 1, f"{file} does not have {text!r} once; update the mutant"

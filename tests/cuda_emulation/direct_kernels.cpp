@@ -28,8 +28,10 @@ struct Call {
   const bool* key_mask;
   int64_t* index;
   void* score;
+  const void* key_weight;
   int64_t batch, channels, query_height, query_width, key_height, key_width;
   int32_t patch_size, topk, dtype, guard_begin;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
+  int64_t metric;                                // as an enum
   int64_t most_cells, most_samples;              // of a tile; whose products are held at the same time
   int64_t workspace, launches;                   // results: bytes, and how many kernels ran
 };
@@ -77,6 +79,9 @@ void run_call(const emulation::Schedule& schedule, Call& call) {
                                call.most_cells);
   p.key =
       direct_map<P, Sum>(call.batch, call.channels, call.key_height, call.key_width, call.key_mask, call.most_cells);
+  p.query.metric = p.key.metric = static_cast<Metric>(call.metric);
+  p.query.is_query = true;
+  p.key.weight = static_cast<const Sum*>(call.key_weight);
   p.topk = call.topk;
   p.score = static_cast<Sum*>(call.score);
   p.index = call.index;

@@ -24,9 +24,11 @@ MOST_CELLS = 4480  # of a tile, as in csrc/cuda/tile_pair.cuh
 class Call(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("query", "key", "query_mask", "key_mask", "index", "score")],
+        ("key_weight", ctypes.c_void_p),
         *[(name, ctypes.c_int64) for name in ("batch", "channels")],
         *[(name, ctypes.c_int64) for name in ("query_height", "query_width", "key_height", "key_width")],
         *[(name, ctypes.c_int32) for name in ("patch_size", "topk", "dtype", "guard_begin")],
+        ("metric", ctypes.c_int64),
         *[(name, ctypes.c_int64) for name in ("most_cells", "most_samples", "workspace", "launches")],
     ]
 
@@ -46,7 +48,18 @@ class DirectMatch:
         assert library.call_size() == ctypes.sizeof(Call)
 
     def match(
-        self, query, key, query_mask=None, key_mask=None, *, patch_size=3, topk=1, schedule=None, most_samples=1 << 30
+        self,
+        query,
+        key,
+        query_mask=None,
+        key_mask=None,
+        *,
+        patch_size=3,
+        topk=1,
+        metric="ncc",
+        key_weight=None,
+        schedule=None,
+        most_samples=1 << 30,
     ) -> Match:
         emulation = self.emulation
         schedule = schedule or emulation.SCHEDULES[0]
@@ -54,14 +67,16 @@ class DirectMatch:
         try:
             given = {"query": query, "key": key, "query_mask": query_mask, "key_mask": key_mask}
             tensors = [None if value is None else memory.read_only(name, value) for name, value in given.items()]
+            weight = None if key_weight is None else memory.read_only("key_weight", key_weight)
             shape = (query.shape[0], topk, *contract.patch_grid(*query.shape[2:], patch_size))
             index = memory.empty("index", shape, torch.int64)
             score = memory.empty("score", shape, contract.accumulation_dtype(query.dtype))
             self.call = Call(
-                *map(emulation.pointer, [*tensors, index, score]),
+                *map(emulation.pointer, [*tensors, index, score, weight]),
                 *query.shape,
                 *key.shape[2:],
                 *(patch_size, topk, DTYPES.index(query.dtype), schedule.order == emulation.REVERSE),
+                contract.METRICS.index(metric),
                 *(self.most_cells, most_samples),
             )
             message = self.library.run_direct(ctypes.byref(schedule), ctypes.byref(self.call))
@@ -71,7 +86,7 @@ class DirectMatch:
             memory.release()
 
     def workspace(self, shape, key_size, patch_size, topk, dtype) -> int:
-        call = Call(None, None, None, None, None, None, *shape, *key_size, patch_size, topk, DTYPES.index(dtype))
+        call = Call(*[None] * 7, *shape, *key_size, patch_size, topk, DTYPES.index(dtype))
         return self.library.direct_workspace(ctypes.byref(call))
 
 
@@ -109,6 +124,48 @@ def test_match(direct, emulation, dtype, patch_size, topk, share):
         match = direct.match(query, key, *masks, patch_size=patch_size, topk=topk, schedule=schedule)
         selected = dict(zip(("query_mask", "key_mask"), masks, strict=True))
         assert_match_close(match, query, key, patch_size=patch_size, **selected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("patch_size", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("metric", "is_weighted"), [("l2", False), ("dot", False), ("ncc", True), ("l2", True), ("dot", True)]
+)
+def test_metrics(direct, direct_in_small_tiles, emulation, dtype, patch_size, metric, is_weighted):
+    query, key, *masks = maps((9, 11), (10, 13), patch_size, dtype=dtype)
+    weight = torch.rand(masks[1].shape, dtype=contract.accumulation_dtype(dtype)) + 0.1 if is_weighted else None
+    arguments = {"patch_size": patch_size, "metric": metric, "key_weight": weight}
+    whole = direct.match(query, key, *masks, **arguments, topk=3)
+    selected = dict(zip(("query_mask", "key_mask"), masks, strict=True))
+    assert_match_close(whole, query, key, **arguments, **selected)
+    cut = direct_in_small_tiles.match(query, key, *masks, **arguments, topk=3, schedule=emulation.SCHEDULES[1])
+    assert torch.equal(whole.index, cut.index) and torch.equal(whole.score, cut.score)
+
+
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+def test_ties_of_metrics_go_to_the_lowest_index(direct_in_small_tiles, metric):
+    """Small integers and weights of 1 and 2: scores are exact, and index must be the reference's."""
+    query, key = torch.randint(-2, 3, (1, 2, 9, 14)).double(), torch.randint(-2, 3, (1, 2, 15, 13)).double()
+    for weight in (None, torch.randint(1, 3, (1, 13, 11)).double()):
+        expected, *_ = reference.match(query, key, None, None, 3, 4, metric=metric, key_weight=weight)
+        weight = None if weight is None else weight.float()
+        match = direct_in_small_tiles.match(query.float(), key.float(), topk=4, metric=metric, key_weight=weight)
+        assert torch.equal(match.index, expected)
+
+
+def test_scores_and_weights_out_of_range(direct):
+    """A score below the smallest number is none, a weight that is not finite or negative takes its key out."""
+    query, key = torch.full((1, 1, 1, 1), 1.5e19), torch.full((1, 1, 1, 2), -1.5e19)
+    key[..., 1] = 1e19
+    index, _ = direct.match(query, key, patch_size=1, metric="l2", topk=2)
+    assert index.flatten().tolist() == [1, -1]
+    weight = torch.tensor([torch.nan, -1, torch.inf, 1]).view(1, 1, 4)
+    for metric in contract.METRICS:
+        query, key = torch.rand(1, 3, 2, 2), torch.rand(1, 3, 1, 4)
+        index, score = direct.match(query, key, patch_size=1, metric=metric, topk=2, key_weight=weight)
+        assert bool((index[:, 0] == 3).all() and (index[:, 1] == -1).all() and score[:, 0].isfinite().all())
+    self_match = direct.match(key, key, patch_size=1, metric="l2")
+    assert self_match.index.flatten().tolist() == [0, 1, 2, 3] and bool((self_match.score <= 0).all())
 
 
 @pytest.mark.parametrize("topk", range(1, 9))
@@ -266,7 +323,14 @@ MUTANTS = {
     "place of a key kept from the row above": ("match_direct.cuh", "key == first || column == 0", "key == first"),
     "place of a key kept from the slice before": ("match_direct.cuh", "key == first || column == 0", "column == 0"),
     "key mask dropped": ("match_direct.cuh", "map.mask != nullptr && !map.mask[thread]", "false"),
-    "norm of the key forgotten": ("match_direct.cuh", "? sum * scale :", "? sum :"),
+    "norm of the key forgotten": ("match_direct.cuh", "nullptr ? sum * scale :", "nullptr ? sum :"),
+    "norm of a query forgotten": ("match_direct.cuh", "(sum + query_bias) * scale", "sum * scale"),
+    "norm of a key left out of a distance": ("match_direct.cuh", " + p.key.bias[patch_of_batch]", ""),
+    "weight left out of a distance": ("match_direct.cuh", ": -weight * square;", ": -square;"),
+    "weight left out of a product": ("match_direct.cuh", "? 2 * weight : weight;", "? 2 * weight : Sum(1);"),
+    "weight left out of a correlation": ("match_direct.cuh", ": weight / square_root", ": 1 / square_root"),
+    "weight of another sample": ("match_direct.cuh", "map.weight[thread]", "map.weight[thread % patches]"),
+    "distance below zero": ("match_direct.cuh", "Metric::kL2 && !(score <= 0)", "Metric::kL2 && false"),
     "candidates of the tile before lost": ("match_direct.cuh", "if (p.is_first || rank", "if (true || rank"),
     "highest index on ties": ("match_direct.cuh", "index < other_index)", "index > other_index)"),
     "last slice left out": ("match_direct.cuh", "slice < p.slices; slice++", "slice < p.slices - 1; slice++"),
@@ -283,6 +347,14 @@ def run_cases(emulation, library) -> None:
         schedule = emulation.SCHEDULES[number]
         match = direct.match(query, key, query_mask, key_mask, topk=2, schedule=schedule)
         assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask)
+        weight = torch.rand(2, 17, 27, generator=generator) + 0.2
+        for metric in contract.METRICS:
+            arguments = {"metric": metric, "key_weight": weight}
+            match = direct.match(query, key, query_mask, key_mask, topk=2, schedule=schedule, **arguments)
+            assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask, **arguments)
+        near = key + 1e-5 * torch.randn(key.shape, generator=generator)  # distances below the rounding of the norms
+        match = direct.match(near, key, metric="l2", schedule=schedule)
+        assert bool((match.score <= 0).all()), "a distance below zero"
         key = key[:, :, :4, :5].repeat(1, 1, 3, 4)
         index, _ = direct.match(query, key, topk=2, schedule=schedule)
         assert bool((index[:, 0] // 18 < 4).all() and (index[:, 0] % 18 < 5).all()), "not the lowest"

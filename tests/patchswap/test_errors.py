@@ -53,6 +53,18 @@ MATCH = {
         'precision must be "exact" or "fast"; got "half"',
     ),
     "method": ((features, features, None, None, 3, 1, "exact", "best"), 'method must be "auto", "dense" or "pruned"'),
+    "metric": (
+        (features, features, None, None, 3, 1, "exact", "auto", "l1"),
+        'metric must be "ncc", "l2" or "dot"; got "l1"',
+    ),
+    "weight dtype": (
+        (features, features, None, None, 3, 1, "exact", "auto", "l2", grid.double()),
+        "key_weight must be float32 where key is float32; got float64",
+    ),
+    "weight shape": (
+        (features, features, None, None, 3, 1, "exact", "auto", "l2", grid[:1].float()),
+        "key_weight must have the shape of key's patch grid (2, 6, 7) at patch_size 3; got (1, 6, 7)",
+    ),
 }
 COHERE = {
     "rank": (

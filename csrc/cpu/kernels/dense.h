@@ -1,4 +1,4 @@
-// The dense search: visits diagonals and offers each query its best keys by <q, k> / |k|.
+// The dense search: visits diagonals and offers each query its best keys by the ranking of metric.h.
 
 // Adds the squares of each slot's numbers, of a packed row in panels of Width.
 template <class Sum, int Width>
@@ -21,18 +21,19 @@ struct DenseVisitor {
 
   const DenseTask<Sum>& task;
 
-  bool wants(int64_t y, int64_t x) const { return task.query_bias[y * task.query.slots + x] == 0; }
+  bool wants(int64_t y, int64_t x) const { return task.query_bias[y * task.query.slots + x] != kNone; }
 
   void visit(int64_t y, int64_t x, int64_t v, const Sum* const (&summed)[P]) const {
     const int64_t slots = task.key.slots, query = y * task.query.slots + x;
     const Sum *scale = task.key_scale + v * slots, *bias = task.key_bias + v * slots;
+    const Sum query_bias = task.query_bias[query];
     Sum* ranking = task.ranking;
     Vector highest = Vector{} + kNone;
     for (int64_t u = 0; u < slots; u += kLanes) {
       Vector total = Rows::load(summed[0] + u);
 #pragma GCC unroll 8
       for (int dy = 1; dy < P; dy++) total += Rows::load(summed[dy] + u);
-      total = total * Rows::load(scale + u) + Rows::load(bias + u);
+      total = (total + query_bias) * Rows::load(scale + u) + Rows::load(bias + u);
       Rows::at(ranking + u) = total;
       highest = total > highest ? total : highest;
     }
