@@ -71,11 +71,16 @@ class PrunedSearch {
     for (size_t first = 0, end; first < queries_.size(); first = end) {
       end = chunk_end(queries_, first, patch_size_, query_packer_.cell_bytes() + seed_bytes, kPackedBytes);
       begin_queries(first, end);
-      for (size_t key_first = 0, key_end; key_first < keys_.size(); key_first = key_end) {
-        key_end = chunk_end(keys_, key_first, patch_size_, key_packer_.cell_bytes(), kPackedBytes);
-        key_chunk_ = {key_first, key_end, key_packer_.pack(key_first, key_end)};
-        if (key_packer_.too_small()) return {};
-        search_chunks();
+      const std::vector<std::pair<size_t, size_t>> chunks = key_chunks();
+      // Thresholds from the seeds of all keys, before any key is searched: those of the first keys alone rule out
+      // little. Then backwards, as the last chunk is packed already.
+      for (const auto& [key_first, key_end] : chunks) {
+        if (!pack_keys(key_first, key_end)) return {};
+        seed_chunks();
+      }
+      for (auto chunk = chunks.rbegin(); chunk != chunks.rend(); chunk++) {
+        if (chunk != chunks.rbegin()) pack_keys(chunk->first, chunk->second);
+        for_each_item(1, [&](PrunedWorker& worker, const WorkItem& item) { search(worker, item); });
         if (effort_.has_stopped()) return {.complete = false, .scored_pairs = scored_pairs_};
       }
       finish_queries();
@@ -135,14 +140,29 @@ class PrunedSearch {
 
   // ---- a chunk of queries and a chunk of keys
 
+  // Key tiles [first, second) that are packed at the same time.
+  std::vector<std::pair<size_t, size_t>> key_chunks() const {
+    std::vector<std::pair<size_t, size_t>> chunks;
+    for (size_t first = 0, end; first < keys_.size(); first = end) {
+      end = chunk_end(keys_, first, patch_size_, key_packer_.cell_bytes(), kPackedBytes);
+      chunks.emplace_back(first, end);
+    }
+    return chunks;
+  }
+
+  // False where a key's norm is too small to prune.
+  bool pack_keys(size_t first, size_t end) {
+    key_chunk_ = {first, end, key_packer_.pack(first, end)};
+    return !key_packer_.too_small();
+  }
+
   // Seeds are the best keys by the coarse score alone among some of the diagonals. They are scored in full first, as
   // high thresholds from the start rule out most other pairs.
-  void search_chunks() {
+  void seed_chunks() {
     seed_score_.assign(queries_before_.back() * topk_, -kInfinity);
     seed_key_.assign(queries_before_.back() * topk_, -1);
     for_each_item(kSeedStride, [&](PrunedWorker& worker, const WorkItem& item) { find_seeds(worker, item); });
     for_each_item(kWholePairs, [&](PrunedWorker& worker, const WorkItem& item) { score_seeds(worker, item); });
-    for_each_item(1, [&](PrunedWorker& worker, const WorkItem& item) { search(worker, item); });
   }
 
   // Calls work(worker, item) for all pairs of tiles of the two chunks.

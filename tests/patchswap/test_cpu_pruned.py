@@ -66,6 +66,15 @@ def test_most_pairs_are_pruned(dtype, layout):
     assert 0 < rescored < pairs // 10 and left == 0
 
 
+def test_seeds_of_all_keys_come_before_the_search():
+    """Keys that are packed in several chunks: the good ones, in the last chunk, rule out the others from the start."""
+    torch.manual_seed(0)
+    key = natural(1, 192, 200, 200, rank=64, noise=0.2)
+    query = key[:, :, 170:190, 170:190] + 0.05 * torch.randn(1, 192, 20, 20)
+    scored, left = assert_same(query, key)
+    assert scored < 20 * 18 * 18 and left == 0
+
+
 def test_near_ties_and_duplicates():
     """One texture over and over, with differences in the last bits: only the full ranking can tell them apart."""
     texture = natural(1, 32, 7, 7).repeat(1, 1, 5, 12)
