@@ -19,13 +19,12 @@
 //   - query_mask: bool (B, H-p+1, W-p+1), True = take part; key_mask the same on the key's grid; absent = all.
 //   - precision: "exact", or "fast": a kernel may rank keys in half precision only.
 //   - method: "auto", or the kernel to use: "dense" or "pruned" on the CPU, "direct", "mma" or "wgmma" on CUDA.
-//     An error where that kernel does not exist for the given device, dtype, patch_size or topk.
+//     An error where that kernel does not exist for the given device, dtype, patch_size, topk, metric or key_weight.
 //   - index: int64 (B, topk, H-p+1, W-p+1), best first; score: the same shape, float32 or float64.
-//   - Ties: of equal scores (for ncc equal <q, k> / |k|) the lowest key index comes first. Equal patches of equal
-//     weight have equal scores, bit for bit.
-//   - Zero norm: for ncc, a patch whose squared norm is below the smallest normal number has score 0 with every other.
-//   It stays
-//     a valid key; as a query it takes the lowest valid index.
+//   - Ties: of equal rankings (metric.h: scores before what is the same for all keys of a query) the lowest key index
+//     comes first. Equal patches of equal weight have equal scores, bit for bit.
+//   - Zero norm: a patch whose squared norm is below the smallest normal number has score 0 by ncc with every other. It
+//     stays a valid key; as a query it takes the lowest valid index.
 //   - No match: queries that take no part, and ranks beyond the number of valid keys, hold index -1 and score -inf.
 //   - Not finite: NaN, Inf and squared patch norms beyond float32 are an error on the CPU. The CUDA kernel does not
 //     wait for the device to find out: such a query gets index -1 and score NaN, such a key is never chosen. Nor is a

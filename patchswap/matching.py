@@ -188,10 +188,10 @@ def cohere(
 
         NCC(i, i + o) + weight * (number of neighbours whose offset is o) / 8,
 
-    where NCC is the normalised cross-correlation that `match` maximises. An offset is left out where i + o is no key:
-    outside the key's grid, or masked. All queries choose at once, by the offsets of the sweep before. So copied regions
-    grow together, unless the similarity says otherwise by more than the weight. It need not settle: two neighbours may
-    go on exchanging their offsets.
+    where NCC is the normalised cross-correlation, by whatever metric the keys were matched. An offset is left out where
+    i + o is no key: outside the key's grid, or masked. All queries choose at once, by the offsets of the sweep before.
+    So copied regions grow together, unless the similarity says otherwise by more than the weight. It need not settle:
+    two neighbours may go on exchanging their offsets.
 
     Ties: its own offset goes first, then its neighbours' in row-major order. A query without a key stays without, and
     is no neighbour. The result does not depend on the number of threads or the batch.
