@@ -50,13 +50,17 @@ bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map)
 #endif
 }
 
-// Whether all that follows the forecast will cost less than the dense search.
+// Whether all that follows the forecast will probably cost less than the dense search. The forecast takes thresholds
+// for fixed, though they rise during the search. So it is too high by about this factor where both searches cost the
+// same, unless bounds are refined, which waits for memory.
+constexpr double kHighForecast = 1.25;
+
 inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys) {
   const double pairs = static_cast<double>(queries) * keys;
   const double walks = 1 + 1.0 / kSeedStride;
   const double pruned = (queries + keys) * costs.encoded + pairs * walks * costs.walked +
                         pairs * (forecast.beyond_leading * costs.refined + forecast.beyond_all * costs.scored);
-  return pruned < pairs * costs.dense;
+  return pruned < (costs.refined > 0 ? 1 : kHighForecast) * pairs * costs.dense;
 }
 
 // How two maps are made coarse.
