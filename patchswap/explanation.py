@@ -56,8 +56,7 @@ def explain(
     on the CPU. Features are not looked at: a pruned search that turns out not to pay goes over to the dense one.
 
     Args:
-        query, key, patch_size, padding, padding_mode, query_mask, key_mask, topk, precision, method, metric,
-            key_weight: as for `match`.
+        query, key: as for `match`, and so are all other arguments.
 
     Raises:
         ValueError, TypeError, RuntimeError: as `match`, but values that are not finite pass.

@@ -36,14 +36,15 @@ class Match:
     """The best keys of every query patch.
 
     index: int64, row-major position in the key's patch grid; -1 where nothing was matched.
+
     score: normalised cross-correlation in [-1, 1], up to rounding, or what the metric gives; -inf where nothing was
-        matched.
+    matched.
 
     Both are (B, h, w), or (B, k, h, w) for topk=k > 1, on the query's patch grid: h = H-p+1, w = W-p+1, and with
     padding h = H + 2 padding - p + 1 and so on. A Match unpacks into these two: `index, score = match(query, key)`.
 
     grid: the key patches that index counts, by which `fold` and `cohere` know whether a map fits; None where it is not
-        known, as in a Match of one's own without it, or one that a program exported with open sizes returns.
+    known, as in a Match of one's own without it, or one that a program exported with open sizes returns.
 
     For torch.vmap, torch.compile and torch.export it is a pytree of index and score.
     """
@@ -139,10 +140,10 @@ def match(
         method: "auto", or the kernel to use, for tests and benchmarks: "dense" or "pruned" on the CPU; "direct", "mma"
             or "wgmma" on a GPU. All give the same match, up to rounding of the score. `explain` tells which one "auto"
             takes, and the environment variable PATCHSWAP_LOG=1 has each call say it on stderr.
-        metric: "ncc", the score above; "l2", the score -|q - k|^2, which is highest for the nearest key; or "dot", the
-            score <q, k>. l2 is summed as 2 <q, k> - |k|^2 - |q|^2, so it is exact up to rounding relative to
-            |q|^2 + |k|^2: subtract one mean from both maps where these are large against the distances. "l2" and "dot"
-            are searched by "dense" and "direct" alone.
+        metric: "ncc", the score above; "l2", the score ``-|q - k|^2``, which is highest for the nearest key; or "dot",
+            the score <q, k>. l2 is summed as ``2 <q, k> - |k|^2 - |q|^2``, so it is exact up to rounding relative to
+            ``|q|^2 + |k|^2``: subtract one mean from both maps where these are large against the distances. "l2" and
+            "dot" are searched by "dense" and "direct" alone.
         key_weight: (B, h', w') or (1, h', w') on the patch grid, finite and 0 or more: each score is multiplied by the
             weight of its key, 1 by default. float32, or float64 where key is float64. Searched by "dense" and "direct"
             alone. With "l2" and 1 / (alpha + d), d the squared distance of the key to its nearest query, it is the

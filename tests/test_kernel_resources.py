@@ -113,7 +113,8 @@ def test_a_step_of_the_search_for_hopper_is_short() -> None:
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 def test_no_kernel_spills() -> None:
     assert NVCC is not None
-    wanted = kernel_resources.architectures(NVCC)
+    # The oldest with a search on tensor cores, and Hopper; benchmarks/development/kernel_resources.py takes all.
+    wanted = [number for number in kernel_resources.architectures(NVCC) if number in ("80", "90a")]
     kernels, complaints = kernel_resources.measure(NVCC, Path(torch.__file__).parent, wanted, os.cpu_count() or 1)
     assert {kernel.architecture for kernel in kernels} == set(wanted)
     spilling = [kernel for kernel in kernels if kernel.spill_stores or kernel.spill_loads]
