@@ -242,6 +242,21 @@ def match_quality(results: list[dict[str, Any]]) -> str:
     return table(["holes", "scale", "keys chosen from", "same key %", "NCC", "reach", "the best key's NCC"], body)
 
 
+def clients(results: list[dict[str, Any]]) -> str:
+    """Uses of other projects: time and peak memory of both forms, and of the plain one how many times ours."""
+    body = [
+        [
+            row["use"].replace("-", " "),
+            f"**{number(row['ours_ms'])} ms**",
+            f"{number(row['plain_ms'])} ms ({row['times_ours']:.3g} x)",
+            f"{row['ours_memory_mib']:,.0f} MiB",
+            f"{row['plain_memory_mib']:,.0f} MiB ({row['memory_times_ours']:.2g} x)",
+        ]
+        for row in results
+    ]
+    return table(["use", "patchswap", "plain PyTorch", "memory", "plain PyTorch"], body)
+
+
 def training(results: list[dict[str, Any]]) -> str:
     """Throughput of each stage of training, and the share of each part of a step."""
     parts = list(results[0]["share"])
@@ -266,6 +281,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "pipeline-cpu": (("pipeline-cpu.json",), pipeline_times),
     "pipeline-cuda-stages": (("pipeline-cuda.json",), pipeline_stages),
     "photograph-cpu": (("photograph-cpu.json",), photograph_costs),
+    "clients-cpu": (("clients-cpu.json",), clients),
     "training-cpu": (("training-cpu.json",), training),
     "training-cuda": (("training-cuda.json",), training),
     "table1-256-cpu": (("table1-256-cpu.json",), table1),
