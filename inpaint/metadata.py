@@ -90,7 +90,7 @@ def resolution_of(dpi: Any, *, turned: bool = False) -> tuple[float, float] | No
 
 
 def _add_of_jpeg(facts: dict[str, Any], content: bytes) -> list[str]:
-    """Adds what Pillow does not read of a JPEG file, and takes away what belongs to pictures that are not kept."""
+    """Adds what Pillow does not read of a JPEG file, and removes what describes thumbnails and further pictures."""
     parts = jpeg.parts_of(content)
     facts["comment"] = jpeg.comment_of(parts.segments)
     facts["iptc"] = jpeg.photoshop_resources(jpeg.photoshop_blocks(parts.segments)).get(IPTC_RESOURCE)

@@ -128,8 +128,8 @@ PATCHSWAP_DEVICE uint64_t* list_of(const Problem& p, int64_t query, int length) 
 
 // `best` is the best coarse score of some runs for query `query` (numbered over all samples), and reached its
 // threshold. Raises the threshold, and returns what each of these runs has to reach to be kept. relative:
-// relative_bound of the sample. One call for many runs, the best of them first, as every call waits for memory, and
-// later runs then have the higher threshold.
+// relative_bound of the sample. It is called once for many runs, because each call waits for memory. The best run comes
+// first, so that the others have to reach the higher threshold.
 PATCHSWAP_DEVICE float raise_threshold(const Problem& p, int64_t query, float best, float relative) {
   float margin = 0.0f;  // "fast" keeps the best run only
   if (p.best == nullptr) {
