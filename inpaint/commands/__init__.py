@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from inpaint.commands import compare, evaluate, fill, info, mask, stylize, train
+from inpaint.commands import compare, evaluate, fill, info, mask, stylize, train, web
 from inpaint.commands.common import OneLineErrors
 
 
@@ -27,3 +27,4 @@ def main() -> None:
 
 for _command in (fill.fill, mask.mask, stylize.stylize, train.train, evaluate.evaluate, compare.compare, info.info):
     main.add_command(_command)
+main.add_command(web.web)
