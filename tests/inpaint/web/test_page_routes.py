@@ -10,13 +10,9 @@ import pytest
 pytest.importorskip("gradio", reason="needs the extra web")
 
 import gradio
-from fastapi import HTTPException
 from fastapi.testclient import TestClient
-from gradio.components.image_editor import AcceptBlobs
 
-from inpaint.web import editor
 from inpaint.web.api import make_api
-from inpaint.web.editor import BoundedEditor
 from inpaint.web.filler import Filler
 from inpaint.web.limits import Limits
 from inpaint.web.server import KEPT, mount
@@ -115,7 +111,8 @@ def test_the_page_takes_no_file_that_was_not_uploaded(client, folder):
     for file in ({"path": str(secret)}, {"path": f"{folder}/../secret.txt"}, {"path": "http://127.0.0.1:9/x"}):
         event = echoed(client, file)
         assert not event["success"] and "secret" not in json.dumps(event)
-    assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"the secret"]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert all(path.read_bytes() != b"the secret" for path in files)
 
 
 def test_uploads_to_the_page_are_limited(client):
@@ -139,20 +136,3 @@ def test_other_sites_cannot_read_the_page(client):
         answer = client.request(method, address, headers=headers)
         allowed = {name: value for name, value in answer.headers.items() if name == "access-control-allow-origin"}
         assert allowed == {}, (method, address)
-
-
-def blob(drawing: str, index: str) -> AcceptBlobs:
-    return AcceptBlobs(data={"type": "layer", "index": index, "id": drawing, "file": b""}, files=[("b", b"content")])
-
-
-def test_drawings_in_memory_are_bounded(monkeypatch):
-    kept = BoundedEditor()
-    assert kept.get_block_name() == "imageeditor"
-    for number in range(3 * editor.DRAWINGS):
-        kept.accept_blobs(blob(str(number), "0"))
-    kept.accept_blobs(blob(str(number), "1"))
-    assert len(kept.blob_storage) == editor.DRAWINGS and kept.blob_storage[str(number)].layers == [b"content"] * 2
-    for index in ("1000000000", "-1", "x"):
-        with pytest.raises(HTTPException, match="expected a layer from 0 to 7"):
-            kept.accept_blobs(blob("new", index))
-    assert "new" not in kept.blob_storage

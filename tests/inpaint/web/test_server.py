@@ -146,7 +146,7 @@ def form(photo: bytes, mask: bytes) -> urllib.request.Request:
         body.write(head.encode() + content + b"\r\n")
     body.write(b"--limit--\r\n")
     return urllib.request.Request(
-        "", body.getvalue(), {"Content-Type": "multipart/form-data; boundary=limit"}, method="POST"
+        "http://127.0.0.1/", body.getvalue(), {"Content-Type": "multipart/form-data; boundary=limit"}, method="POST"
     )
 
 
