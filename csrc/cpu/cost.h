@@ -22,8 +22,8 @@ struct SearchCosts {
 inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount count, bool takes_quads,
                                 int64_t lanes) {
   constexpr double kVisit = 8, kVisitPerRow = 9;         // of a pair in both walks, besides the products
-  constexpr double kScorePerNumber = 0.2, kScore = 900;  // of a full score: of a number, and of the pair
-  constexpr double kRefine = 60;                         // of a refined bound, besides the products
+  constexpr double kScorePerNumber = 0.3, kScore = 900;  // of a full score: of a number, and of the pair
+  constexpr double kRefine = 180;                        // of a refined bound, besides the products
   constexpr double kSmallProducts = 1.3;                 // of a product in small matrices, which the walk has for 1
   constexpr double kPacking = 60, kSampling = 20;        // of a number of a cell
   const double cells = static_cast<double>(patch_size * patch_size), visit = kVisit + kVisitPerRow * patch_size;

@@ -50,17 +50,21 @@ bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map)
 #endif
 }
 
-// Whether all that follows the forecast will probably cost less than the dense search. The forecast takes thresholds
-// for fixed, though they rise during the search. So it is too high by about this factor where both searches cost the
-// same, unless bounds are refined, which waits for memory.
-constexpr double kHighForecast = 1.25;
-
-inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys) {
+// Whether the pruned search will probably cost less than the dense one. The axes count too, though they are found by
+// then: they stand for all that costs the same however many pairs there are.
+inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys,
+                         int64_t topk) {
+  // Of the keys above the worst seed, about so many for each key that is wanted. The forecast takes thresholds for
+  // fixed, but they rise during the search: about this part of its pairs is left. Both are fits to counts on
+  // photographs and spectra.
+  constexpr double kAboveSeeds = 3 * kSeedStride, kStillBeyond = 0.5;
   const double pairs = static_cast<double>(queries) * keys;
-  const double walks = 1 + 1.0 / kSeedStride;
-  const double pruned = (queries + keys) * costs.encoded + pairs * walks * costs.walked +
-                        pairs * (forecast.beyond_leading * costs.refined + forecast.beyond_all * costs.scored);
-  return pruned < (costs.refined > 0 ? 1 : kHighForecast) * pairs * costs.dense;
+  const double walks = 1 + static_cast<double>(topk) / kSeedStride;
+  const double above = std::min(1.0, kAboveSeeds * topk / keys);
+  const double pruned = costs.axes + (queries + keys) * costs.encoded + pairs * walks * costs.walked +
+                        pairs * ((above + kStillBeyond * forecast.beyond_leading) * costs.refined +
+                                 (above + kStillBeyond * forecast.beyond_all) * costs.scored);
+  return pruned < pairs * costs.dense;
 }
 
 // How two maps are made coarse.
@@ -115,13 +119,13 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
   basis.axes = std::min<int64_t>(count.axes, sample.size() / channels);  // at most as many as sampled cells
   basis.leading = std::min(count.leading, basis.axes);
   find_axes(sample, kernel.basis, basis);
-  if (!insist) {
-    const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
-                                       basis, kernel.basis.products);
-    if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys)) return std::nullopt;
-  }
   lay_out(scheme, kernel.takes_quads);
   const double step = choose_step(scheme);
+  if (!insist) {
+    const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
+                                       basis, step, kernel.basis.products);
+    if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys, topk)) return std::nullopt;
+  }
   scheme.coordinate_rounding = coordinate_rounding(basis);
   scheme.score_rounding = score_rounding(basis, patch_size);
   plan.query_step = step * query_norm;
