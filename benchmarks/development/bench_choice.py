@@ -8,7 +8,7 @@ processor time of some rounds is kept. The ratio is the time of "auto" over the 
 Maps, 16 to 128 cells wide: "photo" is made of the layers of VGG-19 for two photographs of cases.py, pooled to the size
 of the map: relu1_2 for 64 channels, relu2_2 for 128, relu3_1 for 256. More channels are the first ones of relu3_1's 3x3
 neighbourhoods and relu2_1, 2,432 in all. "spectrum" is spectrum-64/0.3 of cases.py, "random" are independent normal
-numbers. Then maps of 4,096 cells in rows of other lengths. What would take more than --longest seconds by "dense" is left out.
+numbers. Then maps of 4,096 cells in rows of other lengths. --longest leaves out what takes longer by "dense".
 """
 
 from __future__ import annotations
