@@ -39,6 +39,7 @@ SIDES = (16, 32, 64, 128)
 NARROW = ((1, 4096), (4, 1024), (16, 256), (256, 16), (1024, 4), (4096, 1))  # rows and columns
 METHODS = ("dense", "pruned", "auto")
 LAYERS = ("relu1_2", "relu2_1", "relu2_2", "relu3_1")
+SHORT = 0.01  # seconds of a call
 MULTIPLICATIONS_PER_SECOND = 4e10  # of a slow core: for the estimate behind --longest alone
 
 
@@ -93,14 +94,25 @@ def maps(setting: Setting, layers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return query, key
 
 
+def seconds(query: Tensor, key: Tensor, setting: Setting, method: str) -> float:
+    """Processor time of a call: of a short one the mean of many, after one that warms the caches."""
+
+    def timed(calls: int) -> float:
+        start = time.process_time()
+        for _ in range(calls):
+            patchswap.match(query, key, patch_size=setting.patch_size, topk=setting.topk, method=method)
+        return (time.process_time() - start) / calls
+
+    first = timed(1)
+    return first if first > SHORT else timed(1 + int(SHORT / first))
+
+
 def measure(setting: Setting, layers: dict[str, Tensor], rounds: int) -> dict[str, Any]:
     query, key = maps(setting, layers)
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for turn in range(rounds):
         for method in METHODS:
-            start = time.process_time()
-            patchswap.match(query, key, patch_size=setting.patch_size, topk=setting.topk, method=method)
-            times[method].append(time.process_time() - start)
+            times[method].append(seconds(query, key, setting, method))
         if turn and sum(map(sum, times.values())) > 4:
             break
     least = {method: min(values) for method, values in times.items()}

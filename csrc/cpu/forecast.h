@@ -19,8 +19,10 @@ struct Forecast {
   double beyond_leading = 0, beyond_all = 0;
 };
 
-constexpr int64_t kForecastQueries = 32, kFewestForecastKeys = 256, kMostForecastKeys = 1024;
-constexpr int64_t kForecastPatches = kForecastQueries + kFewestForecastKeys;  // the least
+constexpr int64_t kForecastQueries = 256, kFewestForecastKeys = 256, kMostForecastKeys = 1024;
+
+// Fewer of larger patches.
+inline int64_t forecast_queries(int64_t patch_size) { return kForecastQueries / patch_size; }
 
 // More where there are many, as the cost grows with the keys and that of the search with their square.
 inline int64_t forecast_keys(int64_t keys) { return std::clamp(keys / 16, kFewestForecastKeys, kMostForecastKeys); }
@@ -94,10 +96,11 @@ template <class Element>
 Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_norm, const Map<Element>& key_map,
                   int64_t keys, double key_norm, int64_t rank, const Basis& basis, double step,
                   const ProductKernel<float>& products) {
-  const PatchSample query = sample_patches(query_map, queries, kForecastQueries, query_norm, basis, step, products);
+  const PatchSample query =
+      sample_patches(query_map, queries, forecast_queries(query_map.patch_size), query_norm, basis, step, products);
   const PatchSample key = sample_patches(key_map, keys, forecast_keys(keys), key_norm, basis, step, products);
   const int64_t stride = round_up(key.count, 16);
-  const Buffer<float> score(kRowsTogether * stride);
+  const Buffer<float> score(round_up(query.count, kRowsTogether) * stride);
   multiply(products, {query.patches.data(), query.count, query.numbers, query.numbers, 1, products.left_panel},
            {key.patches.data(), key.count, key.numbers, key.numbers, 1, products.right_panel}, score.get(), stride,
            false);

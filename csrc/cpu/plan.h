@@ -50,20 +50,19 @@ bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map)
 #endif
 }
 
-// Whether the pruned search will probably cost less than the dense one. The axes count too, though they are found by
-// then: they stand for all that costs the same however many pairs there are.
+// Whether all that follows the forecast will probably cost less than the dense search.
 inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys,
                          int64_t topk) {
-  // Of the keys above the worst seed, about so many for each key that is wanted. The forecast takes thresholds for
-  // fixed, but they rise during the search: about this part of its pairs is left. Both are fits to counts on
-  // photographs and spectra.
-  constexpr double kAboveSeeds = 3 * kSeedStride, kStillBeyond = 0.5;
+  // The forecast takes thresholds for fixed, but they rise during the search: this part of its full scores is left. It
+  // leaves out the keys above the worst seed, kSeedStride for each key that is wanted. With many wanted keys more are
+  // scored than these, as thresholds rise late. Both are fits to times on photographs, spectra and noise.
+  constexpr double kStillBeyond = 0.4, kLateThresholds = 1.5;
   const double pairs = static_cast<double>(queries) * keys;
-  const double walks = 1 + static_cast<double>(topk) / kSeedStride;
-  const double above = std::min(1.0, kAboveSeeds * topk / keys);
-  const double pruned = costs.axes + (queries + keys) * costs.encoded + pairs * walks * costs.walked +
-                        pairs * ((above + kStillBeyond * forecast.beyond_leading) * costs.refined +
-                                 (above + kStillBeyond * forecast.beyond_all) * costs.scored);
+  const double walks = 1 + 1.0 / kSeedStride;
+  const double above = std::min(1.0, kSeedStride * std::pow(topk, kLateThresholds) / keys);
+  const double pruned = (queries + keys) * costs.encoded + pairs * walks * costs.walked +
+                        pairs * (above + forecast.beyond_leading) * costs.refined +
+                        pairs * (above + kStillBeyond * forecast.beyond_all) * costs.scored;
   return pruned < pairs * costs.dense;
 }
 
