@@ -19,13 +19,19 @@ struct Forecast {
   double beyond_leading = 0, beyond_all = 0;
 };
 
-constexpr int64_t kForecastQueries = 256, kFewestForecastKeys = 256, kMostForecastKeys = 1024;
+// How many patches are sampled: more for a longer search, so that the forecast stays cheap beside it. Queries are fewer
+// where patches are large, as copying their cells costs most.
+struct ForecastSize {
+  int64_t queries, keys;
+};
 
-// Fewer of larger patches.
-inline int64_t forecast_queries(int64_t patch_size) { return kForecastQueries / patch_size; }
+constexpr int64_t kFewestForecastKeys = 256, kMostForecastKeys = 1024;
 
-// More where there are many, as the cost grows with the keys and that of the search with their square.
-inline int64_t forecast_keys(int64_t keys) { return std::clamp(keys / 16, kFewestForecastKeys, kMostForecastKeys); }
+inline ForecastSize forecast_size(double pairs, int64_t patch_size) {
+  constexpr double kSampledShare = 1.0 / 24;
+  const int64_t keys = std::clamp<int64_t>(kSampledShare * std::sqrt(pairs), kFewestForecastKeys, kMostForecastKeys);
+  return {std::max<int64_t>(1, keys / (patch_size * patch_size)), keys};
+}
 
 // Some patches of a map with the widths w of their bounds (coarse.h), as fractions of their norms: for the leading axes
 // alone, and for all axes.
@@ -96,9 +102,9 @@ template <class Element>
 Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_norm, const Map<Element>& key_map,
                   int64_t keys, double key_norm, int64_t rank, const Basis& basis, double step,
                   const ProductKernel<float>& products) {
-  const PatchSample query =
-      sample_patches(query_map, queries, forecast_queries(query_map.patch_size), query_norm, basis, step, products);
-  const PatchSample key = sample_patches(key_map, keys, forecast_keys(keys), key_norm, basis, step, products);
+  const ForecastSize size = forecast_size(static_cast<double>(queries) * keys, query_map.patch_size);
+  const PatchSample query = sample_patches(query_map, queries, size.queries, query_norm, basis, step, products);
+  const PatchSample key = sample_patches(key_map, keys, size.keys, key_norm, basis, step, products);
   const int64_t stride = round_up(key.count, 16);
   const Buffer<float> score(round_up(query.count, kRowsTogether) * stride);
   multiply(products, {query.patches.data(), query.count, query.numbers, query.numbers, 1, products.left_panel},

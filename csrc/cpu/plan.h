@@ -41,7 +41,7 @@ template <class Element>
 bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map) {
 #if defined(__x86_64__)
   constexpr int64_t kFewestChannels = 64;
-  constexpr double kMostAxesCost = 0.14;  // as a fraction of the dense search
+  constexpr double kMostAxesCost = 0.16;  // as a fraction of the dense search
   const double pairs = static_cast<double>(query_map.patches_taking_part()) * key_map.patches_taking_part();
   const SearchCosts costs = costs_of(pruned_kernel(), query_map.channels, query_map.patch_size);
   return query_map.channels >= kFewestChannels && costs.axes < kMostAxesCost * pairs * costs.dense;
@@ -54,12 +54,12 @@ bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map)
 inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys,
                          int64_t topk) {
   // The forecast takes thresholds for fixed, but they rise during the search: this part of its full scores is left. It
-  // leaves out the keys above the worst seed, kSeedStride for each key that is wanted. With many wanted keys more are
-  // scored than these, as thresholds rise late. Both are fits to times on photographs, spectra and noise.
-  constexpr double kStillBeyond = 0.4, kLateThresholds = 1.5;
+  // leaves out the keys above the worst seed, of which there are kSeedStride for each key that is wanted. The later
+  // thresholds rise, the more often these are scored. All are fits to times on photographs, spectra and noise.
+  constexpr double kStillBeyond = 0.4, kAboveSeeds = 1.5 * kSeedStride, kLateThresholds = 1.5;
   const double pairs = static_cast<double>(queries) * keys;
   const double walks = 1 + 1.0 / kSeedStride;
-  const double above = std::min(1.0, kSeedStride * std::pow(topk, kLateThresholds) / keys);
+  const double above = std::min(1.0, kAboveSeeds * std::pow(topk, kLateThresholds) / keys);
   const double pruned = (queries + keys) * costs.encoded + pairs * walks * costs.walked +
                         pairs * (above + forecast.beyond_leading) * costs.refined +
                         pairs * (above + kStillBeyond * forecast.beyond_all) * costs.scored;
