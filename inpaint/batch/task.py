@@ -11,7 +11,7 @@ import io
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from inpaint import weights
 from inpaint.errors import InpaintError
@@ -128,11 +128,10 @@ def encode(filled: Filled, output: str) -> bytes:
     return stream.getvalue()
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The content of the result's file, and notes for the user."""
 
-    content: bytes = field(repr=False)
+    content: bytes
     notes: tuple[str, ...]
 
 

@@ -38,16 +38,17 @@ class Box(click.ParamType):
         return x, y, width, height
 
 
-def mark_options() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The fields of ``Marks``."""
+def mark_options(*, with_mask: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The fields of ``Marks``; without an option for the mask where that is an argument."""
+    mask = option(
+        "--mask",
+        type=FILE,
+        heading=_HOLE,
+        help='The mask, where all arguments are photographs; "{name}" in it stands for the name of each.',
+    )
     return in_order(
         [
-            option(
-                "--mask",
-                type=FILE,
-                heading=_HOLE,
-                help='The mask, where all arguments are photographs; "{name}" in it stands for the name of each.',
-            ),
+            *([mask] if with_mask else []),
             option(
                 "--box",
                 "boxes",
@@ -110,7 +111,6 @@ def mark_options() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class Marks:
     """These options."""
 
-    mask: Path | None
     boxes: tuple[tuple[int, int, int, int], ...]
     colours: tuple[str, ...]
     from_alpha: bool
@@ -122,11 +122,12 @@ class Marks:
     resize_mask: bool
     source: Path | None
     exclude: Path | None
+    mask: Path | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Marks:
         """Takes its fields out of a command's options."""
-        return cls(**{each.name: options.pop(each.name) for each in fields(cls)})
+        return cls(**{each.name: options.pop(each.name) for each in fields(cls) if each.name in options})
 
     def photographs(self, arguments: tuple[Path, ...]) -> list[Path]:
         """The arguments that are photographs: all, if an option marks the hole; otherwise the last one is the mask.
