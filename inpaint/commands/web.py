@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
@@ -137,17 +138,12 @@ def web(
       inpaint web
       inpaint web --host 0.0.0.0 --auth-file password.txt --queue 32
     """
-    try:
-        import fastapi  # noqa: F401
-        import gradio  # noqa: F401
-        import multipart  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InpaintError(
-            f"this needs {error.name}, which is not installed: pip install 'patchswap[web]'; in a checkout: "
-            "pip install '.[web]'"
-        ) from error
+    for module in ("fastapi", "gradio", "multipart", "prometheus_client", "uvicorn"):
+        if importlib.util.find_spec(module) is None:
+            raise InpaintError(
+                f"this needs {module}, which is not installed: pip install 'patchswap[web]'; in a checkout: "
+                "pip install '.[web]'"
+            )
 
     from inpaint.threads import set_threads
     from inpaint.web.filler import Filler
@@ -166,6 +162,7 @@ def web(
         Filler(inpainters, waiting=limits.waiting, timeout=limits.timeout) as filler,
         make_server(filler, limits, host=host, port=port, credentials=credentials, names=names) as server,
     ):
+        server.on_ready = lambda address: click.echo(f"{address} (Ctrl-C ends it)", err=True)
         server.run()
     sys.exit(0 if server.started else 1)
 
