@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from inpaint.web.filler import Filler
     from inpaint.web.limits import Limits
 
-LOOK: dict[str, Any] = {  # of the page, for gradio.mount_gradio_app; with fonts that every system has
+LOOK: dict[str, Any] = {  # further arguments of gradio.mount_gradio_app; the fonts are those that a system has
     "theme": gr.themes.Default(
         primary_hue="pink", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    ),
-    "css": "footer { display: none !important } #canvas { touch-action: none }",
+    )
 }
-LIFETIME = 3600  # seconds after which a visitor's files are deleted
 MOST_VARIANTS = 99
 
 _INTRODUCTION = """# Remove things from photographs
@@ -45,7 +43,7 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
         limits: on what visitors send.
     """
     visitors = Visitors(filler)
-    with gr.Blocks(title="inpaint", fill_width=True, analytics_enabled=False, delete_cache=(60, LIFETIME)) as page:
+    with gr.Blocks(title="inpaint", fill_width=True, analytics_enabled=False) as page:
         gr.Markdown(_INTRODUCTION)
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
@@ -92,14 +90,23 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
         wishes = [photograph, canvas, *marks, dilate, feather, variant, with_steps]
         shown = [outcome, slider, result, mask, notes, steps]
 
+        def emptied() -> dict[Any, Any]:
+            return {
+                work: gr.Column(visible=False),
+                tool: TOOLS[0].name,
+                canvas: PaintedLayer(value=None, brush=_brush(TOOLS[0])),
+                outcome: gr.Row(visible=False),
+                slider: None,
+                notes: gr.Textbox(visible=False),
+                steps: gr.Gallery(None, visible=False),
+            }
+
         def dropped(upload: Upload | None, request: gr.Request) -> dict[Any, Any]:
-            hidden: dict[Any, Any] = {work: gr.Column(visible=False), outcome: gr.Row(visible=False), slider: None}
-            hidden |= {notes: gr.Textbox(visible=False), steps: gr.Gallery(None, visible=False)}
             if upload is None:
-                return hidden
-            with readable("This photograph cannot be used"):
+                return {}
+            with readable("Not opened"):
                 preview, line = visitors.result(_visitor(request), lambda _: show(upload, limits.megapixels))
-            return hidden | {work: gr.Column(visible=True), about: line, canvas: preview}
+            return {work: gr.Column(visible=True), about: line, canvas: preview}
 
         def filled(
             upload: Upload | None,
@@ -134,13 +141,14 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
             visitors.cancel(_visitor(request))
 
         internal: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
-        for event in (photograph.upload, photograph.clear):
-            event(dropped, photograph, [work, about, canvas, *shown], **internal)
+        photograph.clear(emptied, None, [work, tool, canvas, *shown], **internal)
+        new = photograph.upload(emptied, None, [work, tool, canvas, *shown], **internal)
+        new.then(dropped, photograph, [work, about, canvas], **internal)
         tool.input(None, tool, canvas, js=_CHOOSE_BRUSH, show_progress="hidden")
         start.click(filled, wishes, shown, **internal)
-        stepped = another.click(_next, variant, variant, queue=False, **internal)
+        stepped = another.click(_next, variant, variant, **internal)
         stepped.then(filled, wishes, shown, **internal)
-        cancel.click(cancelled, queue=False, **internal)
+        cancel.click(cancelled, **internal)
         page.unload(cancelled)
     return page
 

@@ -150,8 +150,8 @@ def test_a_turned_photograph_is_painted_upright(turn: Turn, tmp_path: Path) -> N
     exif[274] = 6  # the camera was held upright
     exif[271] = "a camera"
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=95, exif=exif)
-    upload = Upload("turned.jpg", stream.getvalue())
+    image.save(stream, "PNG", exif=exif)
+    upload = Upload("turned.png", stream.getvalue())
     picture, _ = show(upload, MEGAPIXELS)
     assert picture.size == (64, 96)
     layer = saved(paint((96, 64), (REMOVE, slice(0, 16), slice(48, 64))), tmp_path / "layer.png")
