@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -158,12 +160,14 @@ def web(
     inpainters = load_all(weights, device, precision=precision, max_memory=max_memory and 2**30 * max_memory)
     if credentials is None and not is_local(host):
         click.echo(f"note: without --auth, all who reach {host} can use the server", err=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # which removes the temporary files
     with (
         Filler(inpainters, waiting=limits.waiting, timeout=limits.timeout) as filler,
         make_server(filler, limits, host=host, port=port, credentials=credentials, names=names) as server,
     ):
         server.on_ready = lambda address: click.echo(f"{address} (Ctrl-C ends it)", err=True)
-        server.run()
+        with suppress(KeyboardInterrupt):
+            server.run()
     sys.exit(0 if server.started else 1)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from inpaint.errors import InpaintError
 from inpaint.web.download import Download, check_format, own_format, written
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Box = Annotated[str, Field(pattern=r"^-?[0-9]{1,9},-?[0-9]{1,9},[1-9][0-9]{0,8},[1-9][0-9]{0,8}$")]
 Colour = Annotated[str, Field(min_length=1, max_length=40)]
 Label = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Unset = SkipJsonSchema[None]  # a form has no null: the field is left out
 Format = Literal["png", "jpeg", "webp", "tiff", "avif", "jpeg2000", "heif", "bmp", "gif"]
 
 
@@ -32,7 +34,7 @@ class FillForm(BaseModel):
         description="The photograph: PNG, JPEG, WebP, TIFF, AVIF, HEIC, JPEG 2000, BMP or GIF, of 8 or 16 bits or "
         "floating."
     )
-    mask: UploadFile | None = Field(
+    mask: UploadFile | Unset = Field(
         None, description="A picture of the photograph's size as displayed. White is the hole."
     )
     box: list[Box] = Field(
@@ -45,13 +47,13 @@ class FillForm(BaseModel):
     mask_from_nan: bool = Field(False, description="Fill what is NaN in the photograph.")
     label: list[Label] = Field([], description="The mask is a label image: fill the pixels of this label. Repeatable.")
     invert_mask: bool = Field(False, description="Black marks the hole instead of white.")
-    threshold: float | None = Field(
+    threshold: float | Unset = Field(
         None,
         ge=0,
         lt=1,
         description="A mask pixel is hole where its brightness is above this share of white. By default 0.5.",
     )
-    dilate: int | None = Field(
+    dilate: int | Unset = Field(
         None,
         ge=0,
         le=100_000,
@@ -59,20 +61,20 @@ class FillForm(BaseModel):
         "a colour, else 0.",
     )
     resize_mask: bool = Field(False, description="Stretch a mask of another size.")
-    source: UploadFile | None = Field(None, description="A mask. Only what is white in it is copied.")
-    exclude: UploadFile | None = Field(None, description="A mask. Nothing that is white in it is copied.")
+    source: UploadFile | Unset = Field(None, description="A mask. Only what is white in it is copied.")
+    exclude: UploadFile | Unset = Field(None, description="A mask. Nothing that is white in it is copied.")
     page: int = Field(1, ge=1, le=100_000, description="Page of a TIFF; the others stay as they are.")
     feather: int = Field(
         0, ge=0, le=1000, description="Blend the photograph into the filling over so many pixels, from the rim inwards."
     )
     variant: int = Field(0, ge=0, le=98, description="0, or the number of another fill.")
-    scales: str | None = Field(
+    scales: str | Unset = Field(
         None,
         pattern=r"^[1-9][0-9]{0,5}(,[1-9][0-9]{0,5}){0,15}$",
         description="Short sides in pixels, coarse to fine: the photograph's own, halved some times; for instance "
         "256,512. By default chosen from the hole.",
     )
-    format: Format | None = Field(None, description="Of the result. By default that of the photograph's file.")
+    format: Format | Unset = Field(None, description="Of the result. By default that of the photograph's file.")
 
     def filled(self, turn: Turn, megapixels: float) -> Download:
         """The whole task, in its turn. ``megapixels``: the limit for each file.

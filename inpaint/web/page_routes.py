@@ -19,7 +19,6 @@ _API, _FILE = "/gradio_api/", "file="
 _USED = (
     "app_id",
     "cancel",
-    "component_server",
     "heartbeat",
     "info",
     "login_check",
