@@ -158,16 +158,17 @@ class _Tally:
         return len(pairing.pairs) + len(pairing.refused) - self.filled - self.done_before - len(self.failed)
 
     def summary(self, output: Path) -> str:
+        lonely = len(self.pairing.masks_without_photograph)
         counts = {
-            "filled": self.filled,
             "done before": self.done_before,
             "failed": len(self.failed),
             "without a mask": len(self.pairing.photographs_without_mask),
-            "masks without a photograph": len(self.pairing.masks_without_photograph),
+            "mask without a photograph" if lonely == 1 else "masks without a photograph": lonely,
             "left": self.left,
         }
-        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "filled")
-        lines = [f"{output}: {told}, in {self.seconds:.1f} s ({self.filled / self.seconds:.2f} photographs a second)"]
+        told = [f"{self.filled} filled", *(f"{count} {what}" for what, count in counts.items() if count)]
+        rate = f" ({self.filled / self.seconds:.2f} photographs a second)" if self.filled else ""
+        lines = [f"{output}: {', '.join(told)}, in {self.seconds:.1f} s{rate}"]
         if self.noted:
             lines.append(f"notes on {self.noted} of them are in {output / 'manifest.jsonl'}")
         if self.left:
@@ -201,16 +202,16 @@ def _check_use(folder: Path, masks: Path | None, output: Path, marks: Marks) -> 
                 "option that marks the holes."
             )
         marks.refuse_options_of_masks("MASKS")
-    for path, called in ((folder, "photographs"), (masks, "masks")):
-        if path is None or (called == "masks" and path.is_file()):
-            continue
-        if not path.is_dir():
-            remedy = "; for a single photograph use inpaint fill" if path.is_file() else ""
-            raise InpaintError(f"{path}: expected a folder of {called}, found none{remedy}")
-        if output.exists() and output.samefile(path):
-            raise InpaintError(f"{output} is the folder of {called} itself; choose another one for the results")
+    if not folder.is_dir():
+        remedy = "; for a single photograph use inpaint fill" if folder.is_file() else ""
+        raise InpaintError(f"{folder}: expected a folder of photographs, found none{remedy}")
+    if masks is not None and not masks.exists():
+        raise InpaintError(f"{masks}: expected a folder of masks, or one mask, found neither; check the name")
     if masks is not None and masks.samefile(folder):
         raise InpaintError(f"{folder} is given for photographs and masks; put the masks into a folder of their own")
+    for path, called in ((folder, "photographs"), (masks, "masks")):
+        if path is not None and path.is_dir() and output.exists() and output.samefile(path):
+            raise InpaintError(f"{output} is the folder of {called} itself; choose another one for the results")
 
 
 def _options(marks: Marks, painting: Painting, *, max_memory: float | None, **filling: Any) -> Options:

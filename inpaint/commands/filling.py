@@ -54,6 +54,6 @@ def max_memory_option() -> _Decorator:
         type=click.FloatRange(min=0, min_open=True),
         metavar="GIB",
         heading=WORK,
-        help="Memory for a window's work; fine scales of large holes that need more are left out. "
+        help="Memory for the work on windows; fine scales of large holes that need more are left out. "
         "[half of what is free]",
     )

@@ -64,16 +64,18 @@ def mark_options(*, with_mask: bool = True) -> Callable[[Callable[..., Any]], Ca
                 metavar="COLOUR",
                 multiple=True,
                 heading=_HOLE,
-                help="Fill what is red, #ff0000 or the like, in the mask of --mask, else in IMAGE. Repeatable.",
+                help="Fill what is red, #ff0000 or the like, in the mask, else in the photograph. Repeatable.",
             ),
             option(
                 "--mask-from-alpha",
                 "from_alpha",
                 is_flag=True,
                 heading=_HOLE,
-                help="Fill what is transparent in IMAGE, and make it opaque.",
+                help="Fill what is transparent in the photograph, and make it opaque.",
             ),
-            option("--mask-from-nan", "from_nan", is_flag=True, heading=_HOLE, help="Fill what is NaN in IMAGE."),
+            option(
+                "--mask-from-nan", "from_nan", is_flag=True, heading=_HOLE, help="Fill what is NaN in the photograph."
+            ),
             option(
                 "--label",
                 "labels",

@@ -26,7 +26,7 @@ def painting_options(photograph: str | None) -> Callable[[Callable[..., Any]], C
     options = [
         *([overwrite] if photograph else []),
         option("--quiet", is_flag=True, help="Say nothing but errors.", heading=OUTPUT),
-        option("--json", "as_json", is_flag=True, help="Print sizes, times and more as a JSON object.", heading=OUTPUT),
+        option("--json", "as_json", is_flag=True, help="Print what was done as a JSON object.", heading=OUTPUT),
         option(
             "--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=WORK
         ),
