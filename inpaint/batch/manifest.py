@@ -47,7 +47,7 @@ class Entry:
         return self.output is not None and (self.key, self.bytes) == (key, size)
 
     @classmethod
-    def parse(cls, line: str | bytes) -> Entry:
+    def parse(cls, line: str) -> Entry:
         """Of a line. Raises ValueError or TypeError for anything else."""
         return cls(**json.loads(line))
 
@@ -61,7 +61,7 @@ def parse(content: bytes) -> dict[str, Entry]:
     entries = {}
     for line in content.splitlines():
         with suppress(ValueError, TypeError):
-            entry = Entry.parse(line)
+            entry = Entry.parse(line.decode())
             entries[entry.photograph] = entry
     return entries
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import ray
 import ray.data
@@ -69,7 +69,8 @@ def _file(folder: Folder, name: str) -> task.File:
     return task.File(f"{folder}/{name}", folder.read(name))
 
 
-class Workers(NamedTuple):
+@dataclass(frozen=True)
+class Workers:
     """How many workers there are, and the GPUs, processors and photographs at once of each."""
 
     count: int
@@ -242,7 +243,7 @@ def _rows(
         enable_true_multi_threading=workers.photographs > 1,
     )
     filled = data.map(
-        _Worker,
+        cast(Any, _Worker),
         fn_constructor_args=arguments,
         compute=pool,
         num_cpus=workers.processors,

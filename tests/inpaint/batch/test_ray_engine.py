@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("ray.data", reason="the engine needs Ray Data: pip install 'ray[data]'")
@@ -23,8 +26,10 @@ from inpaint.batch.manifest import Manifest, parse
 from inpaint.batch.pairs import files_in, pair
 from inpaint.batch.ray_engine import Places, Workers
 from inpaint.batch.task import Options
+from inpaint.commands import main
+from inpaint.errors import InpaintError
 
-OPTIONS = Options(precision="float32", max_memory=2**30)
+OPTIONS = Options(precision="float32", max_memory=2.0**30)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,3 +182,49 @@ def test_no_room_ends_the_run(folder, killer) -> None:
     with pytest.raises(DiskFullError, match="out: no space left on device; mend that, and give the same command again"):
         fill(folder, load=killer, places=Full)
     assert folder.results() == {} and folder.manifest.read_bytes() == b""
+
+
+def test_the_command_goes_on_where_a_run_was_ended(many) -> None:
+    def load(options, workers):
+        inpainter = ray_engine.load(options, workers)
+
+        class Slow:
+            def fill(self, job):
+                time.sleep(0.4)
+                return inpainter.fill(job)
+
+        return Slow()
+
+    stop = threading.Event()
+    became = fill(many, stop=stop, ended=lambda became: stop.set(), load=load)
+    assert 0 < len(became) < 17 and set(map(tuple, became.values())) == {("filled",)}
+    assert len(many.results()) == len(became)
+    urls = [f"file://{path}" for path in (many.photos, many.masks, many.out)]
+    options = ["--engine", "ray", "--precision", "float32", "--max-memory", "1", "--device", "cpu", "--json"]
+    result = CliRunner().invoke(main, ["batch", *urls[:2], "-o", urls[2], *options])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["done_before"], report["filled"]) == (len(became), 17 - len(became))
+    assert len(many.results()) == 17 and len(many.manifest.read_bytes().splitlines()) == 17
+
+
+def test_plans() -> None:
+    assert ray_engine.plan("auto", None, None, 100) == Workers(2, 0, 1, 1)
+    assert ray_engine.plan("cpu", 1, None, 100) == Workers(1, 0, 2, 1)
+    assert ray_engine.plan("cpu", 5, 1, 3) == Workers(3, 0, 1, 1)
+    with pytest.raises(InpaintError, match="expected a Ray cluster with GPUs, found none; use --device cpu"):
+        ray_engine.plan("cuda", None, None, 1)
+    machines = [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}] * 3 + [{"Alive": False, "Resources": {}}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_engine.ray, "nodes", lambda: machines)
+        assert ray_engine.plan("auto", None, None, 1000) == Workers(6, 1, 8, 16)
+        assert ray_engine.plan("cuda", 12, None, 1000) == Workers(6, 1, 2, 2)
+        assert ray_engine.plan("cuda", 1, None, 1000) == Workers(1, 1, 1, 1)
+        assert ray_engine.plan("cpu", None, None, 1000) == Workers(48, 0, 1, 1)
+        with pytest.raises(InpaintError, match="a worker would have 24 processors, and the largest machine"):
+            ray_engine.plan("cpu", 2, None, 1000)
+
+
+def test_urls_need_ray() -> None:
+    result = CliRunner().invoke(main, ["batch", "in", "--box", "1,1,1,1", "-o", "s3://bucket/out"])
+    assert result.exit_code == 2 and "s3://bucket/out is a URL: give --engine ray, or a path." in result.output
