@@ -26,7 +26,7 @@ constexpr int64_t kWholePairs = 1 << 30;
 // A query is left to the dense search beyond this many full scores, and as many more as cost this multiple of its own
 // dense search. The multiple is large: for whatever number of queries is left, the dense search packs all keys.
 constexpr int64_t kFreeScores = 128;
-constexpr double kMostScoredCost = 8;
+constexpr double kMostScoredCost = 10;
 
 // How a pruned search went.
 struct PruneResult {
