@@ -30,6 +30,7 @@ from inpaint.errors import InpaintError
 from inpaint.networks.vgg import RELU3_1_CHANNELS
 from inpaint.weights import Networks
 from patchswap import reference
+from patchswap.version import __version__
 
 OPSET = 18
 LEVELS = 14  # halvings of the image in fill_smoothly: sides of up to 2**14 pixels
@@ -78,7 +79,7 @@ def export(networks: Networks, folder: Path, facts: Mapping[str, str]) -> list[P
     Args:
         networks: float32, on the CPU.
         folder: one that exists.
-        facts: kept in each model's metadata, such as where the weights come from.
+        facts: kept in each model's metadata, with its name and our version, such as where the weights come from.
 
     Returns:
         The files.
@@ -90,7 +91,7 @@ def export(networks: Networks, folder: Path, facts: Mapping[str, str]) -> list[P
     contents = {}
     for part in parts(networks):
         model = model_of(part)
-        onnx.helper.set_model_props(model, {**facts, "network": part.name})
+        onnx.helper.set_model_props(model, {**facts, "network": part.name, "inpaint": __version__})
         _check(part, model)
         contents[folder / f"{part.name}.onnx"] = model.SerializeToString()
     write(contents)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor, nn
 
+import inpaint
 from inpaint import weights
 from inpaint.commands import main
 from inpaint.errors import InpaintError
@@ -82,7 +83,7 @@ def test_the_metadata_names_the_weights(models: Path, default: weights.Networks)
     listed = weights.checksums()
     for name in NAMES:
         facts = {each.key: each.value for each in onnx.load(models / f"{name}.onnx").metadata_props}
-        assert facts["network"] == name and facts["card"] == default.card
+        assert (facts["network"], facts["inpaint"]) == (name, inpaint.__version__) and facts["card"] == default.card
         assert (facts["weights"], facts["vgg"]) == ("default.safetensors", weights.VGG_FILE)
         assert facts["weights_sha256"] == listed["default.safetensors"]
         assert facts["vgg_sha256"] == listed[weights.VGG_FILE]
