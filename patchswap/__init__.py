@@ -12,11 +12,13 @@ from patchswap.holes import masks_from_hole
 from patchswap.matching import Grid, Match, cohere, match
 from patchswap.similarity import similarity
 from patchswap.swap import swap
+from patchswap.version import __version__
 
 __all__ = [
     "Explanation",
     "Grid",
     "Match",
+    "__version__",
     "build_info",
     "cohere",
     "explain",

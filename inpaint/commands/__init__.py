@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from inpaint.commands import batch, compare, evaluate, fill, info, mask, stylize, train, web
+from inpaint.commands import batch, compare, evaluate, export_onnx, fill, info, mask, stylize, train, web
 from inpaint.commands.common import OneLineErrors
 
 
@@ -34,6 +34,7 @@ for _command in (
     train.train,
     evaluate.evaluate,
     compare.compare,
+    export_onnx.export,
     info.info,
 ):
     main.add_command(_command)
