@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -142,6 +143,18 @@ def test(python: Path, selection: list[str]) -> dict[str, int]:
     return {"passed": 0, "failed": 0, "skipped": 0, **counts}
 
 
+def machine() -> dict[str, Any]:
+    """The system that the wheels were tried on."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit.stdout.strip(),
+        "cpu": f"{system} with glibc {platform.libc_ver()[1]}",
+        "threads": os.cpu_count(),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, metavar="FOLDER")
@@ -158,7 +171,7 @@ def main() -> int:
         if cell.kind not in arguments.kinds or (arguments.only and cell.python not in arguments.only) or not wheels:
             continue
         print("==>", cell, flush=True)
-        result: dict[str, Any] = {"cell": list(cell), "wheel": wheels[0].name, "date": date.today().isoformat()}
+        result: dict[str, Any] = {**cell._asdict(), "cell": list(cell), "wheel": wheels[0].name}
         try:
             python = environment(cell, wheels[0].resolve(), arguments.environments.resolve())
             result |= fill(python)
@@ -171,7 +184,8 @@ def main() -> int:
             result["error"] = str(error).strip().splitlines()[-1]
         failed |= "error" in result or result["failed"] > 0 or not result["passed"]
         kept = [each for each in kept if each["cell"] != list(cell)] + [result]
-        RESULTS.write_text(json.dumps({"results": sorted(kept, key=lambda each: each["cell"])}, indent=4) + "\n")
+        found = {"machine": machine(), "results": sorted(kept, key=lambda each: each["cell"])}
+        RESULTS.write_text(json.dumps(found, indent=4) + "\n")
         print(json.dumps(result), flush=True)
     return int(failed)
 
