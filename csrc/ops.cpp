@@ -454,19 +454,37 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
   return work.call.result;
 }
 
-// The arguments of similarity, checked, but for the score.
+Tensor padded(const Tensor& features, int64_t padding) {
+  if (padding == 0) return features;
+  const int64_t sides[] = {padding, padding, padding, padding};
+  return torch::stable::pad(features, {sides, 4}, "constant", 0.0);
+}
+
+// The inverse of padded.
+Tensor cropped(const Tensor& features, int64_t padding) {
+  if (padding == 0) return features;
+  Tensor result = features;
+  for (int64_t dimension = 2; dimension < 4; dimension++) {
+    result = torch::stable::narrow(result, dimension, padding, result.size(dimension) - 2 * padding);
+  }
+  return torch::stable::contiguous(result);
+}
+
+// The arguments of similarity, checked, but for the score. Both maps are padded.
 SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor& key, const Tensor& index,
-                               int64_t patch_size) {
+                               int64_t patch_size, int64_t padding) {
   check_features(op, "query", query);
   check_features(op, "key", key);
   check_like(op, "query", query, "key", key);
   check_same_batch_and_channels(op, query, key);
   check_patch_size(op, patch_size);
-  const Grid grid = patch_grid(query.size(2), query.size(3), patch_size);
-  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  require(padding >= 0 && padding < patch_size, op, ": padding must be from 0 to ", patch_size - 1, " at patch_size ",
+          patch_size, "; got ", padding);
+  const Grid grid = patch_grid(query.size(2) + 2 * padding, query.size(3) + 2 * padding, patch_size);
+  const Grid key_grid = patch_grid(key.size(2) + 2 * padding, key.size(3) + 2 * padding, patch_size);
   check_query_index(op, index, query, grid, patch_size);
-  return {.query = query,
-          .key = key,
+  return {.query = padded(query, padding),
+          .key = padded(key, padding),
           .index = torch::stable::contiguous(index),
           .batch = query.size(0),
           .channels = query.size(1),
@@ -478,8 +496,8 @@ SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor
           .patch_size = patch_size};
 }
 
-Tensor similarity(Tensor query, Tensor key, Tensor index, int64_t patch_size) {
-  SimilarityCall call = similarity_call("similarity", query, key, index, patch_size);
+Tensor similarity(Tensor query, Tensor key, Tensor index, int64_t patch_size, int64_t padding) {
+  SimilarityCall call = similarity_call("similarity", query, key, index, patch_size, padding);
   call.score = torch::stable::new_empty(query, shape_of(index), score_dtype(query));
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
@@ -500,45 +518,45 @@ void check_score(const char* op, const char* name, const Tensor& tensor, const T
   check_device(op, name, tensor, "query", query);
 }
 
-// The arguments of a gradient of similarity, checked; the result has the shape of query, or of key.
+// The arguments of a gradient of similarity, checked; the result has the shape of that of the maps, padded.
 SimilarityGradientCall similarity_gradient_call(const char* op, const Tensor& grad_score, const Tensor& query,
                                                 const Tensor& key, const Tensor& index, const Tensor& score,
-                                                int64_t patch_size, const Tensor& like) {
-  SimilarityGradientCall work{.call = similarity_call(op, query, key, index, patch_size)};
+                                                int64_t patch_size, int64_t padding, Tensor SimilarityCall::* of) {
+  SimilarityGradientCall work{.call = similarity_call(op, query, key, index, patch_size, padding)};
   check_score(op, "grad_score", grad_score, index, query);
   check_score(op, "score", score, index, query);
   work.call.score = torch::stable::contiguous(score);
   work.grad_score = torch::stable::contiguous(grad_score);
-  work.result = torch::stable::new_empty(like, shape_of(like));
+  work.result = torch::stable::new_empty(work.call.*of, shape_of(work.call.*of));
   return work;
 }
 
 Tensor similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
-                                 int64_t patch_size) {
-  const SimilarityGradientCall work =
-      similarity_gradient_call("similarity_query_backward", grad_score, query, key, index, score, patch_size, query);
+                                 int64_t patch_size, int64_t padding) {
+  const SimilarityGradientCall work = similarity_gradient_call(
+      "similarity_query_backward", grad_score, query, key, index, score, patch_size, padding, &SimilarityCall::query);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
     similarity_query_backward_cuda(work);
-    return work.result;
+    return cropped(work.result, padding);
   }
 #endif
   similarity_query_backward_cpu(work);
-  return work.result;
+  return cropped(work.result, padding);
 }
 
 Tensor similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
-                               int64_t patch_size) {
-  const SimilarityGradientCall work =
-      similarity_gradient_call("similarity_key_backward", grad_score, query, key, index, score, patch_size, key);
+                               int64_t patch_size, int64_t padding) {
+  const SimilarityGradientCall work = similarity_gradient_call("similarity_key_backward", grad_score, query, key, index,
+                                                               score, patch_size, padding, &SimilarityCall::key);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
     similarity_key_backward_cuda(work);
-    return work.result;
+    return cropped(work.result, padding);
   }
 #endif
   similarity_key_backward_cpu(work);
-  return work.result;
+  return cropped(work.result, padding);
 }
 
 void check_float(const char* op, const char* name, const Tensor& tensor) {
@@ -664,13 +682,13 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, "
       "Tensor output, Tensor weights, int patch_size) -> Tensor");
-  library.def("similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor");
+  library.def("similarity(Tensor query, Tensor key, Tensor index, int patch_size, int padding=0) -> Tensor");
   library.def(
       "similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, "
-      "Tensor index, Tensor score, int patch_size) -> Tensor");
+      "Tensor index, Tensor score, int patch_size, int padding=0) -> Tensor");
   library.def(
       "similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, "
-      "Tensor index, Tensor score, int patch_size) -> Tensor");
+      "Tensor index, Tensor score, int patch_size, int padding=0) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");

@@ -97,12 +97,14 @@
 //   with k_i and W as above and out from output, the result of fold. 0 where there is no patch. Cells whose W is 0, at
 //   which fold has a step, are left out. Shape and dtype of weights. Without a gradient.
 //
-// similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor
+// similarity(Tensor query, Tensor key, Tensor index, int patch_size, int padding=0) -> Tensor
 //
 //   The normalised cross-correlation s = <q, k> / (|q| |k|) of every query patch q with each key patch k that index
 //   names: the score of match, with a gradient.
 //
 //   - query, key: as for match, of any strides.
+//   - padding: cells of zeros around both maps, from 0 to p - 1; H, W and the key's grid count them. Maps that were
+//     padded outside would be kept for the gradient.
 //   - index: int64 (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1), k from 1 to 8. -1 = no key: score -inf, no gradient.
 //     Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA kernel.
 //   - score: the shape of index, float32, or float64 for float64 features.
@@ -110,8 +112,8 @@
 //   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has score NaN with every other.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, int patch_size)
-//     -> Tensor
+// similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, int patch_size,
+//     int padding=0) -> Tensor
 // similarity_key_backward(the same) -> Tensor
 //
 //   Gradients of similarity: with g = grad_score a pair of patches adds g / |q| (k / |k| - s q / |q|) to the cells of

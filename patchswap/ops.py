@@ -45,11 +45,11 @@ SCHEMAS = {
     "Tensor? weights=None) -> Tensor",
     "fold_weights_backward": "(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, "
     "int patch_size) -> Tensor",
-    "similarity": "(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor",
+    "similarity": "(Tensor query, Tensor key, Tensor index, int patch_size, int padding=0) -> Tensor",
     "similarity_query_backward": "(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, "
-    "int patch_size) -> Tensor",
+    "int patch_size, int padding=0) -> Tensor",
     "similarity_key_backward": "(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, "
-    "int patch_size) -> Tensor",
+    "int patch_size, int padding=0) -> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
     "bool replicate, float slope) -> Tensor",
     "fill_smoothly": "(Tensor image, Tensor hole) -> Tensor",
@@ -159,23 +159,23 @@ def fold_weights_backward(
     return torch.ops.patchswap.fold_weights_backward(grad_output, index, key, output, weights, patch_size)
 
 
-def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int = 0) -> Tensor:
     """torch.ops.patchswap.similarity: the score of every pair in the shape of index; see patchswap.similarity."""
-    return torch.ops.patchswap.similarity(query, key, index, patch_size)
+    return torch.ops.patchswap.similarity(query, key, index, patch_size, padding)
 
 
 def similarity_query_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """torch.ops.patchswap.similarity_query_backward: shape and dtype of query."""
-    return torch.ops.patchswap.similarity_query_backward(grad_score, query, key, index, score, patch_size)
+    return torch.ops.patchswap.similarity_query_backward(grad_score, query, key, index, score, patch_size, padding)
 
 
 def similarity_key_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """torch.ops.patchswap.similarity_key_backward: shape and dtype of key."""
-    return torch.ops.patchswap.similarity_key_backward(grad_score, query, key, index, score, patch_size)
+    return torch.ops.patchswap.similarity_key_backward(grad_score, query, key, index, score, patch_size, padding)
 
 
 def convolve(
@@ -301,26 +301,26 @@ def _fold_weights_backward_fake(
 
 
 @torch.library.register_fake("patchswap::similarity")
-def _similarity_fake(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
-    contract.check_similarity("similarity", query, key, index, patch_size)
+def _similarity_fake(query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int = 0) -> Tensor:
+    contract.check_similarity("similarity", query, key, index, patch_size, padding)
     return query.new_empty(index.shape, dtype=contract.accumulation_dtype(query.dtype))
 
 
 @torch.library.register_fake("patchswap::similarity_query_backward")
 def _similarity_query_backward_fake(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     operator = "similarity_query_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
     return query.new_empty(query.shape)
 
 
 @torch.library.register_fake("patchswap::similarity_key_backward")
 def _similarity_key_backward_fake(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     operator = "similarity_key_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
     return key.new_empty(key.shape)
 
 
@@ -398,16 +398,16 @@ def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
 
 
 def _similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, index, patch_size = inputs
+    query, key, index, patch_size, padding = inputs
     ctx.save_for_backward(query, key, index, output)
-    ctx.patch_size = patch_size
+    ctx.patch = patch_size, padding
 
 
 def _similarity_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    given = (grad, *ctx.saved_tensors, ctx.patch_size)
+    given = (grad, *ctx.saved_tensors, *ctx.patch)
     grad_query = similarity_query_backward(*given) if ctx.needs_input_grad[0] else None
     grad_key = similarity_key_backward(*given) if ctx.needs_input_grad[1] else None
-    return grad_query, grad_key, None, None
+    return grad_query, grad_key, None, None, None
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchswap import contract, library
+from patchswap.padding import padded
 
 SCORES_PER_CHUNK = 1 << 22
 SMOOTHINGS = 2  # of each level of fill_smoothly
@@ -260,12 +261,13 @@ def fold_weights_backward(
     return torch.stack(gradients, 1).view(weights.shape)
 
 
-def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int = 0) -> Tensor:
     """Normalised cross-correlation of every query patch with its keys; see csrc/ops.h for the contract.
 
     Returns the shape of index, in the dtype of sums.
     """
-    contract.check_similarity("similarity", query, key, index, patch_size)
+    contract.check_similarity("similarity", query, key, index, patch_size, padding)
+    query, key = padded(query, padding, "zeros"), padded(key, padding, "zeros")
     pairs = _pairs("similarity", query, key, index, patch_size)
     products = (pairs.query[:, None] * pairs.key).sum(2)
     score = products * _inverse_root(pairs.key.square().sum(2)) * _inverse_root(pairs.query.square().sum(1))[:, None]
@@ -273,26 +275,28 @@ def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Te
 
 
 def similarity_query_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """Gradient of `similarity` with respect to query, like query; see csrc/ops.h for the contract."""
     operator = "similarity_query_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
+    query, key = padded(query, padding, "zeros"), padded(key, padding, "zeros")
     pairs = _pairs(operator, query, key, index, patch_size)
     grad, score = _of_pairs(grad_score), _of_pairs(score)
     inverse = _inverse_root(pairs.query.square().sum(1))[:, None, None]
     direction = pairs.key * _inverse_root(pairs.key.square().sum(2))[:, :, None]
     own = pairs.query[:, None] * inverse
     terms = torch.where(pairs.matched[:, :, None], grad * inverse * (direction - score * own), 0)
-    return _added_up(terms.sum(1), query, patch_size)
+    return padded(_added_up(terms.sum(1), query, patch_size), -padding, "zeros")
 
 
 def similarity_key_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """Gradient of `similarity` with respect to key, like key; see csrc/ops.h for the contract."""
     operator = "similarity_key_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
+    query, key = padded(query, padding, "zeros"), padded(key, padding, "zeros")
     pairs = _pairs(operator, query, key, index, patch_size)
     grad, score = _of_pairs(grad_score), _of_pairs(score)
     inverse = _inverse_root(pairs.key.square().sum(2))[:, :, None]
@@ -304,7 +308,7 @@ def similarity_key_backward(
     patches = terms.new_zeros(batch, numbers, rows * columns)
     for rank in range(ranks if patches.numel() else 0):
         patches.scatter_add_(2, pairs.chosen[:, rank, None].expand(-1, numbers, -1), terms[:, rank])
-    return _added_up(patches, key, patch_size)
+    return padded(_added_up(patches, key, patch_size), -padding, "zeros")
 
 
 def convolve(

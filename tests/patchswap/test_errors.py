@@ -210,6 +210,11 @@ SIMILARITY = {
         "similarity: query and key must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
     ),
     "patch_size": ((features, features, index, 8), "similarity: patch_size must be from 1 to 7; got 8"),
+    "padding": ((features, features, index, 3, 3), "similarity: padding must be from 0 to 2 at patch_size 3; got 3"),
+    "padded index": (
+        (features, features, index, 3, 1),
+        "similarity: index must have the shape of query's patch grid (2, 8, 9) at patch_size 3",
+    ),
     "index dtype": ((features, features, index.int(), 3), "similarity: index must be int64; got int32"),
     "index shape": (
         (features, features, index, 2),
