@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import ipaddress
 import os
 import socket
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import RedirectResponse
 
 from inpaint.errors import InpaintError
 from inpaint.web.api import make_api
@@ -108,10 +105,8 @@ def add_page(api: FastAPI, filler: Filler, limits: Limits, folder: str) -> None:
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_MCP_SERVER="False",
     )
-    if importlib.util.find_spec("inpaint.web.page") is None:
-        api.get("/", include_in_schema=False)(lambda: RedirectResponse("/docs"))
-        return
-    page = importlib.import_module("inpaint.web.page")
+    from inpaint.web import page
+
     mount(api, page.make_page(filler, limits), limits, folder, page.LOOK)
 
 
