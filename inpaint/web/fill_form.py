@@ -97,7 +97,7 @@ class FillForm(BaseModel):
         from inpaint.mask_sources import Coloured, Labelled, NotANumber, Rectangle, Transparent
         from inpaint.work import prepare
 
-        mask = self.mask and _read(self.mask, "mask")
+        mask = self.mask and _read_mask(self.mask, "mask")
         masks: list[Any] = [Rectangle(*map(int, box.split(","))) for box in self.box]
         masks += [Coloured(colour, mask and mask.opened()) for colour in self.mask_colour]
         if mask and self.label:
@@ -118,12 +118,22 @@ class FillForm(BaseModel):
             dilate=self.dilate,
             resize=self.resize_mask,
             feather=self.feather,
-            source=self.source and _read(self.source, "source").opened(),
-            exclude=self.exclude and _read(self.exclude, "exclude").opened(),
+            source=self.source and _read_mask(self.source, "source").opened(),
+            exclude=self.exclude and _read_mask(self.exclude, "exclude").opened(),
             variant=self.variant,
             page=self.page,
             max_megapixels=megapixels,
         )
+
+
+def _read_mask(file: UploadFile, field: str) -> Upload:
+    """Outlines are refused: a short file of them can ask for any amount of time and memory."""
+    from inpaint.polygons import is_polygon_file
+
+    upload = _read(file, field)
+    if is_polygon_file(upload.opened()):
+        raise InpaintError(f"{upload.name}: expected a picture, got outlines; draw them into one with inpaint mask")
+    return upload
 
 
 def _read(file: UploadFile, field: str) -> Upload:
