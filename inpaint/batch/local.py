@@ -6,9 +6,7 @@ others compute. What is in memory is what these threads work on.
 
 from __future__ import annotations
 
-import errno
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from inpaint.batch import task
+from inpaint.batch import step, task
 from inpaint.batch.manifest import Entry, Manifest
 from inpaint.batch.pairs import Pair
 from inpaint.batch.task import Fills, Given, Options
@@ -26,7 +24,6 @@ from inpaint.errors import InpaintError
 from inpaint.photo import write_file
 
 UNFINISHED = "batch-"  # part of the names of files that are not complete
-_NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,12 @@ class Places:
         if pair.mask is not None and self.masks is not None:
             mask = read_file(self.masks / pair.mask)
         return Given(read_file(self.photographs / pair.photograph), mask, pair.output)
+
+    def write(self, pair: Pair, content: bytes) -> None:
+        """The result's file appears whole or not at all. Raises OSError where it cannot be written."""
+        output = self.outputs / pair.output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_file(output, content, temporary=UNFINISHED)
 
 
 def read_file(path: Path) -> task.File:
@@ -120,25 +123,14 @@ def _one(
     places: Places, options: Options, digest: bytes, inpainter: Fills, manifest: Manifest, pair: Pair
 ) -> Entry | None:
     """Fills one photograph, unless it was done before. OSError where there is no room for its result."""
-    start = time.perf_counter()
-    key, result, error = "", None, None
-    try:
-        given = places.read(pair)
-        key = task.key(given, digest)
-        output = places.outputs / pair.output
-        if manifest.is_done(pair.photograph, key, output):
-            return None
-        result = task.fill(given, options, inpainter)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_file(output, result.content, temporary=UNFINISHED)
-    except Exception as problem:  # one bad photograph must not end the run, whatever is wrong with it
-        if isinstance(problem, OSError) and problem.errno in _NO_DISK:
-            raise
-        error = task.reason(problem)
-    seconds = round(time.perf_counter() - start, 3)
-    if result is None or error is not None:
-        entry = Entry(pair.photograph, key, error=error, seconds=seconds)
-    else:
-        entry = Entry(pair.photograph, key, pair.output, len(result.content), notes=result.notes, seconds=seconds)
-    manifest.add(entry)
+    entry = step.fill(
+        pair,
+        places,
+        options,
+        digest,
+        inpainter,
+        is_done=lambda key: manifest.is_done(pair.photograph, key, places.outputs / pair.output),
+    )
+    if entry is not None:
+        manifest.add(entry)
     return entry

@@ -42,6 +42,15 @@ class Entry:
     notes: tuple[str, ...] = ()
     seconds: float | None = None
 
+    def names(self, key: str, size: int | None) -> bool:
+        """Whether it names a result with this key whose file has so many bytes."""
+        return self.output is not None and (self.key, self.bytes) == (key, size)
+
+    @classmethod
+    def parse(cls, line: str) -> Entry:
+        """Of a line. Raises ValueError or TypeError for anything else."""
+        return cls(**json.loads(line))
+
     def line(self) -> str:
         """One line of JSON, with its end; what is None is left out."""
         return json.dumps({name: value for name, value in asdict(self).items() if value is not None}) + "\n"
@@ -52,7 +61,7 @@ def parse(content: bytes) -> dict[str, Entry]:
     entries = {}
     for line in content.splitlines():
         with suppress(ValueError, TypeError):
-            entry = Entry(**json.loads(line))
+            entry = Entry.parse(line.decode())
             entries[entry.photograph] = entry
     return entries
 
@@ -94,14 +103,16 @@ class Manifest:
     def close(self) -> None:
         self._file.close()
 
+    def entry(self, photograph: str) -> Entry | None:
+        """The last entry on a photograph; None where there is none."""
+        with self._lock:
+            return self._entries.get(photograph)
+
     def is_done(self, photograph: str, key: str, output: Path) -> bool:
         """Whether the photograph was filled with this key, and the result is there at its full length."""
-        with self._lock:
-            entry = self._entries.get(photograph)
-        if entry is None or entry.key != key or entry.output is None:
-            return False
+        entry = self.entry(photograph)
         try:
-            return output.stat().st_size == entry.bytes
+            return entry is not None and entry.names(key, output.stat().st_size)
         except OSError:
             return False
 

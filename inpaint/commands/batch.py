@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
+from inpaint.commands import batch_on_ray
 from inpaint.commands.bar import Bar
-from inpaint.commands.common import FILE, Grouped, option
+from inpaint.commands.batch_on_ray import PathOrUrl
+from inpaint.commands.common import Grouped, option
 from inpaint.commands.filling import FILLING, feather_option, max_memory_option, page_option, scales_option
 from inpaint.commands.interruption import orderly_end
 from inpaint.commands.marks import Marks, mark_options
@@ -18,11 +22,12 @@ from inpaint.commands.painting import OUTPUT, WORK, Painting, painting_options
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    import threading
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
 
-    from inpaint.batch.local import Places
-    from inpaint.batch.manifest import Entry
+    from inpaint.batch.local import Ended, Places
+    from inpaint.batch.manifest import Entry, Manifest
     from inpaint.batch.pairs import Pair, Pairing
     from inpaint.batch.task import Fills, Options
 
@@ -31,13 +36,13 @@ _MOST_JOBS = 16  # by default: more threads of torch for each are better then
 
 
 @click.command(cls=Grouped)
-@click.argument("folder", type=FILE, metavar="IN")
-@click.argument("masks", type=FILE, required=False, metavar="[MASKS]")
+@click.argument("folder", type=PathOrUrl(), metavar="IN")
+@click.argument("masks", type=PathOrUrl(), required=False, metavar="[MASKS]")
 @mark_options(with_mask=False)
 @page_option(FILLING)
 @feather_option()
 @scales_option("each photograph")
-@option("-o", "--output", type=FILE, required=True, metavar="OUT", heading=OUTPUT, help="Folder of the results.")
+@option("-o", "--output", type=PathOrUrl(), required=True, metavar="OUT", heading=OUTPUT, help="Folder of the results.")
 @painting_options(None)
 @option(
     "--jobs",
@@ -47,15 +52,33 @@ _MOST_JOBS = 16  # by default: more threads of torch for each are better then
     help="Photographs worked on at once; they share the threads. [one for each thread, at most 16; on a GPU 16]",
 )
 @max_memory_option()
+@option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    heading=WORK,
+    help="This process, or the workers of a Ray cluster; then IN, MASKS and OUT can be URLs such as s3://bucket/in.",
+)
+@option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    show_envvar=True,
+    metavar="HOST:PORT",
+    heading=WORK,
+    help="The Ray cluster. [Ray is started on this machine]",
+)
 def batch(
-    folder: Path,
-    masks: Path | None,
+    folder: Path | str,
+    masks: Path | str | None,
     page: int,
     feather: int,
     scales: list[int] | None,
-    output: Path,
+    output: Path | str,
     jobs: int | None,
     max_memory: float | None,
+    engine: str,
+    address: str | None,
     **options: Any,
 ) -> None:
     """Fill the photographs in the folder IN and in its sub-folders.
@@ -78,33 +101,19 @@ def batch(
       inpaint batch photos --box 900,400,200,120 -o filled
     """
     marks, painting = Marks.of(options), Painting(**options)
-    _check_use(folder, masks, output, marks)
-
-    from inpaint.batch.local import remove_unfinished, run
-    from inpaint.batch.manifest import NAME, Manifest
-
-    asked = _options(marks, painting, scales=scales, feather=feather, page=page, max_memory=max_memory)
-    places = _places(folder, masks, output, marks)
-    pairing = _pairing(folder, masks, output)
-    _refuse_overwriting(pairing.pairs, places, marks)
-    fills, jobs, threads = _inpainter(painting, jobs, len(pairing.pairs), max_memory)
-    tally = _Tally(pairing)
-    with Manifest(output / NAME) as manifest, Bar(len(pairing.pairs), quiet=painting.quiet) as bar:
+    _check_marks(masks, marks)
+    asked = partial(_options, marks, painting, scales=scales, feather=feather, page=page, max_memory=max_memory)
+    if engine == "ray":
+        begin = partial(_begin_on_ray, folder, masks, output, address=address)
+    else:
+        begin = partial(_begin_here, *_paths(folder, masks, output), max_memory=max_memory)
+    run = begin(asked=asked, marks=marks, painting=painting, jobs=jobs)
+    tally = _Tally(run.pairing)
+    with run.opened as manifest, Bar(len(run.pairing.pairs), quiet=painting.quiet) as bar:
         tally.start(bar)
-        remove_unfinished(pairing.pairs, output)
         with orderly_end("" if painting.quiet else "\nfinishing what is begun; again to end at once\n") as interruption:
             try:
-                run(
-                    pairing.pairs,
-                    places,
-                    asked,
-                    fills,
-                    manifest,
-                    jobs=jobs,
-                    threads=threads,
-                    stop=interruption.stop,
-                    ended=lambda pair, entry: tally.ended(pair, entry, bar),
-                )
+                run.fill(manifest, interruption.stop, lambda pair, entry: tally.ended(pair, entry, bar))
             finally:
                 bar.close()
                 painting.progress.say(tally.summary(output))
@@ -113,6 +122,80 @@ def batch(
     code = interruption.exit_code or int(bool(tally.failed))
     if code:
         click.get_current_context().exit(code)
+
+
+class _Run(NamedTuple):
+    """What is to be filled, the manifest and all that it takes while it is open, and what fills."""
+
+    pairing: Pairing
+    opened: AbstractContextManager[Manifest]
+    fill: Callable[[Manifest, threading.Event, Ended], None]
+
+
+def _begin_here(
+    folder: Path,
+    masks: Path | None,
+    output: Path,
+    *,
+    asked: Callable[[], Options],
+    marks: Marks,
+    painting: Painting,
+    jobs: int | None,
+    max_memory: float | None,
+) -> _Run:
+    _check_use(folder, masks, output)
+
+    from inpaint.batch import local
+    from inpaint.batch.manifest import NAME, Manifest
+
+    options = asked()
+    places, pairing = _places_and_pairing(folder, masks, output, marks)
+    fills, jobs, threads = _inpainter(painting, jobs, len(pairing.pairs), max_memory)
+
+    def fill(manifest: Manifest, stop: threading.Event, ended: Ended) -> None:
+        local.remove_unfinished(pairing.pairs, output)
+        local.run(pairing.pairs, places, options, fills, manifest, jobs=jobs, threads=threads, stop=stop, ended=ended)
+
+    return _Run(pairing, Manifest(output / NAME), fill)
+
+
+def _begin_on_ray(
+    folder: Path | str,
+    masks: Path | str | None,
+    output: Path | str,
+    *,
+    asked: Callable[[], Options],
+    marks: Marks,
+    painting: Painting,
+    jobs: int | None,
+    address: str | None,
+) -> _Run:
+    batch_on_ray.require_ray()
+
+    from inpaint.batch.local import remove_unfinished
+
+    options = asked()
+    paths = [place for place in (folder, masks, output) if isinstance(place, Path)]
+    if len(paths) == 2 + (masks is not None):
+        _check_use(*_paths(folder, masks, output))
+        here, pairing = _places_and_pairing(*_paths(folder, masks, output), marks)
+        places = batch_on_ray.in_folders(here)
+    else:
+        places, pairing = batch_on_ray.find(folder, masks, output)
+
+    def fill(manifest: Manifest, stop: threading.Event, ended: Ended) -> None:
+        if isinstance(output, Path):
+            remove_unfinished(pairing.pairs, output)
+        batch_on_ray.run(pairing, places, options, painting, jobs, manifest, stop, ended)
+
+    return _Run(pairing, batch_on_ray.opened(address, painting.threads, places), fill)
+
+
+def _paths(folder: Path | str, masks: Path | str | None, output: Path | str) -> tuple[Path, Path | None, Path]:
+    for place in (folder, masks, output):
+        if isinstance(place, str):
+            raise click.UsageError(f"{place} is a URL: give --engine ray, or a path.")
+    return cast("tuple[Path, Path | None, Path]", (folder, masks, output))
 
 
 @dataclass
@@ -157,7 +240,7 @@ class _Tally:
         pairing = self.pairing
         return len(pairing.pairs) + len(pairing.refused) - self.filled - self.done_before - len(self.failed)
 
-    def summary(self, output: Path) -> str:
+    def summary(self, output: Path | str) -> str:
         lonely = len(self.pairing.masks_without_photograph)
         counts = {
             "done before": self.done_before,
@@ -170,7 +253,7 @@ class _Tally:
         rate = f" ({self.filled / self.seconds:.2f} photographs a second)" if self.filled else ""
         lines = [f"{output}: {', '.join(told)}, in {self.seconds:.1f} s{rate}"]
         if self.noted:
-            lines.append(f"notes on {self.noted} of them are in {output / 'manifest.jsonl'}")
+            lines.append(f"notes on {self.noted} of them are in {output}/manifest.jsonl")
         if self.left:
             lines.append("give the same command again to go on")
         return "\n".join(lines)
@@ -194,7 +277,7 @@ def _name(what: str, names: list[str], bar: Bar) -> None:
         bar.say(f"{what}: {len(names) - _MOST_NAMES} more; --json lists all")
 
 
-def _check_use(folder: Path, masks: Path | None, output: Path, marks: Marks) -> None:
+def _check_marks(masks: Path | str | None, marks: Marks) -> None:
     if masks is None:
         if not marks.marks_without_mask:
             raise click.UsageError(
@@ -202,6 +285,9 @@ def _check_use(folder: Path, masks: Path | None, output: Path, marks: Marks) -> 
                 "option that marks the holes."
             )
         marks.refuse_options_of_masks("MASKS")
+
+
+def _check_use(folder: Path, masks: Path | None, output: Path) -> None:
     if not folder.is_dir():
         remedy = "; for a single photograph use inpaint fill" if folder.is_file() else ""
         raise InpaintError(f"{folder}: expected a folder of photographs, found none{remedy}")
@@ -233,6 +319,13 @@ def _options(marks: Marks, painting: Painting, *, max_memory: float | None, **fi
         max_memory=None if max_memory is None else 2**30 * max_memory,
         **filling,
     )
+
+
+def _places_and_pairing(folder: Path, masks: Path | None, output: Path, marks: Marks) -> tuple[Places, Pairing]:
+    places = _places(folder, masks, output, marks)
+    pairing = _pairing(folder, masks, output)
+    _refuse_overwriting(pairing.pairs, places, marks)
+    return places, pairing
 
 
 def _places(folder: Path, masks: Path | None, output: Path, marks: Marks) -> Places:
