@@ -246,8 +246,6 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
   call.tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
-    call.query = torch::stable::contiguous(query);
-    call.key = is_same_map(query, key) ? call.query : torch::stable::contiguous(key);  // one map: packed once
     match_cuda(call);
     return {call.index, call.score, call.tally};
   }
@@ -319,13 +317,6 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
 #endif
   cohere_cpu(call);
   return {call.index, call.score};
-}
-
-// Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
-bool is_channels_last(const Tensor& features) {
-  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
-  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
-         features.stride(0) == height * width * channels;
 }
 
 void check_weights(const char* op, const Tensor& weights, const Tensor& index, const char* features_name,
@@ -518,7 +509,7 @@ void check_score(const char* op, const char* name, const Tensor& tensor, const T
   check_device(op, name, tensor, "query", query);
 }
 
-// The arguments of a gradient of similarity, checked; the result has the shape of that of the maps, padded.
+// The arguments of a gradient of similarity, checked; the result has the shape of the map `of`, padded.
 SimilarityGradientCall similarity_gradient_call(const char* op, const Tensor& grad_score, const Tensor& query,
                                                 const Tensor& key, const Tensor& index, const Tensor& score,
                                                 int64_t patch_size, int64_t padding, Tensor SimilarityCall::* of) {
@@ -646,6 +637,12 @@ bool is_same_map(const Tensor& map, const Tensor& other) {
     if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
   }
   return true;
+}
+
+bool is_channels_last(const Tensor& features) {
+  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
+  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
+         features.stride(0) == height * width * channels;
 }
 
 void log_choice(const MatchCall& call, const KernelChoice& choice) {
