@@ -230,7 +230,25 @@ MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional
           .fast = precision == "fast",
           .method = method,
           .metric = known_metric->metric,
-          .key_weight = contiguous(key_weight)};
+          .key_weight = contiguous(key_weight),
+          .whole_height = key.size(2)};
+}
+
+// Runs a checked call, whose results are still missing.
+void run_match(MatchCall& call, bool wants_ranking) {
+  const int64_t shape[] = {call.batch, call.topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
+  call.index = torch::stable::new_empty(call.query, {shape, 4}, ScalarType::Long);
+  call.score = torch::stable::new_empty(call.query, {shape, 4}, score_dtype(call.query));
+  call.tally = torch::stable::new_empty(call.query, {tally_shape, 1}, ScalarType::Long);
+  if (wants_ranking) call.ranking = torch::stable::new_empty(call.query, {shape, 4}, score_dtype(call.query));
+#ifdef PATCHSWAP_CUDA
+  if (call.query.is_cuda()) return match_cuda(call);
+#endif
+  torch::stable::fill_(call.tally, 0);
+  torch::stable::fill_(call.index, -1);
+  torch::stable::fill_(call.score, -std::numeric_limits<double>::infinity());
+  if (call.ranking) torch::stable::fill_(*call.ranking, -std::numeric_limits<double>::infinity());
+  match_cpu(call);
 }
 
 std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
@@ -239,22 +257,21 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
                                          std::optional<Tensor> key_weight) {
   MatchCall call =
       match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight);
-  const int64_t shape[] = {call.batch, topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
-  const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  call.index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
-  call.score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
-  call.tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
-#ifdef PATCHSWAP_CUDA
-  if (query.is_cuda()) {
-    match_cuda(call);
-    return {call.index, call.score, call.tally};
-  }
-#endif
-  torch::stable::fill_(call.tally, 0);
-  torch::stable::fill_(call.index, -1);
-  torch::stable::fill_(call.score, -std::numeric_limits<double>::infinity());
-  match_cpu(call);
+  run_match(call, false);
   return {call.index, call.score, call.tally};
+}
+
+std::tuple<Tensor, Tensor, Tensor> match_part(Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                              std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
+                                              std::string precision, std::string method, std::string metric,
+                                              std::optional<Tensor> key_weight, int64_t whole_height) {
+  MatchCall call =
+      match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight);
+  require(whole_height >= key.size(2), "match_part: whole_height must be at least the rows of key, ", key.size(2),
+          "; got ", whole_height);
+  call.whole_height = whole_height;
+  run_match(call, true);
+  return {call.index, call.score, *call.ranking};
 }
 
 std::string explain(Tensor query, Tensor key, std::optional<Tensor> query_mask, std::optional<Tensor> key_mask,
@@ -663,6 +680,11 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> "
       "(Tensor index, Tensor score, Tensor tally)");
   library.def(
+      "match_part(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
+      "key_mask, int patch_size, int topk, str precision, str method, str "
+      "metric, Tensor? key_weight, int whole_height) -> (Tensor index, "
+      "Tensor score, Tensor ranking)");
+  library.def(
       "explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
       "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> str");
@@ -694,6 +716,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("match_part", TORCH_BOX(&patchswap::match_part));
   library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
@@ -709,6 +732,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
 #ifdef PATCHSWAP_CUDA
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("match_part", TORCH_BOX(&patchswap::match_part));
   library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));

@@ -34,6 +34,19 @@
 //     for which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored
 //     coarsely. Not deterministic: how many keys a bound rules out depends on which thread or block comes first.
 //
+// match_part(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, str precision,
+//            str method, str metric, Tensor? key_weight, int whole_height)
+//     -> (Tensor index, Tensor score, Tensor ranking)
+//
+//   match for a key that is some rows of a map of whole_height rows. Where the same kernel runs for all parts, and each
+//   key patch lies in one part at least, the best of their results by ranking, then lowest index, are those of match
+//   with the whole map, bit for bit: a score does not depend on the other rows.
+//
+//   - index: as match, counting the patches of this part.
+//   - ranking: shape and dtype of score, what keys are ordered by (metric.h); -inf where index is -1. Several rankings
+//     may round to one score.
+//   - whole_height: at least the rows of key.
+//
 // explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
 //         str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> str
 //
@@ -176,8 +189,8 @@ constexpr int64_t kMaxPatch = 7;
 constexpr double max_weight(int64_t copies) { return copies <= 25 ? 1e37 : 1e35; }
 
 // A checked call of match. Tensors are contiguous, but for query and key, which may have any strides; rows and columns
-// count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold nothing yet
-// and match_cuda writes every entry.
+// count patches. On the CPU index, score and ranking arrive holding -1 and -inf, and tally zeros; on CUDA they hold
+// nothing yet and match_cuda writes every entry.
 struct MatchCall {
   Tensor query, key;
   std::optional<Tensor> query_mask, key_mask;
@@ -189,7 +202,9 @@ struct MatchCall {
   std::string method;  // one of kMethods
   Metric metric;
   std::optional<Tensor> key_weight;  // in the dtype of scores
+  int64_t whole_height;              // of the map that key is a part of, or all of
   Tensor index, score, tally;
+  std::optional<Tensor> ranking;  // like score; of match_part
 
   int64_t queries() const { return batch * query_rows * query_columns; }
 };

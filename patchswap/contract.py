@@ -171,6 +171,14 @@ def check_match(
         _check_key_weight(key_weight, key, patch_size)
 
 
+def check_whole_height(key: Tensor, whole_height: int) -> None:
+    """Raise unless key can be a part of a map of this height."""
+    if whole_height < key.shape[2]:
+        raise ValueError(
+            f"patchswap.match_part: whole_height must be at least the rows of key, {key.shape[2]}; got {whole_height}"
+        )
+
+
 def check_metric(operator: str, metric: str) -> None:
     """Raise unless the metric is known."""
     if metric not in METRICS:

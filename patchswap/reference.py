@@ -43,7 +43,31 @@ def match(
 
     Returns index int64 and score, both (B, topk, H-p+1, W-p+1), and tally, two zeros.
     """
+    index, score, _ = match_part(
+        query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight, key.shape[2]
+    )
+    return index, score, torch.zeros(2, dtype=torch.int64, device=query.device)
+
+
+def match_part(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str,
+    method: str,
+    metric: str,
+    key_weight: Tensor | None,
+    whole_height: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best keys of every query patch among those of a part of the key map; see csrc/ops.h for the contract.
+
+    Returns index int64, score and ranking, all (B, topk, H-p+1, W-p+1).
+    """
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight)
+    contract.check_whole_height(key, whole_height)
     if library.is_set(library.LOG):
         print(f"patchswap.match: reference on {query.device}: {REASON}", file=sys.stderr)
     accumulate = contract.accumulation_dtype(query.dtype)
@@ -59,6 +83,7 @@ def match(
     queries = query_grid[0] * query_grid[1]
     index = torch.full((batch, topk, queries), -1, dtype=torch.int64, device=query.device)
     score = torch.full((batch, topk, queries), -torch.inf, dtype=accumulate, device=query.device)
+    rankings = score.clone()
     for sample in range(batch):
         query_positions = _positions(query_mask, sample, query_grid, query.device)
         key_positions = _positions(key_mask, sample, key_grid, query.device)
@@ -83,12 +108,13 @@ def match(
                 best = ranking.argmax(dim=1, keepdim=True)  # the first of equal maxima, which is the lowest key index
                 value = ranking.gather(1, best)[:, 0]
                 is_key = value > -torch.inf
+                rankings[sample, rank, chunk] = value
                 value = torch.where(is_key, value * scale, value)
                 index[sample, rank, chunk] = torch.where(is_key, key_positions[best[:, 0]], -1)
                 score[sample, rank, chunk] = value.clamp(max=0) if metric == "l2" else value
                 ranking.scatter_(1, best, -torch.inf)
-    tally = torch.zeros(2, dtype=torch.int64, device=query.device)
-    return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
+    shape = (batch, topk, *query_grid)
+    return index.view(shape), score.view(shape), rankings.view(shape)
 
 
 def explain(

@@ -285,8 +285,17 @@ FILL_SMOOTHLY = {
     "hole batch": ((features, hole[:1]), "hole must have shape (2, 8, 9), one value for each pixel; got (1, 8, 9)"),
     "hole size": ((features, hole[..., :8]), "hole must have shape (2, 8, 9), one value for each pixel; got (2, 8, 8)"),
 }
+PLAIN = ("exact", "auto", "ncc", None)
+MATCH_PART = {
+    "rank": ((features[0], features, None, None, 3, 1, *PLAIN, 8), "query must have shape (B, C, H, W); got (3, 8, 9)"),
+    "height": (
+        (features, features, None, None, 3, 1, *PLAIN, 7),
+        "whole_height must be at least the rows of key, 8; got 7",
+    ),
+}
 OPERATORS = {
     "match": MATCH,
+    "match_part": MATCH_PART,
     "cohere": COHERE,
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,
