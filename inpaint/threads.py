@@ -23,8 +23,18 @@ def set_threads(threads: int | None = None) -> None:
 
 def available_processors() -> int:
     """Processors that this process may keep busy, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas())]))
+    allowed = quota()
+    return max(1, affinity() if allowed is None else min(affinity(), math.ceil(allowed)))
+
+
+def affinity() -> int:
+    """Processors that this process may run on; all that there are where the system cannot tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota() -> float | None:
+    """Processors whose time the control groups of this process allow it; None where they do not limit it."""
+    return min(_quotas(), default=None)
 
 
 def _quotas() -> Iterator[float]:
