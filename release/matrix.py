@@ -146,11 +146,11 @@ def test(python: Path, selection: list[str]) -> dict[str, int]:
 def machine() -> dict[str, Any]:
     """The system that the wheels were tried on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    system = platform.freedesktop_os_release()
     return {
         "date": date.today().isoformat(),
         "commit": commit.stdout.strip(),
-        "cpu": f"{system} with glibc {platform.libc_ver()[1]}",
+        "cpu": f"{system['ID'].capitalize()} {system.get('VERSION_ID', '')}, glibc {platform.libc_ver()[1]}",
         "threads": os.cpu_count(),
     }
 
