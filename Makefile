@@ -147,9 +147,12 @@ lock: $(VENV)/.installed-tools
 		-o release/test.txt
 	$(COMPILE) release/tools.in --constraints release/test.txt -o release/tools.txt
 
-sbom: $(VENV)/.installed $(VENV)/.installed-tools
-	mkdir -p dist
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.cdx.json $(BIN)/python
+# Of what `pip install` brings today, without extras.
+sbom: $(VENV)/.installed-tools
+	mkdir -p build dist
+	$(BIN)/uv pip compile --quiet --no-annotate --no-header --generate-hashes pyproject.toml -o build/requirements.txt
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o dist/sbom.cdx.json \
+		build/requirements.txt
 
 # Where the service does not answer, there is nothing to compare with: that is said, and is no failure.
 audit: $(VENV)/.installed-tools
