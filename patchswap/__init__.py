@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from patchswap import nn, ops
+from patchswap import distributed, nn, ops
 from patchswap.build import build_info
 from patchswap.explanation import Explanation, explain
 from patchswap.folding import fold
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "build_info",
     "cohere",
+    "distributed",
     "explain",
     "fold",
     "masks_from_hole",

@@ -82,6 +82,7 @@ void match_directly(const MatchCall& call, cudaStream_t stream) {
   work.pair.key.weight = call.key_weight ? call.key_weight->const_data_ptr<Sum>() : nullptr;
   work.pair.topk = static_cast<int>(call.topk);
   work.pair.score = call.score.mutable_data_ptr<Sum>();
+  work.pair.ranking = call.ranking ? call.ranking->mutable_data_ptr<Sum>() : nullptr;
   work.pair.index = call.index.mutable_data_ptr<int64_t>();
   const auto take = [&](Workspace& space) { take_direct(space, work); };
   const Tensor memory = allocate(call.index, take);
@@ -244,6 +245,7 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   p.group_pitch = plan_group_pitch(p.query.rows(), p.query.width);
   p.index = call.index.mutable_data_ptr<int64_t>();
   p.score = call.score.mutable_data_ptr<float>();
+  p.ranking = call.ranking ? call.ranking->mutable_data_ptr<float>() : nullptr;
   p.tally = call.tally.mutable_data_ptr<int64_t>();
   work.query = static_cast<const Element*>(call.query.const_data_ptr());
   work.key = static_cast<const Element*>(call.key.const_data_ptr());

@@ -213,6 +213,7 @@ PATCHSWAP_DEVICE void finish_query_row(const Problem& p, int sample, int row, fl
       if (!is_searched_for) {
         p.index[query] = -1;
         p.score[query] = takes_part ? patch.norm : -infinity();
+        if (p.ranking != nullptr) p.ranking[query] = -infinity();
       }
       p.query_norm[query] = patch.norm;
       p.query_scaled[query] = patch.scaled;

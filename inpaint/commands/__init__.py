@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from inpaint.commands import compare, evaluate, export_onnx, fill, info, mask, stylize, train
+from inpaint.commands import batch, compare, evaluate, export_onnx, fill, info, mask, stylize, train, web
 from inpaint.commands.common import OneLineErrors
 
 
@@ -27,6 +27,8 @@ def main() -> None:
 
 for _command in (
     fill.fill,
+    batch.batch,
+    web.web,
     mask.mask,
     stylize.stylize,
     train.train,

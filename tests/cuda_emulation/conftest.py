@@ -158,7 +158,7 @@ class Problem(ctypes.Structure):
         ("list_capacity", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("plan", "slots")],
         ("group_pitch", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("index", "score", "tally")],
+        *[(name, ctypes.c_void_p) for name in ("index", "score", "ranking", "tally")],
     ]
 
 
@@ -202,6 +202,7 @@ class MatchKernels:
         blocks: int = 2,
         modelled_blocks: int = 132,
         precision: str = "exact",
+        wants_ranking: bool = False,
     ) -> dict[str, Tensor]:
         """What the kernels leave behind, by the names of struct Problem, and what run_search counts.
 
@@ -210,13 +211,16 @@ class MatchKernels:
         """
         memory = Memory(self.library, guard_begin=schedule.order == REVERSE)
         try:
-            tensors = self._run(memory, query, key, query_mask, key_mask, schedule, blocks, modelled_blocks, precision)
+            options = (schedule, blocks, modelled_blocks, precision, wants_ranking)
+            tensors = self._run(memory, query, key, query_mask, key_mask, *options)
             result = {name: tensor.clone() for name, tensor in tensors.items() if tensor is not None}
         finally:
             memory.release()
         return result
 
-    def _run(self, memory, query, key, query_mask, key_mask, schedule, blocks, modelled_blocks, precision):
+    def _run(
+        self, memory, query, key, query_mask, key_mask, schedule, blocks, modelled_blocks, precision, wants_ranking
+    ):
         one_map = query is key
         batch, channels = query.shape[:2]
         units = -(-channels // self.library.channels_in_chunk()) * self.library.channels_in_chunk() // UNIT
@@ -259,6 +263,7 @@ class MatchKernels:
             "slots": memory.empty("slots", (batch, pitch, self.library.slots_in_group(), 4), torch.int32),
             "index": memory.empty("index", (batch, rows, columns), torch.int64),
             "score": memory.empty("score", (batch, rows, columns), torch.float32),
+            "ranking": memory.empty("ranking", (batch, rows, columns), torch.float32) if wants_ranking else None,
             "tally": memory.empty("tally", (2,), torch.int64),
         }
         names = [name for name, _ in Problem._fields_ if name in tensors]
