@@ -44,6 +44,7 @@ FUNCTIONS = {  # of the module os
     "sched_getaffinity sched_setaffinity sendfile setpgid setsid statvfs sync sysconf sysconf_names uname wait3 wait4",
     "darwin": "pipe2 posix_fadvise posix_fallocate sched_getaffinity sched_setaffinity",
 }
+EXTRAS = ("inpaint.batch.ray_engine", "inpaint.onnx_export", "inpaint.web")  # of packages that look at the system, too
 SIGNALS = {"win32": ("SIGALRM", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2"), "darwin": ()}
 open_before, listdir, readlink = open, os.listdir, os.readlink
 
@@ -120,11 +121,11 @@ def never_replacing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def import_all(system: str) -> list[str]:
-    """Every module of both packages; those of extras that are not installed are left out."""
+    """Every module of both packages that needs none of EXTRAS, or whose extra is not installed."""
     imported = []
     for package in ("patchswap", "inpaint"):
         for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            if found.name.endswith(("__main__", "._C")):  # a program, and a library without an interface for Python
+            if found.name.startswith(EXTRAS) or found.name.endswith(("__main__", "._C")):
                 continue
             try:
                 importlib.import_module(found.name)
@@ -161,8 +162,10 @@ def main(system: str, folder: Path) -> None:
 
     # A training that goes on from its checkpoint, with a process that loads pictures; then export and fill.
     Path("photographs").mkdir()
+    Path("photographs-masks").mkdir()
     for number in range(2):
         coarse.resize((90, 80)).save(f"photographs/{number}.png")
+        Image.fromarray(hole).resize((90, 80)).save(f"photographs-masks/{number}.png")
     workers = int(system == "darwin")  # multiprocessing's own code for Windows needs Windows
     sizes = f"image_size = 64\nbatch = 1\nwindow = 0\ndiscriminator_width = 8\nbfloat16 = false\nworkers = {workers}\n"
     networks = {"image2feature": "widths = [8, 8, 8]\ndilations = [1]", "feature2image": "widths = [8]\nupper = [8, 8]"}
@@ -175,6 +178,8 @@ def main(system: str, folder: Path) -> None:
     for _ in range(2):
         run("train", "export", *checkpoints, "-o", "own.safetensors")
     run("fill", "größe.png", "mask.png", "-o", "own.png", "--weights", "own.safetensors")
+    for _ in range(2):
+        run("batch", "photographs", "photographs-masks", "-o", "results", "--weights", "own.safetensors", "--quiet")
     Path("masks").mkdir()
     for number in range(2):
         Image.fromarray(hole).resize((90, 80)).save(f"masks/center_{number}.png")
@@ -189,6 +194,7 @@ def main(system: str, folder: Path) -> None:
                 "modules": modules,
                 "known pixels are kept": bool(np.array_equal(filled[~hole], pixels[~hole])),
                 "hole is filled": bool((filled[hole] != pixels[hole]).any()),
+                "photographs in results": len(list(Path("results").glob("*.png"))),
                 "overwritten": bool(np.array_equal(np.asarray(Image.open("größe.png")), filled)),
                 "library": report["patchswap"]["extension_cause"],
                 "threads": report["threads"],

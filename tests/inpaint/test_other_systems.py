@@ -31,7 +31,7 @@ def test_commands_run_without_what_linux_alone_has(system: str, tmp_path: Path) 
     found: dict[str, Any] = json.loads(answer.stdout)
     assert {"inpaint.commands.train", "inpaint.training.trainer", "patchswap.ops"} <= set(found["modules"])
     assert found["known pixels are kept"] and found["hole is filled"] and found["overwritten"]
-    assert found["left behind"] == [] and found["library"] == "not wanted"
+    assert found["photographs in results"] == 2 and found["left behind"] == [] and found["library"] == "not wanted"
     assert found["threads"]["affinity"] == os.cpu_count() and found["threads"]["quota"] is None
     assert found["free_memory"] > 2**28
 
