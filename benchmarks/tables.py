@@ -291,6 +291,21 @@ def batch_rates(results: list[dict[str, Any]]) -> str:
     return table(["photograph", "engine", "at once", "photographs a minute", "first after", "memory"], body)
 
 
+def visitors(results: list[dict[str, Any]]) -> str:
+    """The service under load."""
+    body = [
+        [
+            str(row["visitors"]),
+            number(row["photographs_per_minute"]),
+            f"{row['median_s']:.2f} s",
+            f"{row['p95_s']:.2f} s",
+            f"{row['memory_mib']:,} MiB",
+        ]
+        for row in results
+    ]
+    return table(["visitors at once", "photographs a minute", "median", "p95", "memory above idle"], body)
+
+
 def batch_plan(results: list[dict[str, Any]], on_gpu: list[dict[str, Any]]) -> str:
     """What 100 million photographs take: by the rate of Ray on this CPU, and by the time of a fill alone on a GPU."""
     body = []
@@ -343,6 +358,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "photograph-cpu": (("photograph-cpu.json",), photograph_costs),
     "batch-cpu": (("batch-cpu.json",), batch_rates),
     "batch-plan": (("batch-cpu.json", "pipeline-cuda.json"), batch_plan),
+    "web-cpu": (("web-cpu.json",), visitors),
     "clients-cpu": (("clients-cpu.json",), clients),
     "training-cpu": (("training-cpu.json",), training),
     "training-cuda": (("training-cuda.json",), training),
