@@ -329,6 +329,15 @@ def _plan(hours: float, of_a_machine: int, price: float, terabytes: Iterable[flo
     return [f"{hours:,.0f}", f"{machines:,}", f"{hours * price:,.0f}", *moved]
 
 
+def wheels(results: list[dict[str, Any]]) -> str:
+    """What each wheel was tried with, and how many tests passed."""
+    body = []
+    for row in (row for row in results if "error" not in row):
+        tests = str(row["passed"]) + (f", {row['failed']} failed" if row["failed"] else "")
+        body.append([*(row[name] for name in ("python", "torch", "numpy", "pillow", "kind")), tests])
+    return table(["Python", "PyTorch", "numpy", "Pillow", "wheel", "tests"], body)
+
+
 # name: (files of results, what makes the table of what they hold under "results")
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "speed-summary": (("pipeline-cpu.json", "photograph-cpu.json", "match-cpu.json"), speed_summary),
@@ -345,6 +354,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "table1-256-cpu": (("table1-256-cpu.json",), table1),
     "quality-512-cpu": (("quality-512-cpu.json",), quality),
     "ablation-512-cpu": (("ablation-512-cpu.json",), ablation),
+    "wheels": (("wheels.json",), wheels),
 }
 
 

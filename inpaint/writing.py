@@ -138,7 +138,8 @@ def _jpeg_like(samples: np.ndarray, origin: Origin, *, has_profile: bool) -> byt
             after = decode(coded, "the picture", np.inf)[0]
             coded = coded if jpeg.is_kept(before, after, samples) else None
     if coded is None:
-        with Image.open(io.BytesIO(bare)) as image:
+        opened: Any = Image.open(io.BytesIO(bare))
+        with opened as image:
             tables, sampling, dpi = image.quantization, get_sampling(image), image.info.get("dpi")
         if samples.shape[2] == 1:
             tables = {0: tables[0]}

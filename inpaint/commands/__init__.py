@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from inpaint.commands import batch, compare, evaluate, fill, info, mask, stylize, train
+from inpaint.commands import batch, compare, evaluate, export_onnx, fill, info, mask, stylize, train, web
 from inpaint.commands.common import OneLineErrors
 
 
@@ -28,11 +28,13 @@ def main() -> None:
 for _command in (
     fill.fill,
     batch.batch,
+    web.web,
     mask.mask,
     stylize.stylize,
     train.train,
     evaluate.evaluate,
     compare.compare,
+    export_onnx.export,
     info.info,
 ):
     main.add_command(_command)

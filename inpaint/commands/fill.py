@@ -211,17 +211,8 @@ def _fill(place: Place, job: Job, inpainter: Inpainter, painting: Painting, mark
 def _save_stages(folder: Path, filled: Filled, hole: np.ndarray) -> None:
     from PIL import Image
 
-    from inpaint.match_field import draw_match_field
-    from inpaint.photo import save_picture, to_pil
+    from inpaint.photo import save_picture
+    from inpaint.stage_pictures import draw_stages
 
-    pictures = {"mask": Image.fromarray(hole)}
-    for number, kept in enumerate(filled.kept, start=1):
-        of_window = f"window{number}_" if len(filled.kept) > 1 else ""
-        pictures[f"{of_window}coarse"] = to_pil(kept.coarse)
-        for scale_number, scale in enumerate(kept.scales, start=1):
-            name = f"{of_window}scale{scale_number}_{by(scale.level.part.size)}"
-            pictures[f"{name}_after_swap"] = to_pil(scale.decoded)
-            pictures[f"{name}_result"] = to_pil(scale.result)
-            pictures[f"{name}_match_field"] = to_pil(draw_match_field(scale.match_index, scale.result))
-    for name, picture in pictures.items():
+    for name, picture in (("mask", Image.fromarray(hole)), *draw_stages(filled)):
         save_picture(folder / f"{name}.png", picture)
