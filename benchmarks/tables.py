@@ -288,7 +288,11 @@ def batch_rates(results: list[dict[str, Any]]) -> str:
         for row in results
         if "skipped" not in row
     ]
-    return table(["photograph", "engine", "at once", "photographs a minute", "first after", "memory"], body)
+    text = table(["photograph", "engine", "at once", "photographs a minute", "first after", "memory"], body)
+    others = max((row["others_percent"] for row in results if "skipped" not in row), default=0.0)
+    if others > MOST_OTHERS:
+        text += f"\nOther programs took up to {others:.0f} % of the machine meanwhile: these rates are too low.\n"
+    return text
 
 
 def visitors(results: list[dict[str, Any]]) -> str:
@@ -327,6 +331,7 @@ def batch_plan(results: list[dict[str, Any]], on_gpu: list[dict[str, Any]]) -> s
     )
 
 
+MOST_OTHERS = 5.0  # percent of the machine that other programs may take during a measurement
 PLANNED = 100_000_000  # photographs
 CORES_OF_A_MACHINE = 64
 CORE_HOUR, GPU_HOUR = 0.04, 3.0  # prices in dollars that docs/scale.md assumes
