@@ -96,7 +96,7 @@ class FillForm(BaseModel):
     def _job(self, photo: Upload, megapixels: float) -> Job:
         from inpaint.marking import Marking
 
-        mask = self.mask and _read(self.mask, "mask")
+        mask = self.mask and _read_mask(self.mask, "mask")
         if mask is None and not (self.box or self.mask_colour or self.mask_from_alpha or self.mask_from_nan):
             raise InpaintError("expected a mask, got none; send one as mask, or mark the hole by box or the like")
         if mask is None and (self.label or self.invert_mask or self.resize_mask or self.threshold is not None):
@@ -117,8 +117,8 @@ class FillForm(BaseModel):
             mask and mask.opened,
             scales=None if self.scales is None else [int(side) for side in self.scales.split(",")],
             feather=self.feather,
-            source=self.source and _read(self.source, "source").opened(),
-            exclude=self.exclude and _read(self.exclude, "exclude").opened(),
+            source=self.source and _read_mask(self.source, "source").opened(),
+            exclude=self.exclude and _read_mask(self.exclude, "exclude").opened(),
             variant=self.variant,
             page=self.page,
             max_megapixels=megapixels,
@@ -128,6 +128,16 @@ class FillForm(BaseModel):
 def _rectangle(box: Box) -> tuple[int, int, int, int]:
     x, y, width, height = map(int, box.split(","))
     return x, y, width, height
+
+
+def _read_mask(file: UploadFile, field: str) -> Upload:
+    """Outlines are refused: a short file of them can ask for any amount of time and memory."""
+    from inpaint.polygons import is_polygon_file
+
+    upload = _read(file, field)
+    if is_polygon_file(upload.opened()):
+        raise InpaintError(f"{upload.name}: expected a picture, got outlines; draw them into one with inpaint mask")
+    return upload
 
 
 def _read(file: UploadFile, field: str) -> Upload:
