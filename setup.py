@@ -13,6 +13,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.egg_info import egg_info
 
 CUDA_ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0a 10.0 12.0+PTX"
 MACROS = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]  # torch 2.10
@@ -144,7 +145,9 @@ class BuildLibrary(build_ext):
         print("patchswap: torch", torch, "\npatchswap: C++ ", *compiler, "\npatchswap: CUDA", kernels, flush=True)
 
         effort = ["-O0", "-g"] if is_set("DEBUG") else ["-O3"]
+        # Messages of torch's headers name their file: without the folder of this machine, which no other build shares.
         include = ["-Icsrc", f"-I{torch}/include"]
+        options = [f"-ffile-prefix-map={torch}/include/=", *options]
         common = [*effort, "-std=c++20", "-MMD", "-c", *MACROS, *include, *(["-DPATCHSWAP_CUDA"] if cuda else [])]
         # Contracted wherever the machine can, which is GCC's default: so the CPU searches agree bit for bit.
         own = ["-ffp-contract=fast", "-Wall", "-fPIC", "-fvisibility=hidden"]
@@ -174,11 +177,20 @@ class BuildLibrary(build_ext):
             )
 
 
+class NameVersion(egg_info):
+    """Adds PATCHSWAP_LOCAL_VERSION after a "+" to the version, which tells builds of one release apart (PEP 440)."""
+
+    def finalize_options(self) -> None:
+        if local := os.environ.get("PATCHSWAP_LOCAL_VERSION"):
+            self.tag_build = f"+{local}"
+        super().finalize_options()
+
+
 if is_set("PATCHSWAP_NO_LIBRARY"):
-    setup()  # plain torch code, for every system
+    setup(cmdclass={"egg_info": NameVersion})  # plain torch code, for every system
 else:
     setup(
         ext_modules=[Extension("patchswap._C", sources=[], py_limited_api=True)],
-        cmdclass={"build_ext": BuildLibrary},
+        cmdclass={"build_ext": BuildLibrary, "egg_info": NameVersion},
         options={"bdist_wheel": {"py_limited_api": "cp310"}},
     )

@@ -129,13 +129,13 @@ def make_case(size: str, kind: str, device: str = "cpu") -> Case:
     return Case(size, kind, features, masks.feature_hole(make_hole(size)[None]).to(device))
 
 
-def spectrum_features(side: int, directions: int, noise: float) -> Tensor:
-    """(1, CHANNELS, side, side), as described above."""
+def spectrum_features(side: int, directions: int, noise: float, channels: int = CHANNELS) -> Tensor:
+    """(1, channels, side, side), as described above."""
     generator = torch.Generator().manual_seed(side)
     corners = torch.randn(1, directions, side // 3 + 2, side // 3 + 2, generator=generator)
     smooth = torch.nn.functional.interpolate(corners, size=(side, side), mode="bilinear", align_corners=False)
     smooth = smooth / torch.arange(1, directions + 1).sqrt()[:, None, None]
-    mixed = torch.einsum("cr,brhw->bchw", torch.randn(CHANNELS, directions, generator=generator), smooth)
+    mixed = torch.einsum("cr,brhw->bchw", torch.randn(channels, directions, generator=generator), smooth)
     return (mixed / mixed.std() + noise * torch.randn(mixed.shape, generator=generator)).relu()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +30,17 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Use:
-    """source: where the computation is defined. inputs: of pictures with so many pixels a side, on the CPU."""
+    """A use and its forms.
+
+    source: where the computation is defined. inputs: of pictures with so many pixels a side, on the CPU. floor: where a
+    use is a step of training, the same step around an operation that only allocates its results and gradients.
+    """
 
     source: str
     inputs: Callable[[int], Inputs]
     plain: Callable[[Inputs], list[Tensor]]
     ours: Callable[[Inputs], list[Tensor]]
+    floor: Callable[[Inputs], list[Tensor]] | None = None
 
 
 def picture(name: str, side: int) -> Tensor:
@@ -126,6 +132,24 @@ def transfer_ours(query: Tensor, key: Tensor, levels: list[Tensor]) -> tuple[lis
     return list(textures), patchswap.similarity(query, key, match)[:, None]
 
 
+class Blank(torch.autograd.Function):
+    """A result of the given shape and gradients of the shapes of the arguments, made of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: tuple[int, ...], *arguments: Tensor) -> Tensor:
+        ctx.save_for_backward(*arguments)
+        return arguments[0].new_zeros(shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(torch.zeros_like(each) for each in ctx.saved_tensors)
+
+
+def transfer_nothing(query: Tensor, key: Tensor, levels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    score_shape = (query.shape[0], 1, *query.shape[2:])
+    return [Blank.apply(level.shape, level) for level in levels], Blank.apply(score_shape, query, key)
+
+
 # Hard contextual attention
 
 
@@ -215,6 +239,7 @@ USES = {
         reference_inputs,
         lambda inputs: reference_step(inputs, transfer_plain),
         lambda inputs: reference_step(inputs, transfer_ours),
+        lambda inputs: reference_step(inputs, transfer_nothing),
     ),
     "contextual-attention": Use("Yu et al., arXiv 1801.07892", attention_inputs, attention_plain, attention_ours),
     "gpnn-step": Use("Granot et al., arXiv 2103.15545", gpnn_inputs, gpnn_plain, gpnn_ours),

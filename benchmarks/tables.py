@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,65 @@ def training(results: list[dict[str, Any]]) -> str:
     return table(["stage", "crops an update", "images/s", "memory", *parts], body)
 
 
+def batch_rates(results: list[dict[str, Any]]) -> str:
+    """Engines of ``inpaint batch`` on two kinds of photographs: rate, start, and memory of all processes."""
+    body = [
+        [
+            row["photograph"],
+            row["engine"],
+            str(row["at_once"]),
+            number(row["photographs_per_minute"]),
+            f"{row['start_seconds']:.1f} s",
+            f"{row['memory_mib']:,.0f} MiB",
+        ]
+        for row in results
+        if "skipped" not in row
+    ]
+    return table(["photograph", "engine", "at once", "photographs a minute", "first after", "memory"], body)
+
+
+def batch_plan(results: list[dict[str, Any]], on_gpu: list[dict[str, Any]]) -> str:
+    """What 100 million photographs take: by the rate of Ray on this CPU, and by the time of a fill alone on a GPU."""
+    body = []
+    for row in results:
+        if row["engine"] != "ray" or "skipped" in row:
+            continue
+        core_hours = PLANNED / (60 * row["photographs_per_minute"] / row["cores"])
+        terabytes = (PLANNED * row[part] * 2**10 / 1e12 for part in ("input_kib", "output_kib"))
+        body.append(
+            [f"{row['photograph']}, {row['hole']}", *_plan(core_hours, CORES_OF_A_MACHINE, CORE_HOUR, terabytes)]
+        )
+    for row in on_gpu:
+        if row["size"] == "512/224" and row["group"] == "ours" and "median_ms" in row:
+            hours = PLANNED * row["median_ms"] / 1e3 / 3600
+            body.append(["512x512, 224x224: the fill alone, on a GPU", *_plan(hours, 1, GPU_HOUR, ())])
+            break
+    return table(
+        ["photograph and hole", "hours of a core or GPU", "machines for 30 days", "$", "read", "written"], body
+    )
+
+
+PLANNED = 100_000_000  # photographs
+CORES_OF_A_MACHINE = 64
+CORE_HOUR, GPU_HOUR = 0.04, 3.0  # prices in dollars that docs/scale.md assumes
+
+
+def _plan(hours: float, of_a_machine: int, price: float, terabytes: Iterable[float]) -> list[str]:
+    """Hours, machines, dollars, and terabytes read and written, if they are known."""
+    moved = [f"{each:,.1f} TB" for each in terabytes] or ["", ""]
+    machines = math.ceil(hours / of_a_machine / (30 * 24))
+    return [f"{hours:,.0f}", f"{machines:,}", f"{hours * price:,.0f}", *moved]
+
+
+def wheels(results: list[dict[str, Any]]) -> str:
+    """What each wheel was tried with, and how many tests passed."""
+    body = []
+    for row in (row for row in results if "error" not in row):
+        tests = str(row["passed"]) + (f", {row['failed']} failed" if row["failed"] else "")
+        body.append([*(row[name] for name in ("python", "torch", "numpy", "pillow", "kind")), tests])
+    return table(["Python", "PyTorch", "numpy", "Pillow", "wheel", "tests"], body)
+
+
 # name: (files of results, what makes the table of what they hold under "results")
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "speed-summary": (("pipeline-cpu.json", "photograph-cpu.json", "match-cpu.json"), speed_summary),
@@ -281,12 +341,15 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "pipeline-cpu": (("pipeline-cpu.json",), pipeline_times),
     "pipeline-cuda-stages": (("pipeline-cuda.json",), pipeline_stages),
     "photograph-cpu": (("photograph-cpu.json",), photograph_costs),
+    "batch-cpu": (("batch-cpu.json",), batch_rates),
+    "batch-plan": (("batch-cpu.json", "pipeline-cuda.json"), batch_plan),
     "clients-cpu": (("clients-cpu.json",), clients),
     "training-cpu": (("training-cpu.json",), training),
     "training-cuda": (("training-cuda.json",), training),
     "table1-256-cpu": (("table1-256-cpu.json",), table1),
     "quality-512-cpu": (("quality-512-cpu.json",), quality),
     "ablation-512-cpu": (("ablation-512-cpu.json",), ablation),
+    "wheels": (("wheels.json",), wheels),
 }
 
 

@@ -230,7 +230,25 @@ MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional
           .fast = precision == "fast",
           .method = method,
           .metric = known_metric->metric,
-          .key_weight = contiguous(key_weight)};
+          .key_weight = contiguous(key_weight),
+          .whole_height = key.size(2)};
+}
+
+// Runs a checked call, whose results are still missing.
+void run_match(MatchCall& call, bool wants_ranking) {
+  const int64_t shape[] = {call.batch, call.topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
+  call.index = torch::stable::new_empty(call.query, {shape, 4}, ScalarType::Long);
+  call.score = torch::stable::new_empty(call.query, {shape, 4}, score_dtype(call.query));
+  call.tally = torch::stable::new_empty(call.query, {tally_shape, 1}, ScalarType::Long);
+  if (wants_ranking) call.ranking = torch::stable::new_empty(call.query, {shape, 4}, score_dtype(call.query));
+#ifdef PATCHSWAP_CUDA
+  if (call.query.is_cuda()) return match_cuda(call);
+#endif
+  torch::stable::fill_(call.tally, 0);
+  torch::stable::fill_(call.index, -1);
+  torch::stable::fill_(call.score, -std::numeric_limits<double>::infinity());
+  if (call.ranking) torch::stable::fill_(*call.ranking, -std::numeric_limits<double>::infinity());
+  match_cpu(call);
 }
 
 std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional<Tensor> query_mask,
@@ -239,24 +257,21 @@ std::tuple<Tensor, Tensor, Tensor> match(Tensor query, Tensor key, std::optional
                                          std::optional<Tensor> key_weight) {
   MatchCall call =
       match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight);
-  const int64_t shape[] = {call.batch, topk, call.query_rows, call.query_columns}, tally_shape[] = {2};
-  const ScalarType score_dtype = query.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  call.index = torch::stable::new_empty(query, {shape, 4}, ScalarType::Long);
-  call.score = torch::stable::new_empty(query, {shape, 4}, score_dtype);
-  call.tally = torch::stable::new_empty(query, {tally_shape, 1}, ScalarType::Long);
-#ifdef PATCHSWAP_CUDA
-  if (query.is_cuda()) {
-    call.query = torch::stable::contiguous(query);
-    call.key = is_same_map(query, key) ? call.query : torch::stable::contiguous(key);  // one map: packed once
-    match_cuda(call);
-    return {call.index, call.score, call.tally};
-  }
-#endif
-  torch::stable::fill_(call.tally, 0);
-  torch::stable::fill_(call.index, -1);
-  torch::stable::fill_(call.score, -std::numeric_limits<double>::infinity());
-  match_cpu(call);
+  run_match(call, false);
   return {call.index, call.score, call.tally};
+}
+
+std::tuple<Tensor, Tensor, Tensor> match_part(Tensor query, Tensor key, std::optional<Tensor> query_mask,
+                                              std::optional<Tensor> key_mask, int64_t patch_size, int64_t topk,
+                                              std::string precision, std::string method, std::string metric,
+                                              std::optional<Tensor> key_weight, int64_t whole_height) {
+  MatchCall call =
+      match_call(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight);
+  require(whole_height >= key.size(2), "match_part: whole_height must be at least the rows of key, ", key.size(2),
+          "; got ", whole_height);
+  call.whole_height = whole_height;
+  run_match(call, true);
+  return {call.index, call.score, *call.ranking};
 }
 
 std::string explain(Tensor query, Tensor key, std::optional<Tensor> query_mask, std::optional<Tensor> key_mask,
@@ -319,13 +334,6 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
 #endif
   cohere_cpu(call);
   return {call.index, call.score};
-}
-
-// Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
-bool is_channels_last(const Tensor& features) {
-  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
-  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
-         features.stride(0) == height * width * channels;
 }
 
 void check_weights(const char* op, const Tensor& weights, const Tensor& index, const char* features_name,
@@ -454,19 +462,37 @@ Tensor fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, Tenso
   return work.call.result;
 }
 
-// The arguments of similarity, checked, but for the score.
+Tensor padded(const Tensor& features, int64_t padding) {
+  if (padding == 0) return features;
+  const int64_t sides[] = {padding, padding, padding, padding};
+  return torch::stable::pad(features, {sides, 4}, "constant", 0.0);
+}
+
+// The inverse of padded.
+Tensor cropped(const Tensor& features, int64_t padding) {
+  if (padding == 0) return features;
+  Tensor result = features;
+  for (int64_t dimension = 2; dimension < 4; dimension++) {
+    result = torch::stable::narrow(result, dimension, padding, result.size(dimension) - 2 * padding);
+  }
+  return torch::stable::contiguous(result);
+}
+
+// The arguments of similarity, checked, but for the score. Both maps are padded.
 SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor& key, const Tensor& index,
-                               int64_t patch_size) {
+                               int64_t patch_size, int64_t padding) {
   check_features(op, "query", query);
   check_features(op, "key", key);
   check_like(op, "query", query, "key", key);
   check_same_batch_and_channels(op, query, key);
   check_patch_size(op, patch_size);
-  const Grid grid = patch_grid(query.size(2), query.size(3), patch_size);
-  const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
+  require(padding >= 0 && padding < patch_size, op, ": padding must be from 0 to ", patch_size - 1, " at patch_size ",
+          patch_size, "; got ", padding);
+  const Grid grid = patch_grid(query.size(2) + 2 * padding, query.size(3) + 2 * padding, patch_size);
+  const Grid key_grid = patch_grid(key.size(2) + 2 * padding, key.size(3) + 2 * padding, patch_size);
   check_query_index(op, index, query, grid, patch_size);
-  return {.query = query,
-          .key = key,
+  return {.query = padded(query, padding),
+          .key = padded(key, padding),
           .index = torch::stable::contiguous(index),
           .batch = query.size(0),
           .channels = query.size(1),
@@ -478,8 +504,8 @@ SimilarityCall similarity_call(const char* op, const Tensor& query, const Tensor
           .patch_size = patch_size};
 }
 
-Tensor similarity(Tensor query, Tensor key, Tensor index, int64_t patch_size) {
-  SimilarityCall call = similarity_call("similarity", query, key, index, patch_size);
+Tensor similarity(Tensor query, Tensor key, Tensor index, int64_t patch_size, int64_t padding) {
+  SimilarityCall call = similarity_call("similarity", query, key, index, patch_size, padding);
   call.score = torch::stable::new_empty(query, shape_of(index), score_dtype(query));
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
@@ -500,45 +526,45 @@ void check_score(const char* op, const char* name, const Tensor& tensor, const T
   check_device(op, name, tensor, "query", query);
 }
 
-// The arguments of a gradient of similarity, checked; the result has the shape of query, or of key.
+// The arguments of a gradient of similarity, checked; the result has the shape of the map `of`, padded.
 SimilarityGradientCall similarity_gradient_call(const char* op, const Tensor& grad_score, const Tensor& query,
                                                 const Tensor& key, const Tensor& index, const Tensor& score,
-                                                int64_t patch_size, const Tensor& like) {
-  SimilarityGradientCall work{.call = similarity_call(op, query, key, index, patch_size)};
+                                                int64_t patch_size, int64_t padding, Tensor SimilarityCall::* of) {
+  SimilarityGradientCall work{.call = similarity_call(op, query, key, index, patch_size, padding)};
   check_score(op, "grad_score", grad_score, index, query);
   check_score(op, "score", score, index, query);
   work.call.score = torch::stable::contiguous(score);
   work.grad_score = torch::stable::contiguous(grad_score);
-  work.result = torch::stable::new_empty(like, shape_of(like));
+  work.result = torch::stable::new_empty(work.call.*of, shape_of(work.call.*of));
   return work;
 }
 
 Tensor similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
-                                 int64_t patch_size) {
-  const SimilarityGradientCall work =
-      similarity_gradient_call("similarity_query_backward", grad_score, query, key, index, score, patch_size, query);
+                                 int64_t patch_size, int64_t padding) {
+  const SimilarityGradientCall work = similarity_gradient_call(
+      "similarity_query_backward", grad_score, query, key, index, score, patch_size, padding, &SimilarityCall::query);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
     similarity_query_backward_cuda(work);
-    return work.result;
+    return cropped(work.result, padding);
   }
 #endif
   similarity_query_backward_cpu(work);
-  return work.result;
+  return cropped(work.result, padding);
 }
 
 Tensor similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score,
-                               int64_t patch_size) {
-  const SimilarityGradientCall work =
-      similarity_gradient_call("similarity_key_backward", grad_score, query, key, index, score, patch_size, key);
+                               int64_t patch_size, int64_t padding) {
+  const SimilarityGradientCall work = similarity_gradient_call("similarity_key_backward", grad_score, query, key, index,
+                                                               score, patch_size, padding, &SimilarityCall::key);
 #ifdef PATCHSWAP_CUDA
   if (query.is_cuda()) {
     similarity_key_backward_cuda(work);
-    return work.result;
+    return cropped(work.result, padding);
   }
 #endif
   similarity_key_backward_cpu(work);
-  return work.result;
+  return cropped(work.result, padding);
 }
 
 void check_float(const char* op, const char* name, const Tensor& tensor) {
@@ -630,6 +656,12 @@ bool is_same_map(const Tensor& map, const Tensor& other) {
   return true;
 }
 
+bool is_channels_last(const Tensor& features) {
+  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
+  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
+         features.stride(0) == height * width * channels;
+}
+
 void log_choice(const MatchCall& call, const KernelChoice& choice) {
   static const char* const variable = std::getenv("PATCHSWAP_LOG");
   static const bool is_wanted = variable && *variable && std::string_view(variable) != "0";
@@ -648,6 +680,11 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> "
       "(Tensor index, Tensor score, Tensor tally)");
   library.def(
+      "match_part(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
+      "key_mask, int patch_size, int topk, str precision, str method, str "
+      "metric, Tensor? key_weight, int whole_height) -> (Tensor index, "
+      "Tensor score, Tensor ranking)");
+  library.def(
       "explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? "
       "key_mask, int patch_size, int topk, str precision=\"exact\", str "
       "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> str");
@@ -664,13 +701,13 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
   library.def(
       "fold_weights_backward(Tensor grad_output, Tensor index, Tensor key, "
       "Tensor output, Tensor weights, int patch_size) -> Tensor");
-  library.def("similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor");
+  library.def("similarity(Tensor query, Tensor key, Tensor index, int patch_size, int padding=0) -> Tensor");
   library.def(
       "similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, "
-      "Tensor index, Tensor score, int patch_size) -> Tensor");
+      "Tensor index, Tensor score, int patch_size, int padding=0) -> Tensor");
   library.def(
       "similarity_key_backward(Tensor grad_score, Tensor query, Tensor key, "
-      "Tensor index, Tensor score, int patch_size) -> Tensor");
+      "Tensor index, Tensor score, int patch_size, int padding=0) -> Tensor");
   library.def(
       "convolve(Tensor features, Tensor weight, Tensor? bias, Tensor? "
       "skip, int dilation, bool doubled, bool replicate, float slope) -> Tensor");
@@ -679,6 +716,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("match_part", TORCH_BOX(&patchswap::match_part));
   library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));
@@ -694,6 +732,7 @@ STABLE_TORCH_LIBRARY_IMPL(patchswap, CPU, library) {
 #ifdef PATCHSWAP_CUDA
 STABLE_TORCH_LIBRARY_IMPL(patchswap, CUDA, library) {
   library.impl("match", TORCH_BOX(&patchswap::match));
+  library.impl("match_part", TORCH_BOX(&patchswap::match_part));
   library.impl("explain", TORCH_BOX(&patchswap::explain));
   library.impl("cohere", TORCH_BOX(&patchswap::cohere));
   library.impl("fold", TORCH_BOX(&patchswap::fold));

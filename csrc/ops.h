@@ -34,6 +34,19 @@
 //     for which the coarse scores could not decide, which were searched in full. Zeros where nothing is scored
 //     coarsely. Not deterministic: how many keys a bound rules out depends on which thread or block comes first.
 //
+// match_part(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, str precision,
+//            str method, str metric, Tensor? key_weight, int whole_height)
+//     -> (Tensor index, Tensor score, Tensor ranking)
+//
+//   match for a key that is some rows of a map of whole_height rows. Where the same kernel runs for all parts, and each
+//   key patch lies in one part at least, the best of their results by ranking, then lowest index, are those of match
+//   with the whole map, bit for bit: a score does not depend on the other rows.
+//
+//   - index: as match, counting the patches of this part.
+//   - ranking: shape and dtype of score, what keys are ordered by (metric.h); -inf where index is -1. Several rankings
+//     may round to one score.
+//   - whole_height: at least the rows of key.
+//
 // explain(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk,
 //         str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> str
 //
@@ -97,12 +110,14 @@
 //   with k_i and W as above and out from output, the result of fold. 0 where there is no patch. Cells whose W is 0, at
 //   which fold has a step, are left out. Shape and dtype of weights. Without a gradient.
 //
-// similarity(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor
+// similarity(Tensor query, Tensor key, Tensor index, int patch_size, int padding=0) -> Tensor
 //
 //   The normalised cross-correlation s = <q, k> / (|q| |k|) of every query patch q with each key patch k that index
 //   names: the score of match, with a gradient.
 //
 //   - query, key: as for match, of any strides.
+//   - padding: cells of zeros around both maps, from 0 to p - 1; H, W and the key's grid count them. Maps that were
+//     padded outside would be kept for the gradient.
 //   - index: int64 (B, H-p+1, W-p+1) or (B, k, H-p+1, W-p+1), k from 1 to 8. -1 = no key: score -inf, no gradient.
 //     Beyond the last key patch: an error on the CPU, taken as -1 by the CUDA kernel.
 //   - score: the shape of index, float32, or float64 for float64 features.
@@ -110,8 +125,8 @@
 //   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has score NaN with every other.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
-// similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, int patch_size)
-//     -> Tensor
+// similarity_query_backward(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, int patch_size,
+//     int padding=0) -> Tensor
 // similarity_key_backward(the same) -> Tensor
 //
 //   Gradients of similarity: with g = grad_score a pair of patches adds g / |q| (k / |k| - s q / |q|) to the cells of
@@ -173,8 +188,8 @@ constexpr int64_t kMaxPatch = 7;
 // Of fold, by the copies that may lie on a cell: as many of them have a finite sum in float32.
 constexpr double max_weight(int64_t copies) { return copies <= 25 ? 1e37 : 1e35; }
 
-// A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
-// and columns count patches. On the CPU index and score arrive holding -1 and -inf, and tally zeros; on CUDA they hold
+// A checked call of match. Tensors are contiguous, but for query and key, which may have any strides; rows and columns
+// count patches. On the CPU index, score and ranking arrive holding -1 and -inf, and tally zeros; on CUDA they hold
 // nothing yet and match_cuda writes every entry.
 struct MatchCall {
   Tensor query, key;
@@ -187,7 +202,9 @@ struct MatchCall {
   std::string method;  // one of kMethods
   Metric metric;
   std::optional<Tensor> key_weight;  // in the dtype of scores
+  int64_t whole_height;              // of the map that key is a part of, or all of
   Tensor index, score, tally;
+  std::optional<Tensor> ranking;  // like score; of match_part
 
   int64_t queries() const { return batch * query_rows * query_columns; }
 };
@@ -213,6 +230,9 @@ std::string metric_obstacle(const MatchCall& call);
 
 // Whether two maps of the same dimensions are one: the same numbers in the same layout.
 bool is_same_map(const Tensor& map, const Tensor& other);
+
+// Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
+bool is_channels_last(const Tensor& features);
 
 // The kernel that a call of match runs, by its name among kMethods, and why it is this one.
 struct KernelChoice {

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from inpaint import weights
     from inpaint.inpainter import Inpainter, load
     from inpaint.style_transfer import stylize
+    from patchswap.version import __version__
 
-__all__ = ["InpaintError", "Inpainter", "load", "stylize", "weights"]
+__all__ = ["InpaintError", "Inpainter", "__version__", "load", "stylize", "weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +30,10 @@ def __getattr__(name: str) -> Any:
         from inpaint import style_transfer
 
         return style_transfer.stylize
+    if name == "__version__":
+        from patchswap.version import __version__
+
+        return __version__
     if name == "weights":
         return importlib.import_module("inpaint.weights")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,9 +70,9 @@ def read_hole(
     they hold some of what is to be removed. A mask of black and white alone has none.
 
     Args:
-        mask: path, bytes, binary stream or PIL image, turned upright as a photograph is; a path ending in .json, see
-            ``inpaint.polygons``; numpy array (H, W) or (H, W, C) with 1 to 4 channels; or torch tensor on any device,
-            (H, W), (1, H, W) or (H, W, 1).
+        mask: path, bytes, binary stream or PIL image, turned upright as a photograph is; a path or a stream's name that
+            ends in .json, see ``inpaint.polygons``; numpy array (H, W) or (H, W, C) with 1 to 4 channels; or torch
+            tensor on any device, (H, W), (1, H, W) or (H, W, 1).
         size: (height, width) of the photograph as displayed; None accepts any.
         resize: stretch a mask of another size to ``size``, with soft rims.
         max_megapixels: the limit for files, bytes and streams.

@@ -322,18 +322,29 @@ def save(target: str | Path | BinaryIO, photo: Photo, *, file_format: str | None
     if not isinstance(target, str | Path):
         target.write(content)
         return
-    final = Path(target).resolve()  # a link keeps pointing to the file it points to
-    temporary = _temporary_name(final.parent)
     try:
-        try:
-            with open(temporary, "xb") as stream:
-                stream.write(content)
-            _keep_owner_and_mode(final, temporary)
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(target, content)
     except OSError as error:
         raise InpaintError(f"cannot write {target}: {reason(error)}; nothing was written") from error
+
+
+def write_file(path: str | Path, content: bytes, *, temporary: str = "") -> None:
+    """Write a file, which appears whole or not at all. A file that it replaces gives it its mode and owner.
+
+    temporary: part of the name that the file has until it is complete, ``.inpaint-...tmp`` in the same folder.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full; nothing is left of it then.
+    """
+    final = Path(path).resolve()  # a link keeps pointing to the file it points to
+    unfinished = _temporary_name(final.parent, temporary)
+    try:
+        with open(unfinished, "xb") as stream:
+            stream.write(content)
+        _keep_owner_and_mode(final, unfinished)
+        os.replace(unfinished, final)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def save_picture(path: str | Path, picture: Image.Image) -> None:
@@ -366,13 +377,13 @@ def _format_of(target: str | Path | BinaryIO, file_format: str | None) -> str:
     return FORMAT_OF_EXTENSION[extension.lower()]
 
 
-def _temporary_name(folder: Path) -> Path:
-    return folder / f".inpaint-{secrets.token_hex(8)}.tmp"
+def _temporary_name(folder: Path, part: str = "") -> Path:
+    return folder / f".inpaint-{part}{secrets.token_hex(8)}.tmp"
 
 
 def _keep_owner_and_mode(existing: Path, new: Path) -> None:
     if existing.exists():
         state = existing.stat()
-        with suppress(OSError):  # only some may give files away
+        with suppress(AttributeError, OSError):  # Windows has no such owners; only some may give files away
             os.chown(new, state.st_uid, state.st_gid)
         os.chmod(new, stat.S_IMODE(state.st_mode))

@@ -15,22 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from inpaint.codec import reason
+from inpaint.codec import name_of, reason
 from inpaint.errors import InpaintError
 
 FORMS = 'COCO ("annotations" with "segmentation") or labelme ("shapes" with "points")'
 
 
 def is_polygon_file(mask: Any) -> bool:
-    """Whether it is a path that ends in .json."""
-    return isinstance(mask, str | os.PathLike) and PurePath(mask).suffix.lower() == ".json"
+    """Whether it is a path, or a stream with a name, that ends in .json."""
+    name = mask if isinstance(mask, str | os.PathLike) else getattr(mask, "name", None)
+    return isinstance(name, str | os.PathLike) and PurePath(name).suffix.lower() == ".json"
 
 
-def read_polygons(path: Any, *, size: tuple[int, int], photograph: str = "", resize: bool = False) -> np.ndarray:
+def read_polygons(file: Any, *, size: tuple[int, int], photograph: str = "", resize: bool = False) -> np.ndarray:
     """The union of all outlines of a file: (H, W) bool.
 
     Args:
-        path: the file.
+        file: its path, or a binary stream.
         size: (height, width) of the photograph as displayed.
         photograph: its file's name, which chooses the annotations where a COCO file has several pictures.
         resize: stretch outlines that were drawn on a picture of another size.
@@ -38,7 +39,8 @@ def read_polygons(path: Any, *, size: tuple[int, int], photograph: str = "", res
     Raises:
         InpaintError: not such a file, no outline, or outlines of a picture of another size.
     """
-    document = _read(path)
+    path = name_of(file, "the outlines")
+    document = _read(file, path)
     try:
         drawn_on, found = _of_labelme(document) if "shapes" in document else _of_coco(document, path, photograph)
         outlines = list(found)
@@ -80,9 +82,9 @@ def inside(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.cumsum(crossings[:, :-1], axis=1) % 2 == 1
 
 
-def _read(path: Any) -> dict[str, Any]:
+def _read(file: Any, path: str) -> dict[str, Any]:
     try:
-        document = json.loads(Path(path).read_bytes())
+        document = json.loads(file.read() if hasattr(file, "read") else Path(file).read_bytes())
     except OSError as error:
         raise InpaintError(f"cannot read {path}: {reason(error)}; check the name and the permissions") from error
     except (ValueError, RecursionError) as error:
@@ -111,7 +113,7 @@ def _labelme_outline(shape: dict[str, Any]) -> np.ndarray:
     raise ValueError(f"shapes of type {kind} have no inside")
 
 
-def _of_coco(document: dict[str, Any], path: Any, photograph: str) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
+def _of_coco(document: dict[str, Any], path: str, photograph: str) -> tuple[tuple[int, int], Iterator[np.ndarray]]:
     images = document["images"]
     if len(images) > 1:
         images = [image for image in images if PurePath(image["file_name"]).name == PurePath(photograph).name]
@@ -173,5 +175,5 @@ def _size(height: Any, width: Any) -> tuple[int, int]:
     return height, width
 
 
-def _unfit(path: Any, problem: str) -> InpaintError:
+def _unfit(path: str, problem: str) -> InpaintError:
     return InpaintError(f"cannot read {path}: expected {FORMS}, got {problem}; export it again in one of these forms")

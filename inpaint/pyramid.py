@@ -35,7 +35,10 @@ def enlarge(picture: Tensor, size: tuple[int, int] | None = None, *, factor: int
 
 
 def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, with antialiasing where it shrinks: weights are never negative, so values stay in their range."""
+    """Bilinear, with antialiasing where it shrinks: weights are never negative, so values stay in their range.
+
+    Where it enlarges, ``antialias`` has torch add in an order that does not depend on the number of threads.
+    """
     if picture.shape[-2:] == size:
         return picture
     return F.interpolate(picture, size=size, mode="bilinear", antialias=True, align_corners=False)
@@ -45,4 +48,4 @@ def low_frequencies(picture: Tensor, factor: int) -> Tensor:
     """What is left of (B, C, H, W) after shrinking by ``factor`` and enlarging again."""
     height, width = picture.shape[-2:]
     small = resize(picture, (max(1, round(height / factor)), max(1, round(width / factor))))
-    return F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)
+    return resize(small, (height, width))

@@ -23,14 +23,24 @@ def set_threads(threads: int | None = None) -> None:
 
 def available_processors() -> int:
     """Processors that this process may keep busy, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas())]))
+    allowed = quota()
+    return max(1, affinity() if allowed is None else min(affinity(), math.ceil(allowed)))
+
+
+def affinity() -> int:
+    """Processors that this process may run on; all that there are where the system cannot tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota() -> float | None:
+    """Processors whose time the control groups of this process allow it; None where they do not limit it."""
+    return min(_quotas(), default=None)
 
 
 def _quotas() -> Iterator[float]:
     """The quotas, in processors, of the control groups of this process and of those around them."""
     try:
-        lines = OWN_CGROUPS.read_text().splitlines()
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
@@ -53,7 +63,7 @@ def _quota(folder: Path) -> float | None:
     """The quota of one control group of version 2 or 1; None where it has none."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
-            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
             if int(quota) > 0 and int(period) > 0:
                 return int(quota) / int(period)
         except (OSError, ValueError):  # no such group, or "max"

@@ -111,6 +111,18 @@ def _architecture(role: registry.Role) -> str:
     return f"{role}.architecture"
 
 
+def facts(name_or_path: str = "default", vgg: Path | None = None) -> dict[str, str]:
+    """What tells a copy of such networks where they come from: names and SHA-256 of both files, and the model card."""
+    path, vgg_file = resolve(name_or_path), vgg or FOLDER / VGG_FILE
+    return {
+        "weights": path.name,
+        "weights_sha256": sha256(path),
+        "vgg": vgg_file.name,
+        "vgg_sha256": sha256(vgg_file),
+        "card": read_tensors(path)[1].get("card", ""),
+    }
+
+
 def check(path: Path) -> None:
     """Compares a file of the package with its listed SHA-256; any other file passes.
 
@@ -132,7 +144,10 @@ def checksums() -> dict[str, str]:
     listing = FOLDER / "SHA256SUMS"
     if not listing.is_file():
         raise InpaintError(f"{listing}: expected the list of weights, found no file; install the package again")
-    return {name: digest for digest, name in (line.split() for line in listing.read_text().splitlines() if line)}
+    return {
+        name: digest
+        for digest, name in (line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line)
+    }
 
 
 def sha256(path: Path) -> str:

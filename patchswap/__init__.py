@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from patchswap import nn, ops
+from patchswap import distributed, nn, ops
 from patchswap.build import build_info
 from patchswap.explanation import Explanation, explain
 from patchswap.folding import fold
@@ -12,13 +12,16 @@ from patchswap.holes import masks_from_hole
 from patchswap.matching import Grid, Match, cohere, match
 from patchswap.similarity import similarity
 from patchswap.swap import swap
+from patchswap.version import __version__
 
 __all__ = [
     "Explanation",
     "Grid",
     "Match",
+    "__version__",
     "build_info",
     "cohere",
+    "distributed",
     "explain",
     "fold",
     "masks_from_hole",

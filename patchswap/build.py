@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import torch
 
 from patchswap import ops
+from patchswap.version import __version__
 
 
 def build_info() -> dict[str, object]:
@@ -14,7 +13,7 @@ def build_info() -> dict[str, object]:
 
     Returns a dict with the keys
 
-    * version: of the installed distribution, or "unknown" when run from a bare source tree
+    * version: of this package
     * torch: version of the torch in use
     * extension: True when the compiled extension is loaded; False means that plain torch code serves every device
     * extension_cause: why it is not loaded: "hidden" (a source folder comes before the installed package), "not built",
@@ -27,14 +26,10 @@ def build_info() -> dict[str, object]:
     * cuda_architectures: compute capabilities they were built for, such as ["8.0", "9.0a", "12.0+PTX"]; only with 9.0a
       the library holds the kernel for Hopper
     """
-    try:
-        version = metadata.version("patchswap")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
     extension, error = ops.extension, ops.extension_error
     architectures = [] if extension is None else [name for name in extension.cuda_architectures.split(",") if name]
     return {
-        "version": version,
+        "version": __version__,
         "torch": torch.__version__,
         "extension": extension is not None,
         "extension_cause": None if error is None else error.cause,

@@ -171,6 +171,14 @@ def check_match(
         _check_key_weight(key_weight, key, patch_size)
 
 
+def check_whole_height(key: Tensor, whole_height: int) -> None:
+    """Raise unless key can be a part of a map of this height."""
+    if whole_height < key.shape[2]:
+        raise ValueError(
+            f"patchswap.match_part: whole_height must be at least the rows of key, {key.shape[2]}; got {whole_height}"
+        )
+
+
 def check_metric(operator: str, metric: str) -> None:
     """Raise unless the metric is known."""
     if metric not in METRICS:
@@ -291,21 +299,29 @@ def check_fold_weights_backward(
     _check_weights(operator, weights, index, "grad_output", grad_output)
 
 
-def check_similarity(operator: str, query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> None:
+def check_similarity(operator: str, query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int) -> None:
     """Raise ValueError or TypeError where the arguments of `similarity` break its contract."""
     check_features(operator, "query", query)
     check_features(operator, "key", key)
     check_like(operator, "query", query, "key", key)
     check_same_batch_and_channels(operator, query, key, ("query", "key"))
     check_patch_size(operator, patch_size)
-    _check_query_index(operator, index, query, patch_size)
+    check_padding(operator, padding, "zeros", patch_size, {})
+    _check_query_index(operator, index, query, patch_size, padding)
 
 
 def check_similarity_backward(
-    operator: str, grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    operator: str,
+    grad_score: Tensor,
+    query: Tensor,
+    key: Tensor,
+    index: Tensor,
+    score: Tensor,
+    patch_size: int,
+    padding: int,
 ) -> None:
     """Raise ValueError or TypeError where the arguments of a gradient of `similarity` break its contract."""
-    check_similarity(operator, query, key, index, patch_size)
+    check_similarity(operator, query, key, index, patch_size, padding)
     dtype = str(accumulation_dtype(query.dtype)).removeprefix("torch.")
     for name, tensor in (("grad_score", grad_score), ("score", score)):
         if _dtype(tensor) != dtype:
@@ -384,10 +400,10 @@ def _check_index(operator: str, index: Tensor, like: Tensor, height: int, width:
     check_device(operator, "index", index, "key" if operator == "fold" else "grad_output", like)
 
 
-def _check_query_index(operator: str, index: Tensor, query: Tensor, patch_size: int) -> None:
+def _check_query_index(operator: str, index: Tensor, query: Tensor, patch_size: int, padding: int = 0) -> None:
     if index.dtype != torch.int64:
         raise TypeError(f"patchswap.{operator}: index must be int64; got {_dtype(index)}")
-    grid = patch_grid(query.shape[2], query.shape[3], patch_size)
+    grid = patch_grid(query.shape[2] + 2 * padding, query.shape[3] + 2 * padding, patch_size)
     if not _is_on_grid(index, query.shape[0], grid):
         raise ValueError(
             f"patchswap.{operator}: index must have the shape of query's patch grid ({query.shape[0]}, {grid[0]}, "

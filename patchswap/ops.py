@@ -2,17 +2,19 @@
 
 The compiled library (library.py) defines the operators and their CPU and CUDA kernels. Without it they are defined
 here, with the same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
+Apple's GPUs ("mps") have no float64, which it uses; tensors there are copied to the CPU, and the results back.
 
 * Gradients: `fold` is linear in key and base and has gradients of every order in these. Its gradient with respect to
-  weights is an operator, `fold_weights_backward`, which has none itself and says so where one is asked of it. `match`
-  and `cohere` have none: an index is a choice and a score is reported for inspection, so all outputs are marked
-  non-differentiable. `similarity` gives this score a gradient with respect to query and key, of the first order.
+  weights is an operator, `fold_weights_backward`, which has none itself and says so where one is asked of it. `match`,
+  `match_part` and `cohere` have none: an index is a choice and a score is reported for inspection, so all outputs are
+  marked non-differentiable. `similarity` gives this score a gradient with respect to query and key, of the first order.
   `convolve` is for inference, and says so where a gradient is asked of it. So does the operator `fill_smoothly`; the
   function of that name takes the reference there.
 * Autocast: `match`, `cohere` and `similarity` run in float32, so that what they choose does not depend on autocast's
   dtype; `fold` keeps key's dtype. The function `patchswap.fold` brings weights of half precision to float32 there.
 * vmap: the mapped dimension joins the batch, in one call. `convolve` with a weight or bias of its own for each is
-  called for one after the other. torch.func.grad and jacrev fail: torch.library gives operators no gradient there.
+  called for one after the other. `match_part` has none. torch.func.grad and jacrev fail: torch.library gives operators
+  no gradient there.
 * torch.export and torch.compile(dynamic=True) leave B, H and W open, above the patch size.
 * Threads: calls from several threads share nothing. After a call, a child made by fork must not call, unless the parent
   calls with torch.set_num_threads(1): OpenMP's threads do not survive a fork. This holds for torch's own operators too.
@@ -28,6 +30,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from patchswap import contract, library, reference
 
@@ -35,6 +38,9 @@ SCHEMAS = {
     "match": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
     'str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> '
     "(Tensor index, Tensor score, Tensor tally)",
+    "match_part": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
+    "str precision, str method, str metric, Tensor? key_weight, int whole_height) -> "
+    "(Tensor index, Tensor score, Tensor ranking)",
     "explain": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
     'str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> str',
     "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
@@ -45,11 +51,11 @@ SCHEMAS = {
     "Tensor? weights=None) -> Tensor",
     "fold_weights_backward": "(Tensor grad_output, Tensor index, Tensor key, Tensor output, Tensor weights, "
     "int patch_size) -> Tensor",
-    "similarity": "(Tensor query, Tensor key, Tensor index, int patch_size) -> Tensor",
+    "similarity": "(Tensor query, Tensor key, Tensor index, int patch_size, int padding=0) -> Tensor",
     "similarity_query_backward": "(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, "
-    "int patch_size) -> Tensor",
+    "int patch_size, int padding=0) -> Tensor",
     "similarity_key_backward": "(Tensor grad_score, Tensor query, Tensor key, Tensor index, Tensor score, "
-    "int patch_size) -> Tensor",
+    "int patch_size, int padding=0) -> Tensor",
     "convolve": "(Tensor features, Tensor weight, Tensor? bias, Tensor? skip, int dilation, bool doubled, "
     "bool replicate, float slope) -> Tensor",
     "fill_smoothly": "(Tensor image, Tensor hole) -> Tensor",
@@ -65,11 +71,25 @@ try:
 except library.LibraryError as error:
     extension_error = error
 
+
+def _on_the_cpu(name: str) -> Callable[..., Any]:
+    """The operator of that name for tensors of another device."""
+
+    def run(*arguments: Any) -> Any:
+        device = next(each.device for each in arguments if isinstance(each, Tensor))
+        operator = getattr(torch.ops.patchswap, name)
+        results = operator(*[each.cpu() if isinstance(each, Tensor) else each for each in arguments])
+        return pytree.tree_map_only(Tensor, lambda result: result.to(device), results)
+
+    return run
+
+
 _library = torch.library.Library("patchswap", "FRAGMENT")
 for _name, _schema in SCHEMAS.items():
     if extension is None:
         _library.define(_name + _schema)
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    _library.impl(_name, _on_the_cpu(_name), "MPS")
 
 
 def match(
@@ -92,6 +112,29 @@ def match(
     """
     return torch.ops.patchswap.match(
         query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight
+    )
+
+
+def match_part(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str,
+    method: str,
+    metric: str,
+    key_weight: Tensor | None,
+    whole_height: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.ops.patchswap.match_part: match for a key that is some rows of a map of whole_height rows.
+
+    index int64, score and ranking, all (B, topk, H-p+1, W-p+1). ranking is what keys are ordered by: the best results
+    of all parts by ranking, then lowest index, are those of match with the whole map.
+    """
+    return torch.ops.patchswap.match_part(
+        query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight, whole_height
     )
 
 
@@ -159,23 +202,23 @@ def fold_weights_backward(
     return torch.ops.patchswap.fold_weights_backward(grad_output, index, key, output, weights, patch_size)
 
 
-def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int = 0) -> Tensor:
     """torch.ops.patchswap.similarity: the score of every pair in the shape of index; see patchswap.similarity."""
-    return torch.ops.patchswap.similarity(query, key, index, patch_size)
+    return torch.ops.patchswap.similarity(query, key, index, patch_size, padding)
 
 
 def similarity_query_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """torch.ops.patchswap.similarity_query_backward: shape and dtype of query."""
-    return torch.ops.patchswap.similarity_query_backward(grad_score, query, key, index, score, patch_size)
+    return torch.ops.patchswap.similarity_query_backward(grad_score, query, key, index, score, patch_size, padding)
 
 
 def similarity_key_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """torch.ops.patchswap.similarity_key_backward: shape and dtype of key."""
-    return torch.ops.patchswap.similarity_key_backward(grad_score, query, key, index, score, patch_size)
+    return torch.ops.patchswap.similarity_key_backward(grad_score, query, key, index, score, patch_size, padding)
 
 
 def convolve(
@@ -246,6 +289,27 @@ def _match_fake(
     )
 
 
+@torch.library.register_fake("patchswap::match_part")
+def _match_part_fake(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str,
+    method: str,
+    metric: str,
+    key_weight: Tensor | None,
+    whole_height: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    contract.check_whole_height(key, whole_height)
+    index, score, _ = _match_fake(
+        query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight
+    )
+    return index, score, torch.empty_like(score)
+
+
 @torch.library.register_fake("patchswap::cohere")
 def _cohere_fake(
     index: Tensor,
@@ -301,26 +365,26 @@ def _fold_weights_backward_fake(
 
 
 @torch.library.register_fake("patchswap::similarity")
-def _similarity_fake(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
-    contract.check_similarity("similarity", query, key, index, patch_size)
+def _similarity_fake(query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int = 0) -> Tensor:
+    contract.check_similarity("similarity", query, key, index, patch_size, padding)
     return query.new_empty(index.shape, dtype=contract.accumulation_dtype(query.dtype))
 
 
 @torch.library.register_fake("patchswap::similarity_query_backward")
 def _similarity_query_backward_fake(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     operator = "similarity_query_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
     return query.new_empty(query.shape)
 
 
 @torch.library.register_fake("patchswap::similarity_key_backward")
 def _similarity_key_backward_fake(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     operator = "similarity_key_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
     return key.new_empty(key.shape)
 
 
@@ -351,7 +415,7 @@ def _choice_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _choice_gradient(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-    return (None,) * 10  # as many as match takes; cohere takes fewer
+    return (None,) * 11  # as many as match_part takes; the others take fewer
 
 
 def _fold_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -398,16 +462,16 @@ def _fold_backward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
 
 
 def _similarity_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, index, patch_size = inputs
+    query, key, index, patch_size, padding = inputs
     ctx.save_for_backward(query, key, index, output)
-    ctx.patch_size = patch_size
+    ctx.patch = patch_size, padding
 
 
 def _similarity_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    given = (grad, *ctx.saved_tensors, ctx.patch_size)
+    given = (grad, *ctx.saved_tensors, *ctx.patch)
     grad_query = similarity_query_backward(*given) if ctx.needs_input_grad[0] else None
     grad_key = similarity_key_backward(*given) if ctx.needs_input_grad[1] else None
-    return grad_query, grad_key, None, None
+    return grad_query, grad_key, None, None, None
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -440,7 +504,7 @@ def _fill_smoothly_gradient(ctx: Any, grad: Tensor) -> None:
 
 torch.library.register_autograd("patchswap::convolve", _convolve_gradient, setup_context=_keep_nothing)
 torch.library.register_autograd("patchswap::fill_smoothly", _fill_smoothly_gradient, setup_context=_keep_nothing)
-for _name in ("match", "cohere"):
+for _name in ("match", "match_part", "cohere"):
     torch.library.register_autograd(f"patchswap::{_name}", _choice_gradient, setup_context=_choice_setup)
 torch.library.register_autograd("patchswap::fold", _fold_gradient, setup_context=_fold_setup)
 torch.library.register_autograd("patchswap::fold_backward", _fold_backward_gradient, setup_context=_fold_backward_setup)
@@ -452,6 +516,7 @@ for _name in ("similarity_query_backward", "similarity_key_backward"):
     torch.library.register_autograd(f"patchswap::{_name}", _similarity_backward_gradient, setup_context=_keep_nothing)
 for _device in AUTOCAST_DEVICES:
     torch.library.register_autocast("patchswap::match", _device, torch.float32)
+    torch.library.register_autocast("patchswap::match_part", _device, torch.float32)
     torch.library.register_autocast("patchswap::cohere", _device, torch.float32)
     torch.library.register_autocast("patchswap::similarity", _device, torch.float32)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchswap import contract, library
+from patchswap.padding import padded
 
 SCORES_PER_CHUNK = 1 << 22
 SMOOTHINGS = 2  # of each level of fill_smoothly
@@ -42,7 +43,31 @@ def match(
 
     Returns index int64 and score, both (B, topk, H-p+1, W-p+1), and tally, two zeros.
     """
+    index, score, _ = match_part(
+        query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight, key.shape[2]
+    )
+    return index, score, torch.zeros(2, dtype=torch.int64, device=query.device)
+
+
+def match_part(
+    query: Tensor,
+    key: Tensor,
+    query_mask: Tensor | None,
+    key_mask: Tensor | None,
+    patch_size: int,
+    topk: int,
+    precision: str,
+    method: str,
+    metric: str,
+    key_weight: Tensor | None,
+    whole_height: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best keys of every query patch among those of a part of the key map; see csrc/ops.h for the contract.
+
+    Returns index int64, score and ranking, all (B, topk, H-p+1, W-p+1).
+    """
     contract.check_match(query, key, query_mask, key_mask, patch_size, topk, precision, method, metric, key_weight)
+    contract.check_whole_height(key, whole_height)
     if library.is_set(library.LOG):
         print(f"patchswap.match: reference on {query.device}: {REASON}", file=sys.stderr)
     accumulate = contract.accumulation_dtype(query.dtype)
@@ -58,6 +83,7 @@ def match(
     queries = query_grid[0] * query_grid[1]
     index = torch.full((batch, topk, queries), -1, dtype=torch.int64, device=query.device)
     score = torch.full((batch, topk, queries), -torch.inf, dtype=accumulate, device=query.device)
+    rankings = score.clone()
     for sample in range(batch):
         query_positions = _positions(query_mask, sample, query_grid, query.device)
         key_positions = _positions(key_mask, sample, key_grid, query.device)
@@ -82,12 +108,13 @@ def match(
                 best = ranking.argmax(dim=1, keepdim=True)  # the first of equal maxima, which is the lowest key index
                 value = ranking.gather(1, best)[:, 0]
                 is_key = value > -torch.inf
+                rankings[sample, rank, chunk] = value
                 value = torch.where(is_key, value * scale, value)
                 index[sample, rank, chunk] = torch.where(is_key, key_positions[best[:, 0]], -1)
                 score[sample, rank, chunk] = value.clamp(max=0) if metric == "l2" else value
                 ranking.scatter_(1, best, -torch.inf)
-    tally = torch.zeros(2, dtype=torch.int64, device=query.device)
-    return index.view(batch, topk, *query_grid), score.view(batch, topk, *query_grid), tally
+    shape = (batch, topk, *query_grid)
+    return index.view(shape), score.view(shape), rankings.view(shape)
 
 
 def explain(
@@ -260,12 +287,13 @@ def fold_weights_backward(
     return torch.stack(gradients, 1).view(weights.shape)
 
 
-def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Tensor:
+def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int, padding: int = 0) -> Tensor:
     """Normalised cross-correlation of every query patch with its keys; see csrc/ops.h for the contract.
 
     Returns the shape of index, in the dtype of sums.
     """
-    contract.check_similarity("similarity", query, key, index, patch_size)
+    contract.check_similarity("similarity", query, key, index, patch_size, padding)
+    query, key = padded(query, padding, "zeros"), padded(key, padding, "zeros")
     pairs = _pairs("similarity", query, key, index, patch_size)
     products = (pairs.query[:, None] * pairs.key).sum(2)
     score = products * _inverse_root(pairs.key.square().sum(2)) * _inverse_root(pairs.query.square().sum(1))[:, None]
@@ -273,26 +301,28 @@ def similarity(query: Tensor, key: Tensor, index: Tensor, patch_size: int) -> Te
 
 
 def similarity_query_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """Gradient of `similarity` with respect to query, like query; see csrc/ops.h for the contract."""
     operator = "similarity_query_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
+    query, key = padded(query, padding, "zeros"), padded(key, padding, "zeros")
     pairs = _pairs(operator, query, key, index, patch_size)
     grad, score = _of_pairs(grad_score), _of_pairs(score)
     inverse = _inverse_root(pairs.query.square().sum(1))[:, None, None]
     direction = pairs.key * _inverse_root(pairs.key.square().sum(2))[:, :, None]
     own = pairs.query[:, None] * inverse
     terms = torch.where(pairs.matched[:, :, None], grad * inverse * (direction - score * own), 0)
-    return _added_up(terms.sum(1), query, patch_size)
+    return padded(_added_up(terms.sum(1), query, patch_size), -padding, "zeros")
 
 
 def similarity_key_backward(
-    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int
+    grad_score: Tensor, query: Tensor, key: Tensor, index: Tensor, score: Tensor, patch_size: int, padding: int = 0
 ) -> Tensor:
     """Gradient of `similarity` with respect to key, like key; see csrc/ops.h for the contract."""
     operator = "similarity_key_backward"
-    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size)
+    contract.check_similarity_backward(operator, grad_score, query, key, index, score, patch_size, padding)
+    query, key = padded(query, padding, "zeros"), padded(key, padding, "zeros")
     pairs = _pairs(operator, query, key, index, patch_size)
     grad, score = _of_pairs(grad_score), _of_pairs(score)
     inverse = _inverse_root(pairs.key.square().sum(2))[:, :, None]
@@ -304,7 +334,7 @@ def similarity_key_backward(
     patches = terms.new_zeros(batch, numbers, rows * columns)
     for rank in range(ranks if patches.numel() else 0):
         patches.scatter_add_(2, pairs.chosen[:, rank, None].expand(-1, numbers, -1), terms[:, rank])
-    return _added_up(patches, key, patch_size)
+    return padded(_added_up(patches, key, patch_size), -padding, "zeros")
 
 
 def convolve(

@@ -45,9 +45,10 @@ def similarity(
             the CPU; the CUDA kernel, which never waits for the device, takes it as -1. Features are not checked: a
             patch with NaN or Inf has score NaN.
     """
-    settings = settings_of("similarity", index, patch_size, padding, padding_mode)
+    patch_size, padding, padding_mode = settings_of("similarity", index, patch_size, padding, padding_mode)
     check_size("similarity", index, key)
     positions = index_of(index)
-    query, key, _, _ = prepare("similarity", query, key, None, None, *settings)
-    contract.check_similarity("similarity", query, key, positions, settings[0])
-    return ops.similarity(query, key, positions, settings[0])
+    outside = 0 if padding_mode == "zeros" else padding  # zeros are the operator's, which keeps the maps without them
+    query, key, _, _ = prepare("similarity", query, key, None, None, patch_size, outside, padding_mode)
+    contract.check_similarity("similarity", query, key, positions, patch_size, padding - outside)
+    return ops.similarity(query, key, positions, patch_size, padding - outside)

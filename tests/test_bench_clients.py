@@ -41,7 +41,17 @@ def test_a_run_writes_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (row,) = content["results"]
     assert row["use"] == "nearest-neighbour-loss" and row["same_percent"] > 99
     assert row["times_ours"] == pytest.approx(row["plain_ms"] / row["ours_ms"], rel=0.05)
-    assert row["ours_memory_mib"] >= 0 and row["plain_memory_mib"] > 0
+    for memory in (row, row["held"]):
+        assert memory["ours_memory_mib"] >= 0 and memory["plain_memory_mib"] > 0
+        assert memory["floor_memory_mib"] == pytest.approx(256 * 32 * 32 * 4 / 2**20, abs=0.1)  # the gradient
+
+
+def test_the_floor_is_the_same_step() -> None:
+    """Results and gradients have the shapes of both forms."""
+    use = USES["reference-super-resolution"]
+    inputs = {key: each.clone() for key, each in use.inputs(64).items()}
+    assert use.floor is not None
+    assert [each.shape for each in use.floor(inputs)] == [each.shape for each in use.ours(inputs)]
 
 
 def test_unknown_uses_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

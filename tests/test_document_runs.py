@@ -48,11 +48,11 @@ def mask(name: str) -> None:
 
 def write_the_readers_files() -> None:
     """What the pages name as the reader's own, into the working directory."""
-    for name in ("photo.jpg", "painting.jpg", "PHOTOGRAPHS/0001_dog.png", "PHOTOGRAPHS/0002_cat.png"):
+    for name in ("photo.jpg", "painting.jpg", "photos/1.jpg", "PHOTOGRAPHS/0001_dog.png", "PHOTOGRAPHS/0002_cat.png"):
         photograph(name)
     for number in range(8):
         photograph(f"photographs/{number}.jpg", 300, 300)
-    for name in ("mask.png", *(f"MASKS/{kind}_000{n}.png" for kind in KINDS for n in (1, 2))):
+    for name in ("mask.png", "masks/1.png", *(f"MASKS/{kind}_000{n}.png" for kind in KINDS for n in (1, 2))):
         mask(name)
     painted = np.zeros((64, 96, 3), dtype=np.uint8)
     painted[20:40, 30:60] = (255, 0, 255)

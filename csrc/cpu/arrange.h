@@ -49,16 +49,17 @@ Map<Element> with_long_rows(Map<Element> map) {
 
 // What the walk costs, in multiply-adds per channel: query cells are multiplied a few at a time, keys in whole
 // registers.
-template <class Element>
-double walk_cost(const Map<Element>& query, const Map<Element>& key) {
+inline double walk_cost(int64_t query_height, int64_t query_width, int64_t key_height, int64_t key_width) {
   constexpr int64_t kRegister = 16, kStart = 6;
-  return static_cast<double>(query.height) * (query.width + kStart) * key.height * round_up(key.width, kRegister);
+  return static_cast<double>(query_height) * (query_width + kStart) * key_height * round_up(key_width, kRegister);
 }
 
 // The two maps of a match in the layout that is cheaper to walk. Rows and columns of patches of several cells are
-// exchanged in both maps or in none, as their cells must correspond.
+// exchanged in both maps or in none, as their cells must correspond. Exchanged, the cells of a patch are summed in
+// another order. So the rows of the whole map decide where key is a part of one.
 template <class Element>
-std::pair<Map<Element>, Map<Element>> arrange(const Map<Element>& query, const Map<Element>& key) {
+std::pair<Map<Element>, Map<Element>> arrange(const Map<Element>& query, const Map<Element>& key,
+                                              int64_t whole_height) {
   constexpr double kWorthwhile = 0.8;
   if (query.patch_size == 1) {
     auto arranged = [](const Map<Element>& map) {
@@ -68,8 +69,9 @@ std::pair<Map<Element>, Map<Element>> arrange(const Map<Element>& query, const M
     };
     return {arranged(query), arranged(key)};
   }
-  const Map<Element> turned_query = transposed(query), turned_key = transposed(key);
-  if (walk_cost(turned_query, turned_key) < kWorthwhile * walk_cost(query, key)) return {turned_query, turned_key};
+  const double cost = walk_cost(query.height, query.width, whole_height, key.width);
+  const double turned_cost = walk_cost(query.width, query.height, key.width, whole_height);
+  if (turned_cost < kWorthwhile * cost) return {transposed(query), transposed(key)};
   return {query, key};
 }
 

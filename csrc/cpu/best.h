@@ -1,7 +1,9 @@
 // The best keys of a query so far.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace patchswap {
 
@@ -18,6 +20,7 @@ struct Best {
   int64_t query_stride, rank_stride;  // distance between the entries of two queries, and of two ranks
   Sum* score;
   int64_t* index;
+  Sum* ranking = nullptr;  // like score: gets the rankings that become scores, where they are wanted
 
   void offer(int64_t query, Sum new_score, int64_t new_index) const {
     Sum* scores = score + query * query_stride;
@@ -34,6 +37,13 @@ struct Best {
     }
     scores[rank * rank_stride] = new_score;
     indices[rank * rank_stride] = new_index;
+  }
+
+  // What was offered as the ranking of a query's key becomes its score.
+  void to_score(int64_t query, int64_t rank, Sum scale, Sum most = std::numeric_limits<Sum>::infinity()) const {
+    const int64_t at = query * query_stride + rank * rank_stride;
+    if (ranking) ranking[at] = score[at];
+    score[at] = std::min(score[at] * scale, most);
   }
 
   Sum worst(int64_t query) const { return score[query * query_stride + (topk - 1) * rank_stride]; }

@@ -21,11 +21,11 @@ struct SearchCosts {
 // `takes_quads`: see coarse.h. `lanes`: of a register full of float32.
 inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount count, bool takes_quads,
                                 int64_t lanes) {
-  constexpr double kVisit = 8, kVisitPerRow = 9;         // of a pair in both walks, besides the products
-  constexpr double kScorePerNumber = 0.2, kScore = 900;  // of a full score: of a number, and of the pair
-  constexpr double kRefine = 60;                         // of a refined bound, besides the products
-  constexpr double kSmallProducts = 1.3;                 // of a product in small matrices, which the walk has for 1
-  constexpr double kPacking = 60, kSampling = 20;        // of a number of a cell
+  constexpr double kVisit = 8, kVisitPerRow = 9;           // of a pair in both walks, besides the products
+  constexpr double kScorePerNumber = 0.5, kScore = 600;    // of a full score: of a number, and of the pair
+  constexpr double kRefinePerProduct = 2.5, kRefine = 60;  // of a refined bound: of a product, and besides
+  constexpr double kSmallProducts = 2;                     // of a product in small matrices, which the walk has for 1
+  constexpr double kPacking = 60, kSampling = 40;          // of a number of a cell
   const double cells = static_cast<double>(patch_size * patch_size), visit = kVisit + kVisitPerRow * patch_size;
   const double trailing = static_cast<double>(count.axes - count.leading);
   const double words = takes_quads ? count.leading / 2.0 + 1 + trailing / 4 : 2 * (count.leading / 2.0) + 1;
@@ -33,11 +33,14 @@ inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount 
   const double depth = static_cast<double>(std::max<int64_t>(channels, 2 * kSampledCells));
   const double eigenvectors = length * length * (depth / 2 + kIterations * axes) + kIterations * axes * axes * length;
   const double mapped_back = channels > length ? axes * channels * (length + axes) : 0;
-  const double sampled = kSampling * channels * (2 * kSampledCells + kForecastPatches * cells);
-  const double checked = axes * axes * channels + kForecastPatches * cells * channels * axes;
+  const ForecastSize forecast = forecast_size(0, patch_size);  // a long search can afford more
+  const double patches = forecast.queries + forecast.keys;
+  const double sampled = kSampling * channels * (2 * kSampledCells + patches * cells);
+  const double checked =
+      axes * axes * channels + patches * cells * channels * axes + forecast.queries * forecast.keys * cells * channels;
   return {.dense = (channels + visit) / lanes,
           .walked = (words + visit) / lanes,
-          .refined = takes_quads ? 0 : 2 * cells * trailing / lanes + kRefine,
+          .refined = takes_quads ? 0 : kRefinePerProduct * cells * trailing / lanes + kRefine,
           .scored = kScorePerNumber * cells * channels + kScore,
           .axes = kSmallProducts * (eigenvectors + mapped_back + checked) / lanes + sampled,
           .encoded = channels * (axes + kPacking) / lanes};

@@ -56,10 +56,9 @@ void rankings_to_scores(const PackedChunk<Sum>& chunk, Metric metric, const Best
     for (int64_t at = 0; at < tile.rows * tile.slots; at++) {
       const int64_t query = tile.patch[at];
       if (query < 0) continue;
+      const Sum most = metric == Metric::kL2 ? Sum(0) : std::numeric_limits<Sum>::infinity();
       for (int64_t rank = 0; rank < found.topk && found.index[query + rank * found.rank_stride] >= 0; rank++) {
-        Sum& score = found.score[query + rank * found.rank_stride];
-        score *= chunk.scale[i][at];
-        if (metric == Metric::kL2) score = std::min(score, Sum(0));
+        found.to_score(query, rank, chunk.scale[i][at], most);
       }
     }
   }

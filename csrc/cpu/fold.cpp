@@ -112,27 +112,27 @@ struct BandShare {
   int64_t sample, begin, end;
 };
 
-// Lays out the base of a band, or zeros.
+// Lays out the base of a band in one channel, or zeros, where some of its cells take them.
 template <class Element>
-void lay_base(const FoldCall& call, const BandShare<Accumulate<Element>>& share) {
-  const int64_t plane = call.height * call.width, first = share.band.first * call.width;
-  const int64_t count = (share.band.end - share.band.first) * call.width;
-  for (int64_t channel = share.begin; channel < share.end; channel++) {
-    const int64_t at = (share.sample * call.channels + channel) * plane + first;
-    Element* result = call.result.mutable_data_ptr<Element>() + at;
-    if (call.base) {
-      std::copy_n(call.base->const_data_ptr<Element>() + at, count, result);
-    } else {
-      std::fill_n(result, count, static_cast<Element>(0));
-    }
+void lay_base(const FoldCall& call, const BandShare<Accumulate<Element>>& share, int64_t channel) {
+  const int64_t first = share.band.first * call.width, count = (share.band.end - share.band.first) * call.width;
+  if (call.is_laid || static_cast<int64_t>(share.band.ends.size()) == count) return;
+  const int64_t at = (share.sample * call.channels + channel) * call.height * call.width + first;
+  Element* result = call.result.mutable_data_ptr<Element>() + at;
+  if (call.base) {
+    std::copy_n(call.base->const_data_ptr<Element>() + at, count, result);
+  } else {
+    std::fill_n(result, count, static_cast<Element>(0));
   }
 }
 
-// The covered cells, from keys whose channels are planes, plane by plane.
+// From keys whose channels are planes, plane by plane: the base of a plane is in the cache when its covered cells are
+// written.
 template <bool kIsWeighted, class Element, class Sum = Accumulate<Element>>
 void average_in_planes(const FoldCall& call, const BandShare<Sum>& share) {
   const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
   for (int64_t channel = share.begin; channel < share.end; channel++) {
+    lay_base<Element>(call, share, channel);
     const int64_t number = share.sample * call.channels + channel;
     const Element* key = call.source.const_data_ptr<Element>() + number * key_plane;
     Element* result = call.result.mutable_data_ptr<Element>() + number * plane;
@@ -149,28 +149,40 @@ void average_in_planes(const FoldCall& call, const BandShare<Sum>& share) {
   }
 }
 
-// The same from keys whose channels lie side by side, cell by cell. Neighbouring cells write to the same cache lines of
-// all planes of the result.
+// The same from keys whose channels lie side by side, cell by cell. The means of as many cells as fill a cache line are
+// written together, plane by plane: lines of many planes may be in each other's way in the cache.
 template <bool kIsWeighted, class Element, class Sum = Accumulate<Element>>
 void average_cells(const FoldCall& call, const BandShare<Sum>& share) {
+  constexpr size_t kCellsAtOnce = 64 / sizeof(Element);
   const int64_t key_plane = call.key_height * call.key_width, plane = call.height * call.width;
+  const int64_t channels = share.end - share.begin;
   const Element* keys = call.source.const_data_ptr<Element>() + share.sample * key_plane * call.channels + share.begin;
   Element* result = call.result.mutable_data_ptr<Element>() + (share.sample * call.channels + share.begin) * plane;
-  std::vector<Sum> sum(share.end - share.begin);
+  for (int64_t channel = share.begin; channel < share.end; channel++) lay_base<Element>(call, share, channel);
+  std::vector<Sum> means(kCellsAtOnce * channels);
+  const auto& ends = share.band.ends;
   int64_t i = 0;
-  for (const auto& [cell, cells_end] : share.band.ends) {
-    const int64_t patches = cells_end - i;
-    std::fill(sum.begin(), sum.end(), Sum(0));
-    for (; i < cells_end; i++) {
-      const Element* key = keys + share.band.cells[i] * call.channels;
-      const Sum factor = kIsWeighted ? share.band.shares[i] : 1;
-      for (size_t channel = 0; channel < sum.size(); channel++) {
-        const Sum number = static_cast<Sum>(key[channel]);
-        sum[channel] += kIsWeighted ? factor * number : number;
+  for (size_t first = 0; first < ends.size(); first += kCellsAtOnce) {
+    const size_t last = std::min(first + kCellsAtOnce, ends.size());
+    std::fill(means.begin(), means.end(), Sum(0));
+    for (size_t at = first; at < last; at++) {
+      Sum* mean = means.data() + (at - first) * channels;
+      const int64_t patches = ends[at].second - i;
+      for (; i < ends[at].second; i++) {
+        const Element* key = keys + share.band.cells[i] * call.channels;
+        const Sum factor = kIsWeighted ? share.band.shares[i] : 1;
+        for (int64_t channel = 0; channel < channels; channel++) {
+          const Sum number = static_cast<Sum>(key[channel]);
+          mean[channel] += kIsWeighted ? factor * number : number;
+        }
       }
+      for (int64_t channel = 0; !kIsWeighted && channel < channels; channel++) mean[channel] /= patches;
     }
-    for (size_t channel = 0; channel < sum.size(); channel++) {
-      result[channel * plane + cell] = static_cast<Element>(kIsWeighted ? sum[channel] : sum[channel] / patches);
+    for (int64_t channel = 0; channel < channels; channel++) {
+      Element* to = result + channel * plane;
+      for (size_t at = first; at < last; at++) {
+        to[ends[at].first] = static_cast<Element>(means[(at - first) * channels + channel]);
+      }
     }
   }
 }
@@ -344,7 +356,6 @@ void fold_cpu(const FoldCall& call) {
           const int64_t grain = grain_size((band.end - first) * call.width + band.cells.size());
           torch::stable::parallel_for(0, call.channels, grain, [&](int64_t begin, int64_t end) {
             const BandShare<Sum> share{band, sample, begin, end};
-            if (!call.is_laid) lay_base<Element>(call, share);
             if (call.source.stride(1) == 1) {
               average_cells<kIsWeighted, Element>(call, share);
             } else {

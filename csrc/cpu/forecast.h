@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "basis.h"
+#include "coarse.h"
 
 namespace patchswap {
 
@@ -19,19 +19,32 @@ struct Forecast {
   double beyond_leading = 0, beyond_all = 0;
 };
 
-constexpr int64_t kForecastQueries = 32, kForecastKeys = 256;
-constexpr int64_t kForecastPatches = kForecastQueries + kForecastKeys;
+// How many patches are sampled: more for a longer search, so that the forecast stays cheap beside it. Queries are fewer
+// where patches are large, as copying their cells costs most.
+struct ForecastSize {
+  int64_t queries, keys;
+};
 
-// Some patches of a map, and what fraction of the norm of each lies off the leading axes, and off all axes.
+constexpr int64_t kFewestForecastKeys = 256, kMostForecastKeys = 1024;
+
+inline ForecastSize forecast_size(double pairs, int64_t patch_size) {
+  constexpr double kSampledShare = 1.0 / 24;
+  const int64_t keys = std::clamp<int64_t>(kSampledShare * std::sqrt(pairs), kFewestForecastKeys, kMostForecastKeys);
+  return {std::max<int64_t>(1, keys / (patch_size * patch_size)), keys};
+}
+
+// Some patches of a map with the widths w of their bounds (coarse.h), as fractions of their norms: for the leading axes
+// alone, and for all axes.
 struct PatchSample {
   int64_t count = 0, numbers = 0;
   std::vector<float> patches;  // [count][numbers]
-  std::vector<double> norm, off_leading, off_all;
+  std::vector<double> norm, leading_width, width;
 };
 
+// `step`: of the coarse cells, for cells of norm 1; the map's have the norm `norm`.
 template <class Element>
 PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t most, double norm, const Basis& basis,
-                           const ProductKernel<float>& products) {
+                           double step, const ProductKernel<float>& products) {
   const auto spread = spread_patches(map, patches, most);
   const int64_t count = spread.size(), channels = map.channels, cells_each = map.patch_size * map.patch_size;
   const int64_t cells = count * cells_each, stride = round_up(cells, 16);
@@ -59,32 +72,41 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
     for (int64_t cell = 0; cell < cells; cell++) square_all[cell] += row[cell] * row[cell];
   }
   if (basis.axes == basis.leading) square_leading = square_all;
+  // Twice E A in steps is the least of (E X)^2 + (A / X)^2. Rounding to a step loses step / sqrt(12).
+  const double leading_rounding = 2 * step * std::sqrt(cells_each * basis.leading / 12.0) / (1 << kLeadingShift);
+  const double trailing_rounding = 2 * step * std::sqrt(cells_each * (basis.axes - basis.leading) / 12.0);
   for (int64_t i = 0; i < count; i++) {
     const float* patch = sample.patches.data() + i * sample.numbers;
-    const double square = std::inner_product(patch, patch + sample.numbers, patch, 0.0);
-    auto fraction_off = [&](const std::vector<float>& squares) {
-      const double along = std::accumulate(&squares[i * cells_each], &squares[i * cells_each] + cells_each, 0.0);
-      return square > 0 ? std::sqrt(std::max(0.0, 1 - along / square)) : 0;
+    const double square = std::inner_product(patch, patch + sample.numbers, patch, 0.0), length = std::sqrt(square);
+    auto sum_of = [&](const std::vector<float>& squares) {
+      return std::accumulate(&squares[i * cells_each], &squares[i * cells_each] + cells_each, 0.0);
     };
-    sample.norm.push_back(std::sqrt(square));
-    sample.off_leading.push_back(fraction_off(square_leading));
-    sample.off_all.push_back(fraction_off(square_all));
+    const double leading = sum_of(square_leading), all = sum_of(square_all);
+    const double leading_lost = leading_rounding * std::sqrt(leading);
+    const double lost = leading_lost + trailing_rounding * std::sqrt(std::max(0.0, all - leading));
+    auto width_of = [&](double along, double rounded) {
+      return square > 0 ? std::sqrt((std::max(0.0, square - along) + rounded) / square) : 0;
+    };
+    sample.norm.push_back(length);
+    sample.leading_width.push_back(width_of(leading, leading_lost));
+    sample.width.push_back(width_of(all, lost));
   }
   return sample;
 }
 
-// A pair is ruled out where its score plus the product of both fractions off the axes stays below the score of the
-// query's worst seed. This seed has rank `rank` among all keys, and about rank * (sampled keys / keys) in the sample.
-// Where that is less than 1, the best key of the sample stands for it. The factor sqrt(rank in the sample) makes up for
-// that; counts on photographs and noise gave it.
+// A pair is ruled out where its score plus the product of both widths stays below the score of the query's worst seed.
+// This seed has rank `rank` among all keys, and about rank * (sampled keys / keys) in the sample. Where that is less
+// than 1, the best key of the sample stands for it. The factor sqrt(rank in the sample) makes up for that; counts on
+// photographs and noise gave it.
 template <class Element>
 Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_norm, const Map<Element>& key_map,
-                  int64_t keys, double key_norm, int64_t rank, const Basis& basis,
+                  int64_t keys, double key_norm, int64_t rank, const Basis& basis, double step,
                   const ProductKernel<float>& products) {
-  const PatchSample query = sample_patches(query_map, queries, kForecastQueries, query_norm, basis, products);
-  const PatchSample key = sample_patches(key_map, keys, kForecastKeys, key_norm, basis, products);
+  const ForecastSize size = forecast_size(static_cast<double>(queries) * keys, query_map.patch_size);
+  const PatchSample query = sample_patches(query_map, queries, size.queries, query_norm, basis, step, products);
+  const PatchSample key = sample_patches(key_map, keys, size.keys, key_norm, basis, step, products);
   const int64_t stride = round_up(key.count, 16);
-  const Buffer<float> score(kRowsTogether * stride);
+  const Buffer<float> score(round_up(query.count, kRowsTogether) * stride);
   multiply(products, {query.patches.data(), query.count, query.numbers, query.numbers, 1, products.left_panel},
            {key.patches.data(), key.count, key.numbers, key.numbers, 1, products.right_panel}, score.get(), stride,
            false);
@@ -102,8 +124,8 @@ Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_n
     for (int64_t j = 0; j < key.count; j++) {
       const double missing = scores[place] - score_of(j);
       if (missing <= 0) continue;
-      beyond_leading += query.off_leading[i] * key.off_leading[j] >= missing;
-      beyond_all += query.off_all[i] * key.off_all[j] >= missing;
+      beyond_leading += query.leading_width[i] * key.leading_width[j] >= missing;
+      beyond_all += query.width[i] * key.width[j] >= missing;
     }
   }
   const double pairs = static_cast<double>(query.count) * key.count;

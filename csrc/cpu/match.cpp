@@ -79,11 +79,13 @@ void match_sample(const MatchCall& call, const Map<Element>& query, const Map<El
   if (key.features != query.features) check_finite<Sum>(key);
   check_weight(key);
   const int64_t queries = query.rows * query.columns;
-  const Best<Sum> found{.topk = call.topk,
-                        .query_stride = 1,
-                        .rank_stride = queries,
-                        .score = call.score.mutable_data_ptr<Sum>() + sample * call.topk * queries,
-                        .index = call.index.mutable_data_ptr<int64_t>() + sample * call.topk * queries};
+  const Best<Sum> found{
+      .topk = call.topk,
+      .query_stride = 1,
+      .rank_stride = queries,
+      .score = call.score.mutable_data_ptr<Sum>() + sample * call.topk * queries,
+      .index = call.index.mutable_data_ptr<int64_t>() + sample * call.topk * queries,
+      .ranking = call.ranking ? call.ranking->mutable_data_ptr<Sum>() + sample * call.topk * queries : nullptr};
   const KernelChoice choice = choose<Sum>(call, query, key);
   log_choice(call, choice);
   if constexpr (std::is_same_v<Sum, float>) {
@@ -108,7 +110,7 @@ void for_each_sample(const MatchCall& call, const Work& work) {
                                          call.query_columns, call.patch_size, call.metric, std::nullopt);
       const auto key = map_of<Element>("key", call.key, call.key_mask, sample, call.key_rows, call.key_columns,
                                        call.patch_size, call.metric, call.key_weight);
-      const auto [arranged_query, arranged_key] = arrange(query, key);
+      const auto [arranged_query, arranged_key] = arrange(query, key, call.whole_height);
       work(arranged_query, arranged_key, sample);
     }
   });

@@ -41,7 +41,7 @@ template <class Element>
 bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map) {
 #if defined(__x86_64__)
   constexpr int64_t kFewestChannels = 64;
-  constexpr double kMostAxesCost = 0.14;  // as a fraction of the dense search
+  constexpr double kMostAxesCost = 0.16;  // as a fraction of the dense search
   const double pairs = static_cast<double>(query_map.patches_taking_part()) * key_map.patches_taking_part();
   const SearchCosts costs = costs_of(pruned_kernel(), query_map.channels, query_map.patch_size);
   return query_map.channels >= kFewestChannels && costs.axes < kMostAxesCost * pairs * costs.dense;
@@ -50,17 +50,20 @@ bool pruning_may_pay(const Map<Element>& query_map, const Map<Element>& key_map)
 #endif
 }
 
-// Whether all that follows the forecast will probably cost less than the dense search. The forecast takes thresholds
-// for fixed, though they rise during the search. So it is too high by about this factor where both searches cost the
-// same, unless bounds are refined, which waits for memory.
-constexpr double kHighForecast = 1.25;
-
-inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys) {
+// Whether all that follows the forecast will probably cost less than the dense search.
+inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int64_t queries, int64_t keys,
+                         int64_t topk) {
+  // The forecast takes thresholds for fixed, but they rise during the search: this part of its full scores is left. It
+  // leaves out the keys above the worst seed, of which there are kSeedStride for each key that is wanted. The later
+  // thresholds rise, the more often these are scored. All are fits to times on photographs, spectra and noise.
+  constexpr double kStillBeyond = 0.4, kAboveSeeds = 2 * kSeedStride, kLateThresholds = 1.3;
   const double pairs = static_cast<double>(queries) * keys;
   const double walks = 1 + 1.0 / kSeedStride;
+  const double above = std::min(1.0, kAboveSeeds * std::pow(topk, kLateThresholds) / keys);
   const double pruned = (queries + keys) * costs.encoded + pairs * walks * costs.walked +
-                        pairs * (forecast.beyond_leading * costs.refined + forecast.beyond_all * costs.scored);
-  return pruned < (costs.refined > 0 ? 1 : kHighForecast) * pairs * costs.dense;
+                        pairs * (above + forecast.beyond_leading) * costs.refined +
+                        pairs * (above + kStillBeyond * forecast.beyond_all) * costs.scored;
+  return pruned < pairs * costs.dense;
 }
 
 // How two maps are made coarse.
@@ -115,13 +118,13 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
   basis.axes = std::min<int64_t>(count.axes, sample.size() / channels);  // at most as many as sampled cells
   basis.leading = std::min(count.leading, basis.axes);
   find_axes(sample, kernel.basis, basis);
-  if (!insist) {
-    const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
-                                       basis, kernel.basis.products);
-    if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys)) return std::nullopt;
-  }
   lay_out(scheme, kernel.takes_quads);
   const double step = choose_step(scheme);
+  if (!insist) {
+    const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
+                                       basis, step, kernel.basis.products);
+    if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys, topk)) return std::nullopt;
+  }
   scheme.coordinate_rounding = coordinate_rounding(basis);
   scheme.score_rounding = score_rounding(basis, patch_size);
   plan.query_step = step * query_norm;

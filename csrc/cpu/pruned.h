@@ -26,7 +26,7 @@ constexpr int64_t kWholePairs = 1 << 30;
 // A query is left to the dense search beyond this many full scores, and as many more as cost this multiple of its own
 // dense search. The multiple is large: for whatever number of queries is left, the dense search packs all keys.
 constexpr int64_t kFreeScores = 128;
-constexpr double kMostScoredCost = 8;
+constexpr double kMostScoredCost = 10;
 
 // How a pruned search went.
 struct PruneResult {
@@ -125,13 +125,12 @@ class PrunedSearch {
       const size_t i = tile - query_chunk_.first;
       for_each_query(tile, [&](int64_t at, int64_t query) {
         for (int64_t rank = 0; rank < topk_; rank++) {
-          float& score = found_.score[query + rank * found_.rank_stride];
           int64_t& index = found_.index[query + rank * found_.rank_stride];
           if (scored_[i][at] == kLeftToDense) {
-            score = -kInfinity;
+            found_.score[query + rank * found_.rank_stride] = -kInfinity;
             index = -1;
           } else if (index >= 0) {
-            score *= query_chunk_.packed.tiles[i].scale[at];
+            found_.to_score(query, rank, query_chunk_.packed.tiles[i].scale[at]);
           }
         }
       });

@@ -290,6 +290,7 @@ best_of_slices(TilePair<Sum> p) {
     const bool is_finite = query_scale == query_scale;
     const Sum score = best.score[rank] * query_scale;
     p.index[place] = best.index[rank];
+    if (p.ranking != nullptr) p.ranking[place] = best.score[rank];
     p.score[place] = !is_finite                                       ? query_scale
                      : best.index[rank] < 0                           ? minus_infinity<Sum>()
                      : p.query.metric == Metric::kL2 && !(score <= 0) ? Sum(0)

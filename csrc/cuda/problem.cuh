@@ -90,6 +90,7 @@ struct Problem {
 
   int64_t* index;  // [B][query patches] results, by rescore, or by prepare where there is nothing to search for
   float* score;    // [B][query patches]
+  float* ranking;  // [B][query patches] or null: of match_part, <q, k> / |k|, or -inf without a key
   int64_t* tally;  // [2] key patches scored in float32 after a coarse score; queries searched in full
 };
 

@@ -193,6 +193,7 @@ class Rescorer {
 PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, float norm, const Choice& choice) {
   p.index[query] = choice.patch;
   p.score[query] = choice.score / norm;
+  if (p.ranking != nullptr) p.ranking[query] = choice.score;
 }
 
 // As many as are at work at the same time, or as all queries can keep busy.
@@ -227,6 +228,7 @@ rescore(const Problem p) {
         if (lane == 0) {
           p.index[query] = lowest;
           p.score[query] = lowest < 0 ? -infinity() : 0.0f;
+          if (p.ranking != nullptr) p.ranking[query] = p.score[query];
         }
       } else {
         const int kept = listed.count_kept();

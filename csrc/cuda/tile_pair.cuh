@@ -105,6 +105,7 @@ struct TilePair {
   Sum* slice_score;      // [samples][slices][topk][queries of the tile]
   int64_t* slice_index;  // the same
   Sum* score;            // [B][topk][queries]
+  Sum* ranking;          // the same, or null; of match_part
   int64_t* index;        // [B][topk][queries]
 };
 

@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from inpaint.commands import compare, evaluate, fill, info, mask, stylize, train, web
+from inpaint.commands import batch, compare, evaluate, export_onnx, fill, info, mask, stylize, train, web
 from inpaint.commands.common import OneLineErrors
 
 
@@ -25,6 +25,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata, which notes name
 
 
-for _command in (fill.fill, mask.mask, stylize.stylize, train.train, evaluate.evaluate, compare.compare, info.info):
+for _command in (
+    fill.fill,
+    batch.batch,
+    web.web,
+    mask.mask,
+    stylize.stylize,
+    train.train,
+    evaluate.evaluate,
+    compare.compare,
+    export_onnx.export,
+    info.info,
+):
     main.add_command(_command)
-main.add_command(web.web)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from inpaint.commands.common import FILE, Grouped, Scales, by, memory_errors, option
+from inpaint.commands.common import FILE, Grouped, by, memory_errors, option
+from inpaint.commands.filling import FILLING, feather_option, max_memory_option, page_option, scales_option
 from inpaint.commands.marks import Marks, mark_options, refuse_lost_mask
-from inpaint.commands.painting import OUTPUT, WORK, Painting, painting_options
+from inpaint.commands.painting import OUTPUT, Painting, painting_options
 from inpaint.commands.places import STANDARD, Place, places, refuse_overwriting, refuse_terminal
 
 if TYPE_CHECKING:
@@ -23,45 +24,22 @@ if TYPE_CHECKING:
     from inpaint.photo import Photo
     from inpaint.work import Filled, Job
 
-_FILLING = "The filling"
-
 
 @click.command(cls=Grouped)
 @click.argument("arguments", nargs=-1, required=True, type=FILE, metavar="IMAGE... [MASK]")
 @mark_options()
-@option(
-    "--page",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=1,
-    show_default=True,
-    heading=_FILLING,
-    help="Page of a TIFF; the others stay as they are.",
-)
-@option(
-    "--feather",
-    type=click.IntRange(min=0, max=1000),
-    metavar="PIXELS",
-    default=0,
-    show_default=True,
-    heading=_FILLING,
-    help="Blend the photograph into the filling, from the rim inwards.",
-)
+@page_option(FILLING)
+@feather_option()
 @option(
     "--variants",
     type=click.IntRange(min=1, max=99),
     metavar="K",
     default=1,
     show_default=True,
-    heading=_FILLING,
+    heading=FILLING,
     help="Make K different fills, and number the outputs.",
 )
-@option(
-    "--scales",
-    type=Scales(),
-    heading=_FILLING,
-    help="Short sides in pixels, coarse to fine: IMAGE's own, halved some times. [automatic]",
-)
+@scales_option("IMAGE")
 @option(
     "-o",
     "--output",
@@ -84,13 +62,7 @@ _FILLING = "The filling"
     help="Write the mask and each step's picture to this folder.",
 )
 @painting_options("IMAGE")
-@option(
-    "--max-memory",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GIB",
-    heading=WORK,
-    help="Memory for a window's work; fine scales of large holes that need more are left out. [half of what is free]",
-)
+@max_memory_option()
 def fill(
     arguments: tuple[Path, ...],
     page: int,

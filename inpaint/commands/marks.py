@@ -6,7 +6,7 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from inpaint.commands.places import STANDARD
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
+    from inpaint.marking import Marking
     from inpaint.work import Job
 
 _HOLE, _SOURCES = "The hole", "Where copies come from"
@@ -37,16 +38,17 @@ class Box(click.ParamType):
         return x, y, width, height
 
 
-def mark_options() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The fields of ``Marks``."""
+def mark_options(*, with_mask: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The fields of ``Marks``; without an option for the mask where that is an argument."""
+    mask = option(
+        "--mask",
+        type=FILE,
+        heading=_HOLE,
+        help='The mask, where all arguments are photographs; "{name}" in it stands for the name of each.',
+    )
     return in_order(
         [
-            option(
-                "--mask",
-                type=FILE,
-                heading=_HOLE,
-                help='The mask, where all arguments are photographs; "{name}" in it stands for the name of each.',
-            ),
+            *([mask] if with_mask else []),
             option(
                 "--box",
                 "boxes",
@@ -62,16 +64,18 @@ def mark_options() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                 metavar="COLOUR",
                 multiple=True,
                 heading=_HOLE,
-                help="Fill what is red, #ff0000 or the like, in the mask of --mask, else in IMAGE. Repeatable.",
+                help="Fill what is red, #ff0000 or the like, in the mask, else in the photograph. Repeatable.",
             ),
             option(
                 "--mask-from-alpha",
                 "from_alpha",
                 is_flag=True,
                 heading=_HOLE,
-                help="Fill what is transparent in IMAGE, and make it opaque.",
+                help="Fill what is transparent in the photograph, and make it opaque.",
             ),
-            option("--mask-from-nan", "from_nan", is_flag=True, heading=_HOLE, help="Fill what is NaN in IMAGE."),
+            option(
+                "--mask-from-nan", "from_nan", is_flag=True, heading=_HOLE, help="Fill what is NaN in the photograph."
+            ),
             option(
                 "--label",
                 "labels",
@@ -109,7 +113,6 @@ def mark_options() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 class Marks:
     """These options."""
 
-    mask: Path | None
     boxes: tuple[tuple[int, int, int, int], ...]
     colours: tuple[str, ...]
     from_alpha: bool
@@ -121,11 +124,12 @@ class Marks:
     resize_mask: bool
     source: Path | None
     exclude: Path | None
+    mask: Path | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Marks:
         """Takes its fields out of a command's options."""
-        return cls(**{each.name: options.pop(each.name) for each in fields(cls)})
+        return cls(**{each.name: options.pop(each.name) for each in fields(cls) if each.name in options})
 
     def photographs(self, arguments: tuple[Path, ...]) -> list[Path]:
         """The arguments that are photographs: all, if an option marks the hole; otherwise the last one is the mask.
@@ -133,19 +137,28 @@ class Marks:
         Raises:
             click.UsageError: no mask, or an option that needs one.
         """
-        needs_none = bool(self.mask or self.boxes or self.colours or self.from_alpha or self.from_nan)
         photographs = list(arguments)
-        if not needs_none:
+        if not (self.mask or self.marks_without_mask):
             if len(arguments) < 2:
                 raise click.UsageError(
                     "Missing argument 'MASK': give a mask, or mark the hole with --box or another option."
                 )
             self.mask = photographs.pop()
-        if self.mask is None and (self.labels or self.invert_mask or self.resize_mask or self.threshold is not None):
-            raise click.UsageError("--label, --invert-mask, --resize-mask and --threshold need a mask: give --mask.")
+        if self.mask is None:
+            self.refuse_options_of_masks("--mask")
         if [*photographs, self.mask, self.source, self.exclude].count(STANDARD) > 1:
             raise click.UsageError("Standard input, -, can be one photograph or one mask.")
         return photographs
+
+    @property
+    def marks_without_mask(self) -> bool:
+        """Whether an option marks the hole, so that there need be no mask."""
+        return bool(self.boxes or self.colours or self.from_alpha or self.from_nan)
+
+    def refuse_options_of_masks(self, remedy: str) -> None:
+        """click.UsageError where an option needs a mask, which ``remedy`` gives."""
+        if self.labels or self.invert_mask or self.resize_mask or self.threshold is not None:
+            raise click.UsageError(f"--label, --invert-mask, --resize-mask and --threshold need a mask: give {remedy}.")
 
     def mask_of(self, photograph: Path) -> Path | None:
         """The mask's file, with the photograph's name in it."""
@@ -159,28 +172,31 @@ class Marks:
 
     def prepare(self, photograph: Path, *, max_megapixels: float, **options: Any) -> Job:
         """The job of filling a photograph, with all checks made."""
-        from inpaint.mask_sources import Coloured, Labelled, NotANumber, Rectangle, Transparent
-        from inpaint.work import prepare
-
-        masks: list[Any] = [Rectangle(*box) for box in self.boxes]
         path = self.mask_of(photograph)
-        masks += [Coloured(colour, None if path is None else self.opened(path)) for colour in self.colours]
-        if path is not None and self.labels:
-            masks.append(Labelled(self.opened(path), self.labels))
-        elif path is not None and not self.colours:
-            masks.append(self.opened(path))
-        masks += [Transparent()] * self.from_alpha + [NotANumber()] * self.from_nan
-        return prepare(
+        return self.marking.prepare(
             self.opened(photograph),
-            masks,
-            threshold=self.threshold,
-            invert=self.invert_mask,
-            dilate=self.dilate,
-            resize=self.resize_mask,
+            None if path is None else partial(self.opened, path),
             source=None if self.source is None else self.opened(self.source),
             exclude=None if self.exclude is None else self.opened(self.exclude),
             max_megapixels=max_megapixels,
             **options,
+        )
+
+    @property
+    def marking(self) -> Marking:
+        """What the options say, apart from the files."""
+        from inpaint.marking import Marking
+
+        return Marking(
+            boxes=self.boxes,
+            colours=self.colours,
+            from_alpha=self.from_alpha,
+            from_nan=self.from_nan,
+            labels=self.labels,
+            invert=self.invert_mask,
+            threshold=self.threshold,
+            dilate=self.dilate,
+            resize=self.resize_mask,
         )
 
     def opened(self, path: Path) -> Path | io.BytesIO:

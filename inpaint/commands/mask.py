@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from inpaint.commands.common import FILE, Grouped, Progress, by, option
+from inpaint.commands.filling import page_option
 from inpaint.commands.marks import Marks, mark_options
 from inpaint.commands.painting import OUTPUT
 from inpaint.commands.places import STANDARD, default_path, refuse_overwriting
@@ -22,15 +23,7 @@ if TYPE_CHECKING:
 @click.command(cls=Grouped)
 @click.argument("arguments", nargs=-1, required=True, type=FILE, metavar="IMAGE [MASK]")
 @mark_options()
-@option(
-    "--page",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=1,
-    show_default=True,
-    heading=OUTPUT,
-    help="Page of a TIFF.",
-)
+@page_option(OUTPUT)
 @option(
     "-o",
     "--output",

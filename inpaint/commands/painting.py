@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 OUTPUT, WORK = "Output", "How the work is done"
 
 
-def painting_options(photograph: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The fields of ``Painting``; the photograph is the argument of that name."""
+def painting_options(photograph: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The fields of ``Painting``; the photograph is the argument of that name. None: it is never overwritten."""
+    overwrite = option("--overwrite", is_flag=True, help=f"Allow the output to be {photograph} itself.", heading=OUTPUT)
     options = [
-        option("--overwrite", is_flag=True, help=f"Allow the output to be {photograph} itself.", heading=OUTPUT),
+        *([overwrite] if photograph else []),
         option("--quiet", is_flag=True, help="Say nothing but errors.", heading=OUTPUT),
-        option("--json", "as_json", is_flag=True, help="Print sizes, times and more as a JSON object.", heading=OUTPUT),
+        option("--json", "as_json", is_flag=True, help="Print what was done as a JSON object.", heading=OUTPUT),
         option(
             "--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=WORK
         ),
@@ -67,9 +68,9 @@ class Painting:
     precision: str
     threads: int | None
     max_megapixels: float
-    overwrite: bool
     quiet: bool
     as_json: bool
+    overwrite: bool = False
     progress: Progress = field(init=False)
     start: float = field(init=False, default_factory=time.perf_counter)
 
@@ -77,13 +78,16 @@ class Painting:
         self.progress = Progress(self.quiet)
 
     def load(self, size: tuple[int, int], max_memory: float | None = None) -> Inpainter:
-        """The networks; ``max_memory`` in bytes, as for ``inpaint.load``."""
+        """The networks, loaded as a stage; ``max_memory`` in bytes, as for ``inpaint.load``."""
+        with self.progress.stage("load", size):
+            return self.networks(max_memory)
+
+    def networks(self, max_memory: float | None = None) -> Inpainter:
         import inpaint
         from inpaint.threads import set_threads
 
         set_threads(self.threads)
-        with self.progress.stage("load", size):
-            return inpaint.load(self.weights, device=self.device, precision=self.precision, max_memory=max_memory)
+        return inpaint.load(self.weights, device=self.device, precision=self.precision, max_memory=max_memory)
 
     def finish(self, output: Path, report: dict[str, Any]) -> None:
         """Says that all is done, prints the report where it was asked for, and starts anew."""

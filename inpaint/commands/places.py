@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from inpaint.errors import InpaintError
+from inpaint.result_name import result_name
 
 STANDARD = Path("-")  # standard input or output
 
@@ -60,12 +61,9 @@ def places(
 
 def default_path(photograph: Path, does: str, extension: str | None = None) -> Path:
     """Next to a photograph, what was done to it added to its name; of a format that can be written."""
-    from inpaint.photo import FORMAT_OF_EXTENSION
-
     if photograph == STANDARD:
         return Path(f"{does}{extension or '.png'}")
-    own = photograph.suffix if photograph.suffix.lower() in FORMAT_OF_EXTENSION else ".png"
-    return photograph.with_name(f"{photograph.stem}_{does}{extension or own}")
+    return photograph.with_name(result_name(photograph.name, does, extension))
 
 
 def _path(

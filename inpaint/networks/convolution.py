@@ -81,9 +81,10 @@ def _with_border(x: Tensor, width: int) -> Tensor:
 
 def _convolve_doubled(x: Tensor, convolution: nn.Conv2d, skip: Tensor | None) -> Tensor:
     """The doubled map holds nothing new, so four 2x2 convolutions of x, one for each place in a cell, give the same
-    with 4/9 of the multiplications and without copies. On a GPU, where launches cost more than both, it is made.
+    with 4/9 of the multiplications and without copies. On a GPU, where launches cost more than both, it is made; so it
+    is in an exported graph, which other programs run.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
         x = F.interpolate(x, scale_factor=2, mode="nearest")
         x = x if skip is None else torch.cat((x, skip), dim=1)
         return F.conv2d(x, convolution.weight, convolution.bias, padding=1)

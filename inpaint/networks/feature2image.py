@@ -67,9 +67,13 @@ class Feature2Image(nn.Module):
         for convolution in self.up:
             x = convolve(x, convolution, doubled=True, skip=skips.pop(), slope=0.2)  # type: ignore[arg-type]
         x = x[..., :height, :width]  # the finest layers run on the real size only
-        row_bytes = 4 * len(x) * 4 * self.to_full.out_channels * 4 * width  # of what to_full makes of a row of cells
-        rows = max(1, _STRIP_BYTES.get(x.device.type, 256 << 20) // row_bytes)
-        strips = [self._paint(x, start, min(start + rows, height)) for start in range(0, height, rows)]
+        if torch.compiler.is_exporting():  # the number of strips would bind the graph to one size
+            strips = [self._paint(x, 0, height)]
+        else:
+            # Of what to_full makes of a row of cells.
+            row_bytes = 4 * len(x) * 4 * self.to_full.out_channels * 4 * width
+            rows = max(1, _STRIP_BYTES.get(x.device.type, 256 << 20) // row_bytes)
+            strips = [self._paint(x, start, min(start + rows, height)) for start in range(0, height, rows)]
         picture = (strips[0] if len(strips) == 1 else torch.cat(strips, dim=2)).float() + 0.5
         return (picture if self.training else picture.clamp(0, 1)).to(features.dtype)
 

@@ -76,7 +76,9 @@ class Image2Feature(nn.Module):
         for block in self.context:
             x = block(x)
         # Where the holes are is read on the CPU only: a GPU, which is fast on whole maps, would have to be waited for.
-        parts = _around(hole, self.stride) if hole.device.type == "cpu" and not self.training else None
+        # An exported graph does not read it either.
+        is_read = hole.device.type == "cpu" and not self.training and not torch.compiler.is_exporting()
+        parts = _around(hole, self.stride) if is_read else None
         if parts:
             x, quarter, half = (parts.cut(each, cell) for each, cell in ((x, 1), (quarter, 2), (half, 4)))
         x = convolve(x, self.up_quarter, doubled=True, skip=quarter, slope=0.1)

@@ -158,7 +158,7 @@ class Problem(ctypes.Structure):
         ("list_capacity", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("plan", "slots")],
         ("group_pitch", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("index", "score", "tally")],
+        *[(name, ctypes.c_void_p) for name in ("index", "score", "ranking", "tally")],
     ]
 
 
@@ -166,6 +166,7 @@ class Maps(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("query", "key", "query_arrivals", "key_arrivals", "workspace")],
         *[(name, ctypes.c_int32) for name in ("match_blocks", "key_stride", "dtype", "one_map")],
+        *[(name, ctypes.c_int32) for name in ("query_is_channels_last", "key_is_channels_last")],
     ]
 
 
@@ -176,6 +177,8 @@ LIST_LENGTH = 32  # short, so that tests see it overflow
 
 class MatchKernels:
     """prepare, match and rescore one after the other, as csrc/cuda runs them, on guarded copies of the arguments.
+
+    Maps are contiguous or channels last.
 
     search: "mma" or "wgmma".
     """
@@ -202,6 +205,7 @@ class MatchKernels:
         blocks: int = 2,
         modelled_blocks: int = 132,
         precision: str = "exact",
+        wants_ranking: bool = False,
     ) -> dict[str, Tensor]:
         """What the kernels leave behind, by the names of struct Problem, and what run_search counts.
 
@@ -210,13 +214,16 @@ class MatchKernels:
         """
         memory = Memory(self.library, guard_begin=schedule.order == REVERSE)
         try:
-            tensors = self._run(memory, query, key, query_mask, key_mask, schedule, blocks, modelled_blocks, precision)
+            options = (schedule, blocks, modelled_blocks, precision, wants_ranking)
+            tensors = self._run(memory, query, key, query_mask, key_mask, *options)
             result = {name: tensor.clone() for name, tensor in tensors.items() if tensor is not None}
         finally:
             memory.release()
         return result
 
-    def _run(self, memory, query, key, query_mask, key_mask, schedule, blocks, modelled_blocks, precision):
+    def _run(
+        self, memory, query, key, query_mask, key_mask, schedule, blocks, modelled_blocks, precision, wants_ranking
+    ):
         one_map = query is key
         batch, channels = query.shape[:2]
         units = -(-channels // self.library.channels_in_chunk()) * self.library.channels_in_chunk() // UNIT
@@ -259,6 +266,7 @@ class MatchKernels:
             "slots": memory.empty("slots", (batch, pitch, self.library.slots_in_group(), 4), torch.int32),
             "index": memory.empty("index", (batch, rows, columns), torch.int64),
             "score": memory.empty("score", (batch, rows, columns), torch.float32),
+            "ranking": memory.empty("ranking", (batch, rows, columns), torch.float32) if wants_ranking else None,
             "tally": memory.empty("tally", (2,), torch.int64),
         }
         names = [name for name, _ in Problem._fields_ if name in tensors]
@@ -272,12 +280,15 @@ class MatchKernels:
         )
 
         key_rows = key.shape[2] - 2
-        given = memory.read_only("query", query)
+        last = torch.channels_last
+        is_last = [each.is_contiguous(memory_format=last) and not each.is_contiguous() for each in (query, key)]
+        given = memory.read_only("query", query.permute(0, 2, 3, 1) if is_last[0] else query)
+        given_key = None if one_map else memory.read_only("key", key.permute(0, 2, 3, 1) if is_last[1] else key)
         key_arrivals = None if one_map else memory.filled("key_arrivals", (batch, key_rows), torch.int32, 0)
         words = self.library.workspace_words(batch, rows, query.shape[3])
         maps = Maps(
             pointer(given),
-            None if one_map else pointer(memory.read_only("key", key)),
+            pointer(given_key),
             pointer(memory.filled("query_arrivals", (batch, rows), torch.int32, 0)),
             pointer(key_arrivals),
             pointer(memory.empty("workspace", (words,), torch.int32)),
@@ -285,6 +296,7 @@ class MatchKernels:
             self.library.key_stride(self.search == "wgmma"),
             DTYPES.index(query.dtype),
             one_map,
+            *is_last,
         )
         order = ctypes.byref(schedule)
         expect_success("prepare", self.library.run_prepare(order, ctypes.byref(problem), ctypes.byref(maps)))

@@ -29,6 +29,7 @@ struct Call {
   int64_t* index;
   void* score;
   const void* key_weight;
+  void* ranking;
   int64_t batch, channels, query_height, query_width, key_height, key_width;
   int32_t patch_size, topk, dtype, guard_begin;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
   int64_t metric;                                // as an enum
@@ -84,6 +85,7 @@ void run_call(const emulation::Schedule& schedule, Call& call) {
   p.key.weight = static_cast<const Sum*>(call.key_weight);
   p.topk = call.topk;
   p.score = static_cast<Sum*>(call.score);
+  p.ranking = static_cast<Sum*>(call.ranking);
   p.index = call.index;
   Space space(call.guard_begin);
   take_direct(space, work);

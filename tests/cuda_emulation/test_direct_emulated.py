@@ -24,7 +24,7 @@ MOST_CELLS = 4480  # of a tile, as in csrc/cuda/tile_pair.cuh
 class Call(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("query", "key", "query_mask", "key_mask", "index", "score")],
-        ("key_weight", ctypes.c_void_p),
+        *[(name, ctypes.c_void_p) for name in ("key_weight", "ranking")],
         *[(name, ctypes.c_int64) for name in ("batch", "channels")],
         *[(name, ctypes.c_int64) for name in ("query_height", "query_width", "key_height", "key_width")],
         *[(name, ctypes.c_int32) for name in ("patch_size", "topk", "dtype", "guard_begin")],
@@ -60,6 +60,7 @@ class DirectMatch:
         key_weight=None,
         schedule=None,
         most_samples=1 << 30,
+        wants_ranking=False,
     ) -> Match:
         emulation = self.emulation
         schedule = schedule or emulation.SCHEDULES[0]
@@ -71,8 +72,9 @@ class DirectMatch:
             shape = (query.shape[0], topk, *contract.patch_grid(*query.shape[2:], patch_size))
             index = memory.empty("index", shape, torch.int64)
             score = memory.empty("score", shape, contract.accumulation_dtype(query.dtype))
+            ranking = memory.empty("ranking", shape, score.dtype) if wants_ranking else None
             self.call = Call(
-                *map(emulation.pointer, [*tensors, index, score, weight]),
+                *map(emulation.pointer, [*tensors, index, score, weight, ranking]),
                 *query.shape,
                 *key.shape[2:],
                 *(patch_size, topk, DTYPES.index(query.dtype), schedule.order == emulation.REVERSE),
@@ -81,12 +83,13 @@ class DirectMatch:
             )
             message = self.library.run_direct(ctypes.byref(schedule), ctypes.byref(self.call))
             emulation.expect_success("match_direct", message)
+            self.ranking = None if ranking is None else ranking.clone()
             return Match(index.clone(), score.clone())
         finally:
             memory.release()
 
     def workspace(self, shape, key_size, patch_size, topk, dtype) -> int:
-        call = Call(*[None] * 7, *shape, *key_size, patch_size, topk, DTYPES.index(dtype))
+        call = Call(*[None] * 8, *shape, *key_size, patch_size, topk, DTYPES.index(dtype))
         return self.library.direct_workspace(ctypes.byref(call))
 
 

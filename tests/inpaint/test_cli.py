@@ -670,21 +670,6 @@ def test_the_default_weights_fill_a_photograph(tmp_path):
     assert len(list(steps.glob("scale*_match_field.png"))) == len(window["scales"])
 
 
-def test_info_names_versions_devices_and_weights():
-    result = run("info", "--json")
-    assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout)
-    assert report["patchswap"]["torch"] == torch.__version__
-    assert report["devices"][0].startswith("cpu")
-    weights = {entry["name"]: entry for entry in report["weights"]}
-    assert {"default", "VGG-19"} <= set(weights)
-    for entry in weights.values():
-        assert "problem" not in entry and len(entry["sha256"]) == 64 and entry["bytes"] > 100_000
-    assert weights["default"]["card"]
-    text = run("info").stdout
-    assert torch.__version__ in text and weights["default"]["sha256"] in text
-
-
 # Training and evaluation
 
 

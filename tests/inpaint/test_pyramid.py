@@ -93,3 +93,18 @@ def test_resizing_stays_in_range() -> None:
     for size in ((7, 9), (23, 31), (40, 33)):
         resized = resize(picture, size)
         assert resized.shape[2:] == size and resized.min() >= 0 and resized.max() <= 1
+
+
+def test_resizing_does_not_depend_on_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    picture = torch.rand(1, 3, 128, 136, generator=torch.Generator().manual_seed(0))
+    small = picture[..., :17, :16].contiguous()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append((low_frequencies(picture, 8), resize(small, (136, 128)), enlarge(small, factor=4)))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(result, results[0], strict=True))

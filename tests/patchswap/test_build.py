@@ -203,6 +203,13 @@ def test_linker_options_without_cuda(build):
     assert "-Wl,-z,now" in found.one_of("g++", "_C.abi3.so")
 
 
+def test_no_folder_of_this_machine_is_compiled_in(build):
+    found = build({"TORCH_CUDA_ARCH_LIST": "8.0"})
+    mapped = f"-ffile-prefix-map={Path(torch.__file__).parent}/include/="
+    assert mapped in found.one_of("g++", "ops.cpp")
+    assert f"-Xcompiler={mapped}" in found.one_of("nvcc", "match.cu")
+
+
 def test_debug(build):
     found = build({"DEBUG": "1", "TORCH_CUDA_ARCH_LIST": "8.0"})
     for words in (found.one_of("g++", "ops.cpp"), found.one_of("nvcc", "match.cu")):
@@ -219,6 +226,7 @@ def test_an_installation_without_the_library(tmp_path):
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     environment = {**os.environ, library.VARIABLE: "1", "CXX": "nowhere++", "PATH": "/nowhere"}
+    environment["PATCHSWAP_LOCAL_VERSION"] = "here"
     command = [
         sys.executable,
         "-m",
@@ -234,7 +242,7 @@ def test_an_installation_without_the_library(tmp_path):
     built = subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     (wheel,) = wheels.iterdir()
-    assert wheel.name.endswith("-py3-none-any.whl")
+    assert wheel.name.endswith("+here-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
 

@@ -72,16 +72,16 @@ from patchswap import ops
 
 assert patchswap.build_info()["cpu_kernel"] == sys.argv[1]
 torch.manual_seed(0)
-axes, noise = torch.randn(128, 8), 0.02 * torch.randn(1, 128, 64, 64)
-features = torch.einsum("cr,brhw->bchw", axes, torch.randn(1, 8, 64, 64)) + noise
+axes, noise = torch.randn(128, 8), 0.02 * torch.randn(1, 128, 96, 96)
+features = torch.einsum("cr,brhw->bchw", axes, torch.randn(1, 8, 96, 96)) + noise
 methods = ("auto", "dense", "pruned")
 results = {method: ops.match(features, features.flip(3), None, None, 3, 1, method=method) for method in methods}
 pairs, left = results["auto"][2].tolist()
-assert 0 < pairs < 62**4 // 100 and left == 0, "the automatic choice did not prune"
+assert 0 < pairs < 94**4 // 100 and left == 0, "the automatic choice did not prune"
 assert results["dense"][2].tolist() == [0, 0]
 for method in ("auto", "pruned"):
     assert torch.equal(results[method][0], results["dense"][0]) and torch.equal(results[method][1], results["dense"][1])
-features = torch.randn(1, 128, 64, 64)
+features = torch.randn(1, 128, 96, 96)
 assert ops.match(features, features.flip(3), None, None, 3, 1)[2].tolist()[0] == 0, "noise was pruned"
 """
 

@@ -210,6 +210,11 @@ SIMILARITY = {
         "similarity: query and key must agree in batch and channels; got (2, 3, 8, 9) and (1, 3",
     ),
     "patch_size": ((features, features, index, 8), "similarity: patch_size must be from 1 to 7; got 8"),
+    "padding": ((features, features, index, 3, 3), "similarity: padding must be from 0 to 2 at patch_size 3; got 3"),
+    "padded index": (
+        (features, features, index, 3, 1),
+        "similarity: index must have the shape of query's patch grid (2, 8, 9) at patch_size 3",
+    ),
     "index dtype": ((features, features, index.int(), 3), "similarity: index must be int64; got int32"),
     "index shape": (
         (features, features, index, 2),
@@ -280,8 +285,17 @@ FILL_SMOOTHLY = {
     "hole batch": ((features, hole[:1]), "hole must have shape (2, 8, 9), one value for each pixel; got (1, 8, 9)"),
     "hole size": ((features, hole[..., :8]), "hole must have shape (2, 8, 9), one value for each pixel; got (2, 8, 8)"),
 }
+PLAIN = ("exact", "auto", "ncc", None)
+MATCH_PART = {
+    "rank": ((features[0], features, None, None, 3, 1, *PLAIN, 8), "query must have shape (B, C, H, W); got (3, 8, 9)"),
+    "height": (
+        (features, features, None, None, 3, 1, *PLAIN, 7),
+        "whole_height must be at least the rows of key, 8; got 7",
+    ),
+}
 OPERATORS = {
     "match": MATCH,
+    "match_part": MATCH_PART,
     "cohere": COHERE,
     "fold": FOLD,
     "fold_backward": FOLD_BACKWARD,

@@ -258,13 +258,17 @@ def test_half_precision_is_summed_in_float32(device, dtype):
 
 @pytest.mark.parametrize(("dtype", "requires_grad"), [(torch.float32, True), (torch.bfloat16, False)])
 @pytest.mark.parametrize("ranks", [None, 2])
-def test_opcheck(device, dtype, requires_grad, ranks):
+@pytest.mark.parametrize("padding", [0, 2])
+def test_opcheck(device, dtype, requires_grad, ranks, padding):
     query, key, index = problem(dtype, ranks=ranks, device=device)
+    query, key = (
+        each[..., padding or None : -padding or None, padding or None : -padding or None] for each in (query, key)
+    )
     operators = torch.ops.patchswap
     arguments = query.requires_grad_(requires_grad), key.requires_grad_(requires_grad), index.clamp(min=0)
-    torch.library.opcheck(operators.similarity.default, (*arguments, 3))
-    score = ops.similarity(*arguments, 3).detach()
-    arguments = torch.randn_like(score), query.detach(), key.detach(), index, score, 3
+    torch.library.opcheck(operators.similarity.default, (*arguments, 3, padding))
+    score = ops.similarity(*arguments, 3, padding).detach()
+    arguments = torch.randn_like(score), query.detach(), key.detach(), index, score, 3, padding
     torch.library.opcheck(operators.similarity_query_backward.default, arguments)
     torch.library.opcheck(operators.similarity_key_backward.default, arguments)
 
@@ -357,6 +361,23 @@ def test_gradients_of_higher_order_are_refused(device):
     (gradient,) = torch.autograd.grad(score.square().sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="patchswap.similarity: its gradient has no gradient itself; where"):
         torch.autograd.grad(gradient.sum(), key)
+
+
+def test_what_is_kept_for_the_gradient(device):
+    """The maps as they were given: nothing that has been padded."""
+    query, key, _ = problem(torch.float32, device=device)
+    match = patchswap.match(query, key, padding=1)
+    query.requires_grad_(), key.requires_grad_()
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        score = patchswap.similarity(query, key, match)
+    own = {each.data_ptr() for each in (query, key, match.index, score)}
+    assert len(kept) == 4 and {each.data_ptr() for each in kept} == own
 
 
 PEAK = """
