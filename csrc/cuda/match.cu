@@ -73,8 +73,10 @@ void match_directly(const MatchCall& call, cudaStream_t stream) {
                               mask ? mask->const_data_ptr<bool>() : nullptr);
   };
   DirectWork<Element, Sum> work{};
-  work.query = call.query.const_data_ptr<Element>();
-  work.key = call.key.const_data_ptr<Element>();
+  const Tensor query = torch::stable::contiguous(call.query);
+  const Tensor key = is_same_map(call.query, call.key) ? query : torch::stable::contiguous(call.key);
+  work.query = query.const_data_ptr<Element>();
+  work.key = key.const_data_ptr<Element>();
   work.pair.query = map(call.query, call.query_mask);
   work.pair.key = map(call.key, call.key_mask);
   work.pair.query.metric = work.pair.key.metric = call.metric;
@@ -229,6 +231,19 @@ bool fits_32_bits(const MatchCall& call) {
   return fits(call.query_height, call.query_width) && fits(call.key_height, call.key_width);
 }
 
+// Whether prepare reads a map as it lies, channels last.
+template <class Element>
+bool is_in_pieces(const Tensor& features) {
+  return is_channels_last(features) && features.size(1) * sizeof(Element) % kPieceBytes == 0 &&
+         reinterpret_cast<uintptr_t>(features.const_data_ptr()) % kPieceBytes == 0;
+}
+
+// A map as prepare reads it, copied where that is needed.
+template <class Element>
+Tensor readable(const Tensor& features) {
+  return is_in_pieces<Element>(features) ? features : torch::stable::contiguous(features);
+}
+
 template <class Element>
 void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& device, bool use_wgmma) {
   Preparation<Element> work{};
@@ -247,10 +262,13 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   p.score = call.score.mutable_data_ptr<float>();
   p.ranking = call.ranking ? call.ranking->mutable_data_ptr<float>() : nullptr;
   p.tally = call.tally.mutable_data_ptr<int64_t>();
-  work.query = static_cast<const Element*>(call.query.const_data_ptr());
-  work.key = static_cast<const Element*>(call.key.const_data_ptr());
-  work.one_map = static_cast<const void*>(work.query) == static_cast<const void*>(work.key) &&
-                 call.query_height == call.key_height && call.query_width == call.key_width;
+  const Tensor query = readable<Element>(call.query);
+  const Tensor key = is_same_map(call.query, call.key) ? query : readable<Element>(call.key);
+  work.query = static_cast<const Element*>(query.const_data_ptr());
+  work.key = static_cast<const Element*>(key.const_data_ptr());
+  work.query_is_channels_last = is_in_pieces<Element>(query);
+  work.key_is_channels_last = is_in_pieces<Element>(key);
+  work.one_map = is_same_map(query, key);
   work.cost = {.key_stride = mma::kStretch, .match_blocks = device.processors};
 #ifdef PATCHSWAP_WGMMA
   if (use_wgmma) work.cost.key_stride = wgmma::kStretch;

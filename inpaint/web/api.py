@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Form, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from inpaint.web.limits import Limits
 
 NOTES = "Inpaint-Notes"  # the header
-_log = logging.getLogger("inpaint.web")
+_WORDS = {  # for what frameworks say of a request
+    400: "expected a form (multipart/form-data), got a body that cannot be read as one; send one (curl: -F NAME=VALUE)",
+    404: "expected an address that /docs lists, got another one; correct it",
+    405: "expected a method that /docs lists for this address, got another one; choose that one",
+}
 
 
 class Error(BaseModel):
@@ -146,12 +150,12 @@ async def _gone(request: Request) -> None:
 
 
 def _answer(download: Download) -> Response:
-    ascii_name = download.name.encode("ascii", "replace").decode().replace('"', "'").replace("\\", "_")
+    ascii_name = download.name.encode("ascii", "replace").decode().replace('"', "'")
     return Response(
         download.content,
         media_type=download.media_type,
         headers={
-            "Content-Disposition": f'attachment; filename="{ascii_name}"',
+            "Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(download.name)}",
             NOTES: json.dumps(download.notes),
             "X-Content-Type-Options": "nosniff",
             "Cache-Control": "no-store",
@@ -172,7 +176,8 @@ def _add_errors(api: FastAPI) -> None:
 
     @api.exception_handler(HTTPException)
     async def plain(_: Request, problem: HTTPException) -> Response:
-        return answers.error(problem.status_code, str(problem.detail), problem.headers)
+        text = _WORDS.get(problem.status_code, str(problem.detail))
+        return answers.error(problem.status_code, text, problem.headers)
 
     @api.exception_handler(Busy)
     async def busy(_: Request, problem: Busy) -> Response:

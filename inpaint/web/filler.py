@@ -253,18 +253,19 @@ class Filler:
                 self._working += 1
             begin = time.monotonic()
             self.metrics.waited.observe(begin - ticket.arrived)
-            try:
-                self._run(ticket, inpainter)
-            finally:
-                del ticket  # and with it the result, which may be large
-                seconds = time.monotonic() - begin
-                self.metrics.seconds.observe(seconds)
-                with self._changed:
-                    self._working -= 1
-                    self._ended += 1
-                    self._seconds += seconds
+            result, error = self._outcome(ticket, inpainter)
+            seconds = time.monotonic() - begin
+            self.metrics.seconds.observe(seconds)
+            with self._changed:  # before the result is given: who has it may come back at once
+                self._working -= 1
+                self._ended += 1
+                self._seconds += seconds
+            self._end(ticket, result, error)
+            del ticket, result, error  # which may be large
 
-    def _run(self, ticket: Ticket[Any], inpainter: Inpainter) -> None:
+    def _outcome(self, ticket: Ticket[Any], inpainter: Inpainter) -> tuple[Any, Exception | None]:
+        """What the task returns, or why it does not."""
+
         def check() -> None:
             if self._is_closed:
                 raise Cancelled
@@ -275,9 +276,8 @@ class Filler:
             result = ticket.task(Turn(inpainter, check))
             check()
         except Exception as error:
-            self._end(ticket, error=_stopped(check) or error)
-        else:
-            self._end(ticket, result)
+            return None, _stopped(check) or error
+        return result, None
 
     def _end(self, ticket: Ticket[Any], result: Any = None, error: Exception | None = None) -> None:
         ticket.task = _ended  # which holds the visitor's files

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import ipaddress
 import os
 import socket
@@ -15,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import RedirectResponse
 
+from inpaint.errors import InpaintError
 from inpaint.web.api import make_api
 from inpaint.web.page_routes import PageRoutes
 
@@ -64,8 +62,15 @@ def make_server(
         host: the address to listen at. At one of this machine alone, requests have to be for one of its names: a web
             site cannot get at the server by giving its own name this address (DNS rebinding).
         port: 0 for any that is free.
-        names: further names by which the server may be asked, for instance a proxy's.
+        names: further names by which the server may be asked, for instance a proxy's; "*.example.org" stands for all
+            names that end so.
+
+    Raises:
+        InpaintError: a name of another form.
     """
+    for name in names:
+        if "*" in name and not (name.startswith("*.") and "*" not in name[1:]):
+            raise InpaintError(f"host: expected a name such as example.org or *.example.org, got {name!r}; correct it")
     api = make_api(filler, limits, credentials)
     if is_local(host) or names:
         api.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_NAMES, *names], www_redirect=False)
@@ -100,10 +105,8 @@ def add_page(api: FastAPI, filler: Filler, limits: Limits, folder: str) -> None:
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_MCP_SERVER="False",
     )
-    if importlib.util.find_spec("inpaint.web.page") is None:
-        api.get("/", include_in_schema=False)(lambda: RedirectResponse("/docs"))
-        return
-    page = importlib.import_module("inpaint.web.page")
+    from inpaint.web import page
+
     mount(api, page.make_page(filler, limits), limits, folder, page.LOOK)
 
 

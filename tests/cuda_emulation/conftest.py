@@ -166,6 +166,7 @@ class Maps(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("query", "key", "query_arrivals", "key_arrivals", "workspace")],
         *[(name, ctypes.c_int32) for name in ("match_blocks", "key_stride", "dtype", "one_map")],
+        *[(name, ctypes.c_int32) for name in ("query_is_channels_last", "key_is_channels_last")],
     ]
 
 
@@ -176,6 +177,8 @@ LIST_LENGTH = 32  # short, so that tests see it overflow
 
 class MatchKernels:
     """prepare, match and rescore one after the other, as csrc/cuda runs them, on guarded copies of the arguments.
+
+    Maps are contiguous or channels last.
 
     search: "mma" or "wgmma".
     """
@@ -277,12 +280,15 @@ class MatchKernels:
         )
 
         key_rows = key.shape[2] - 2
-        given = memory.read_only("query", query)
+        last = torch.channels_last
+        is_last = [each.is_contiguous(memory_format=last) and not each.is_contiguous() for each in (query, key)]
+        given = memory.read_only("query", query.permute(0, 2, 3, 1) if is_last[0] else query)
+        given_key = None if one_map else memory.read_only("key", key.permute(0, 2, 3, 1) if is_last[1] else key)
         key_arrivals = None if one_map else memory.filled("key_arrivals", (batch, key_rows), torch.int32, 0)
         words = self.library.workspace_words(batch, rows, query.shape[3])
         maps = Maps(
             pointer(given),
-            None if one_map else pointer(memory.read_only("key", key)),
+            pointer(given_key),
             pointer(memory.filled("query_arrivals", (batch, rows), torch.int32, 0)),
             pointer(key_arrivals),
             pointer(memory.empty("workspace", (words,), torch.int32)),
@@ -290,6 +296,7 @@ class MatchKernels:
             self.library.key_stride(self.search == "wgmma"),
             DTYPES.index(query.dtype),
             one_map,
+            *is_last,
         )
         order = ctypes.byref(schedule)
         expect_success("prepare", self.library.run_prepare(order, ctypes.byref(problem), ctypes.byref(maps)))

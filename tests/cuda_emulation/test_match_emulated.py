@@ -288,3 +288,24 @@ def test_packing(prepare, emulation, dtype):
     is_key[:, :4, :5] = key_mask
     assert torch.equal(~factors.isnan(), is_key)
     torch.testing.assert_close(factors[is_key], (1 / norms[key_mask]).float())
+
+
+CHANNELS_LAST = [(torch.float32, 4), (torch.float32, 44), (torch.float16, 8), (torch.bfloat16, 40)]
+
+
+@pytest.mark.parametrize(("dtype", "channels"), CHANNELS_LAST, ids=str)
+def test_channels_last_is_packed_the_same_bit_for_bit(prepare, emulation, dtype, channels):
+    query, key = torch.randn(2, channels, 4, 37).to(dtype), torch.randn(2, channels, 5, 7).to(dtype)
+    names = ["query_norm", "key_factor", "index", "score"]
+    names += [f"{side}_{name}" for side in ("query", "key") for name in ("exact", "square")]
+    cells = [each.to(memory_format=torch.channels_last) for each in (query, key)]
+    expected = prepare(query, key, schedule=emulation.SCHEDULES[0])
+    for i, maps in enumerate((cells, (query, cells[1]), (cells[0], key))):
+        found = prepare(*maps, schedule=emulation.SCHEDULES[i])
+        for name in names:
+            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_one_map_in_channels_last(check):
+    features = torch.randn(2, 24, 7, 11).to(memory_format=torch.channels_last)
+    check(features, features, patch_mask("hole", 2, 7, 11), patch_mask("ring", 2, 7, 11))

@@ -91,6 +91,15 @@ MUTANTS = {
     "last rows not searched in full": Mutant("rescore.cuh", "p.key.rows() * p.key.width", "p.key.rows()"),
     "halo of a query too narrow": Mutant("plan.cuh", "| (column >= 2 ? bits.own[i - 2] : 0)", ""),
     "groups overlap by too little": Mutant("plan.cuh", "in_group < kHalo)", "in_group < kHalo - 1)"),
+    "pieces beyond the last channel": Mutant(
+        "prepare.cuh", "if (is_there && first + i < channels) {", "if (is_there) {"
+    ),
+    "cells of channels last maps not apart": Mutant(
+        "prepare.cuh", "features + cell * channels + first", "features + cell + first"
+    ),
+    "keys read in the query's layout": Mutant(
+        "prepare.cuh", "work.key_is_channels_last, work.key_arrivals", "work.query_is_channels_last, work.key_arrivals"
+    ),
     # what is computed
     "key mask dropped": Mutant("prepare.cuh", "p.key_mask == nullptr ||", "true ||"),
     "query mask dropped": Mutant("prepare.cuh", "p.query_mask == nullptr ||", "true ||"),
@@ -114,6 +123,9 @@ def cases() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, t
     def mask(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator) < 0.6
 
+    def cells(*shape: int) -> torch.Tensor:
+        return randn(*shape).to(memory_format=torch.channels_last)
+
     yield randn(2, 8, 9, 30), randn(2, 8, 7, 29), mask(2, 7, 28), mask(2, 5, 27), "exact"
     yield randn(1, 70, 12, 16), randn(1, 70, 6, 23), mask(1, 10, 14), None, "exact"
     # Few keys, closer to each other than half precision tells.
@@ -129,7 +141,8 @@ def cases() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, t
     # Equal keys, and last as many chunks of channels as there are stages.
     for precision in ("exact", "fast"):
         yield randn(1, 8, 6, 7), randn(1, 8, 3, 3).repeat(1, 1, 4, 9), None, None, precision
-    yield randn(1, 256, 5, 6), randn(1, 256, 6, 5), None, None, "exact"
+    yield randn(1, 256, 5, 6), cells(1, 256, 6, 5), None, None, "exact"
+    yield cells(1, 12, 5, 6), cells(1, 12, 4, 5), None, None, "exact"
 
 
 def run_cases(emulation, kernels) -> None:

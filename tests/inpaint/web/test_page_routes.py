@@ -13,6 +13,7 @@ import gradio
 from fastapi.testclient import TestClient
 
 from inpaint.web.api import make_api
+from inpaint.web.credentials import Credentials
 from inpaint.web.filler import Filler
 from inpaint.web.limits import Limits
 from inpaint.web.server import KEPT, mount
@@ -113,6 +114,18 @@ def test_the_page_takes_no_file_that_was_not_uploaded(client, folder):
         assert not event["success"] and "secret" not in json.dumps(event)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert all(path.read_bytes() != b"the secret" for path in files)
+
+
+def test_the_page_asks_for_the_password(folder):
+    with gradio.Blocks() as page:
+        gradio.File()
+    api = make_api(Filler([Idle()]), Limits(), Credentials("anna", "word"))
+    mount(api, page, Limits(), str(folder), {})
+    with TestClient(api) as client:
+        for address in ("/", "/config", "/theme.css", "/gradio_api/info", f"/gradio_api/file={folder}/x"):
+            assert client.get(address).status_code == 401
+            assert client.get(address, auth=("anna", "word")).status_code != 401
+        assert client.post("/gradio_api/upload", files={"files": ("x", b"x")}).status_code == 401
 
 
 def test_uploads_to_the_page_are_limited(client):
