@@ -329,8 +329,8 @@ def wheels(results: list[dict[str, Any]]) -> str:
     body = []
     for row in (row for row in results if row.get("passed")):
         tests = str(row["passed"]) + (f", {row['failed']} failed" if row["failed"] else "")
-        body.append([*(row[name] for name in ("python", "torch", "numpy", "pillow", "kind")), tests])
-    return table(["Python", "PyTorch", "numpy", "Pillow", "wheel", "tests"], body)
+        body.append([row["python"], row["torch"], f"{row['numpy']}, {row['pillow']}", row["kind"], tests])
+    return table(["Python", "PyTorch", "numpy, Pillow", "wheel", "tests"], body)
 
 
 # name: (files of results, what makes the table of what they hold under "results")
