@@ -347,10 +347,10 @@ def _plan(hours: float, of_a_machine: int, price: float, terabytes: Iterable[flo
 def wheels(results: list[dict[str, Any]]) -> str:
     """What each wheel was tried with, and how many tests passed."""
     body = []
-    for row in (row for row in results if "error" not in row):
+    for row in (row for row in results if row.get("passed")):
         tests = str(row["passed"]) + (f", {row['failed']} failed" if row["failed"] else "")
-        body.append([*(row[name] for name in ("python", "torch", "numpy", "pillow", "kind")), tests])
-    return table(["Python", "PyTorch", "numpy", "Pillow", "wheel", "tests"], body)
+        body.append([row["python"], row["torch"], f"{row['numpy']}, {row['pillow']}", row["kind"], tests])
+    return table(["Python", "PyTorch", "numpy, Pillow", "wheel", "tests"], body)
 
 
 # name: (files of results, what makes the table of what they hold under "results")
