@@ -242,12 +242,7 @@ void run_match(MatchCall& call, bool wants_ranking) {
   call.tally = torch::stable::new_empty(call.query, {tally_shape, 1}, ScalarType::Long);
   if (wants_ranking) call.ranking = torch::stable::new_empty(call.query, {shape, 4}, score_dtype(call.query));
 #ifdef PATCHSWAP_CUDA
-  if (call.query.is_cuda()) {
-    const bool is_one_map = is_same_map(call.query, call.key);
-    call.query = torch::stable::contiguous(call.query);
-    call.key = is_one_map ? call.query : torch::stable::contiguous(call.key);  // one map: packed once
-    return match_cuda(call);
-  }
+  if (call.query.is_cuda()) return match_cuda(call);
 #endif
   torch::stable::fill_(call.tally, 0);
   torch::stable::fill_(call.index, -1);
@@ -339,13 +334,6 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
 #endif
   cohere_cpu(call);
   return {call.index, call.score};
-}
-
-// Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
-bool is_channels_last(const Tensor& features) {
-  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
-  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
-         features.stride(0) == height * width * channels;
 }
 
 void check_weights(const char* op, const Tensor& weights, const Tensor& index, const char* features_name,
@@ -538,7 +526,7 @@ void check_score(const char* op, const char* name, const Tensor& tensor, const T
   check_device(op, name, tensor, "query", query);
 }
 
-// The arguments of a gradient of similarity, checked; the result has the shape of that of the maps, padded.
+// The arguments of a gradient of similarity, checked; the result has the shape of the map `of`, padded.
 SimilarityGradientCall similarity_gradient_call(const char* op, const Tensor& grad_score, const Tensor& query,
                                                 const Tensor& key, const Tensor& index, const Tensor& score,
                                                 int64_t patch_size, int64_t padding, Tensor SimilarityCall::* of) {
@@ -666,6 +654,12 @@ bool is_same_map(const Tensor& map, const Tensor& other) {
     if (map.size(i) != other.size(i) || map.stride(i) != other.stride(i)) return false;
   }
   return true;
+}
+
+bool is_channels_last(const Tensor& features) {
+  const int64_t channels = features.size(1), height = features.size(2), width = features.size(3);
+  return features.stride(1) == 1 && features.stride(3) == channels && features.stride(2) == width * channels &&
+         features.stride(0) == height * width * channels;
 }
 
 void log_choice(const MatchCall& call, const KernelChoice& choice) {

@@ -188,9 +188,9 @@ constexpr int64_t kMaxPatch = 7;
 // Of fold, by the copies that may lie on a cell: as many of them have a finite sum in float32.
 constexpr double max_weight(int64_t copies) { return copies <= 25 ? 1e37 : 1e35; }
 
-// A checked call of match. Tensors are contiguous, but for query and key on the CPU, which may have any strides; rows
-// and columns count patches. On the CPU index, score and ranking arrive holding -1 and -inf, and tally zeros; on CUDA
-// they hold nothing yet and match_cuda writes every entry.
+// A checked call of match. Tensors are contiguous, but for query and key, which may have any strides; rows and columns
+// count patches. On the CPU index, score and ranking arrive holding -1 and -inf, and tally zeros; on CUDA they hold
+// nothing yet and match_cuda writes every entry.
 struct MatchCall {
   Tensor query, key;
   std::optional<Tensor> query_mask, key_mask;
@@ -230,6 +230,9 @@ std::string metric_obstacle(const MatchCall& call);
 
 // Whether two maps of the same dimensions are one: the same numbers in the same layout.
 bool is_same_map(const Tensor& map, const Tensor& other);
+
+// Whether the channels of each cell lie side by side, and the cells as they do in a contiguous map.
+bool is_channels_last(const Tensor& features);
 
 // The kernel that a call of match runs, by its name among kMethods, and why it is this one.
 struct KernelChoice {

@@ -8,7 +8,10 @@ from inpaint.errors import InpaintError
 
 
 def choose_device(name: torch.device | str = "auto") -> torch.device:
-    """The device called ``name``: "cpu", "cuda", "cuda:N", or "auto", which is "cuda" where there is a GPU, else "cpu".
+    """The device called ``name``: "cpu", "cuda", "cuda:N", "mps", or "auto".
+
+    "auto" is "cuda" where there is an NVIDIA GPU, else "cpu". "mps", an Apple GPU, runs the networks; patchswap's
+    operators run on the CPU then.
 
     Raises:
         InpaintError: another name, or a GPU that is not there.
@@ -20,8 +23,10 @@ def choose_device(name: torch.device | str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InpaintError(f"device: expected auto, cpu or cuda, got {str(name)!r}; choose one of these")
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InpaintError(f"device: expected auto, cpu, cuda or mps, got {str(name)!r}; choose one of these")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InpaintError("device: expected an Apple GPU and torch with MPS, found none; use --device cpu")
     if device.type == "cuda" and not found:
         raise InpaintError("device: expected an NVIDIA GPU and torch with CUDA, found none; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= found:

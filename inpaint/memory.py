@@ -30,7 +30,7 @@ def largest_part(device: torch.device, max_memory: float | None = None) -> float
 
 def _free_in_machine() -> int:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):  # not Linux
         names = getattr(os, "sysconf_names", {})
@@ -40,6 +40,6 @@ def _free_in_machine() -> int:
 
 def _free_in_container(limit: Path, used: Path) -> int:
     try:
-        return max(0, int(limit.read_text()) - int(used.read_text()))
+        return max(0, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
     except (OSError, ValueError):  # no container, or no limit ("max")
         return 1 << 62

@@ -384,6 +384,6 @@ def _temporary_name(folder: Path, part: str = "") -> Path:
 def _keep_owner_and_mode(existing: Path, new: Path) -> None:
     if existing.exists():
         state = existing.stat()
-        with suppress(OSError):  # only some may give files away
+        with suppress(AttributeError, OSError):  # Windows has no such owners; only some may give files away
             os.chown(new, state.st_uid, state.st_gid)
         os.chmod(new, stat.S_IMODE(state.st_mode))

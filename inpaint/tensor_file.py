@@ -16,7 +16,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. InpaintError if it is missing or damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            # The library maps the file, which could not be replaced on Windows while such tensors live: hence copies.
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InpaintError(
             f"{path}: expected a safetensors file, could not read it ({error}); check the path or get the file again"

@@ -40,7 +40,7 @@ def quota() -> float | None:
 def _quotas() -> Iterator[float]:
     """The quotas, in processors, of the control groups of this process and of those around them."""
     try:
-        lines = OWN_CGROUPS.read_text().splitlines()
+        lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
@@ -63,7 +63,7 @@ def _quota(folder: Path) -> float | None:
     """The quota of one control group of version 2 or 1; None where it has none."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
         try:
-            quota, period = " ".join((folder / name).read_text() for name in names).split()
+            quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
             if int(quota) > 0 and int(period) > 0:
                 return int(quota) / int(period)
         except (OSError, ValueError):  # no such group, or "max"

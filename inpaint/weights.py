@@ -144,7 +144,10 @@ def checksums() -> dict[str, str]:
     listing = FOLDER / "SHA256SUMS"
     if not listing.is_file():
         raise InpaintError(f"{listing}: expected the list of weights, found no file; install the package again")
-    return {name: digest for digest, name in (line.split() for line in listing.read_text().splitlines() if line)}
+    return {
+        name: digest
+        for digest, name in (line.split() for line in listing.read_text(encoding="utf-8").splitlines() if line)
+    }
 
 
 def sha256(path: Path) -> str:

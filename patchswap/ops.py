@@ -2,6 +2,7 @@
 
 The compiled library (library.py) defines the operators and their CPU and CUDA kernels. Without it they are defined
 here, with the same schemas. In both cases the plain torch reference serves every device that has no kernel of its own.
+Apple's GPUs ("mps") have no float64, which it uses; tensors there are copied to the CPU, and the results back.
 
 * Gradients: `fold` is linear in key and base and has gradients of every order in these. Its gradient with respect to
   weights is an operator, `fold_weights_backward`, which has none itself and says so where one is asked of it. `match`,
@@ -29,6 +30,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from patchswap import contract, library, reference
 
@@ -69,11 +71,25 @@ try:
 except library.LibraryError as error:
     extension_error = error
 
+
+def _on_the_cpu(name: str) -> Callable[..., Any]:
+    """The operator of that name for tensors of another device."""
+
+    def run(*arguments: Any) -> Any:
+        device = next(each.device for each in arguments if isinstance(each, Tensor))
+        operator = getattr(torch.ops.patchswap, name)
+        results = operator(*[each.cpu() if isinstance(each, Tensor) else each for each in arguments])
+        return pytree.tree_map_only(Tensor, lambda result: result.to(device), results)
+
+    return run
+
+
 _library = torch.library.Library("patchswap", "FRAGMENT")
 for _name, _schema in SCHEMAS.items():
     if extension is None:
         _library.define(_name + _schema)
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    _library.impl(_name, _on_the_cpu(_name), "MPS")
 
 
 def match(

@@ -146,13 +146,21 @@ def test(python: Path, selection: list[str]) -> dict[str, int]:
 def machine() -> dict[str, Any]:
     """The system that the wheels were tried on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    system = platform.freedesktop_os_release()
     return {
         "date": date.today().isoformat(),
         "commit": commit.stdout.strip(),
-        "cpu": f"{system} with glibc {platform.libc_ver()[1]}",
+        "cpu": f"{system['ID'].capitalize()} {system.get('VERSION_ID', '')}, glibc {platform.libc_ver()[1]}",
         "threads": os.cpu_count(),
     }
+
+
+def keep(result: dict[str, Any]) -> None:
+    """Put a cell's result into the file, in place of an earlier one."""
+    kept = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
+    kept = [each for each in kept if each["cell"] != result["cell"]] + [result]
+    found = {"machine": machine(), "results": sorted(kept, key=lambda each: each["cell"])}
+    RESULTS.write_text(json.dumps(found, indent=4) + "\n")
 
 
 def main() -> int:
@@ -164,7 +172,6 @@ def main() -> int:
     parser.add_argument("--tests", default="", metavar="EXPRESSION", help="only these tests, as pytest -k takes them")
     arguments = parser.parse_args()
     arguments.environments.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(RESULTS.read_text())["results"] if RESULTS.exists() else []
     failed = False
     for cell in CELLS:
         wheels = list((arguments.dist / cell.kind).glob("*.whl"))
@@ -181,11 +188,9 @@ def main() -> int:
             result["tests"] = arguments.tests
         except RuntimeError as error:
             print(error)
-            result["error"] = str(error).strip().splitlines()[-1]
-        failed |= "error" in result or result["failed"] > 0 or not result["passed"]
-        kept = [each for each in kept if each["cell"] != list(cell)] + [result]
-        found = {"machine": machine(), "results": sorted(kept, key=lambda each: each["cell"])}
-        RESULTS.write_text(json.dumps(found, indent=4) + "\n")
+            result["failure"] = str(error).strip().splitlines()[-1]
+        failed |= "failure" in result or "error" in result or result["failed"] > 0 or not result["passed"]
+        keep(result)
         print(json.dumps(result), flush=True)
     return int(failed)
 

@@ -56,7 +56,7 @@ inline bool is_promising(const Forecast& forecast, const SearchCosts& costs, int
   // The forecast takes thresholds for fixed, but they rise during the search: this part of its full scores is left. It
   // leaves out the keys above the worst seed, of which there are kSeedStride for each key that is wanted. The later
   // thresholds rise, the more often these are scored. All are fits to times on photographs, spectra and noise.
-  constexpr double kStillBeyond = 0.4, kAboveSeeds = 1.5 * kSeedStride, kLateThresholds = 1.5;
+  constexpr double kStillBeyond = 0.4, kAboveSeeds = 2 * kSeedStride, kLateThresholds = 1.3;
   const double pairs = static_cast<double>(queries) * keys;
   const double walks = 1 + 1.0 / kSeedStride;
   const double above = std::min(1.0, kAboveSeeds * std::pow(topk, kLateThresholds) / keys);

@@ -61,6 +61,15 @@ Tensor allocate(const Tensor& like, const Take& take) {
   return memory;
 }
 
+// Whether one map is that of all samples: the same memory.
+bool is_shared(const Tensor& features) { return features.size(0) > 1 && features.stride(0) == 0; }
+
+// The samples that are stored: all, or the one that is shared.
+Tensor stored(const Tensor& features) {
+  Tensor samples = features;
+  return is_shared(samples) ? torch::stable::narrow(samples, 0, 0, 1) : samples;
+}
+
 // ---- direct matching
 
 static_assert(kMostRanks == kMaxTopk);
@@ -69,12 +78,14 @@ template <int P, class Element>
 void match_directly(const MatchCall& call, cudaStream_t stream) {
   using Sum = Accumulate<Element>;
   const auto map = [&](const Tensor& features, const std::optional<Tensor>& mask) {
-    return direct_map<P, Sum>(call.batch, call.channels, features.size(2), features.size(3),
+    return direct_map<P, Sum>(call.batch, is_shared(features), call.channels, features.size(2), features.size(3),
                               mask ? mask->const_data_ptr<bool>() : nullptr);
   };
   DirectWork<Element, Sum> work{};
-  work.query = call.query.const_data_ptr<Element>();
-  work.key = call.key.const_data_ptr<Element>();
+  const Tensor query = torch::stable::contiguous(stored(call.query));
+  const Tensor key = is_same_map(call.query, call.key) ? query : torch::stable::contiguous(stored(call.key));
+  work.query = query.const_data_ptr<Element>();
+  work.key = key.const_data_ptr<Element>();
   work.pair.query = map(call.query, call.query_mask);
   work.pair.key = map(call.key, call.key_mask);
   work.pair.query.metric = work.pair.key.metric = call.metric;
@@ -229,6 +240,19 @@ bool fits_32_bits(const MatchCall& call) {
   return fits(call.query_height, call.query_width) && fits(call.key_height, call.key_width);
 }
 
+// Whether prepare reads a map as it lies, channels last.
+template <class Element>
+bool is_in_pieces(const Tensor& features) {
+  return is_channels_last(features) && features.size(1) * sizeof(Element) % kPieceBytes == 0 &&
+         reinterpret_cast<uintptr_t>(features.const_data_ptr()) % kPieceBytes == 0;
+}
+
+// A map as prepare reads it, copied where that is needed.
+template <class Element>
+Tensor readable(const Tensor& features) {
+  return is_in_pieces<Element>(features) ? features : torch::stable::contiguous(features);
+}
+
 template <class Element>
 void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& device, bool use_wgmma) {
   Preparation<Element> work{};
@@ -247,10 +271,15 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   p.score = call.score.mutable_data_ptr<float>();
   p.ranking = call.ranking ? call.ranking->mutable_data_ptr<float>() : nullptr;
   p.tally = call.tally.mutable_data_ptr<int64_t>();
-  work.query = static_cast<const Element*>(call.query.const_data_ptr());
-  work.key = static_cast<const Element*>(call.key.const_data_ptr());
-  work.one_map = static_cast<const void*>(work.query) == static_cast<const void*>(work.key) &&
-                 call.query_height == call.key_height && call.query_width == call.key_width;
+  const Tensor query = readable<Element>(stored(call.query));
+  const Tensor key = is_same_map(call.query, call.key) ? query : readable<Element>(stored(call.key));
+  work.query = static_cast<const Element*>(query.const_data_ptr());
+  work.key = static_cast<const Element*>(key.const_data_ptr());
+  work.query_is_channels_last = is_in_pieces<Element>(query);
+  work.key_is_channels_last = is_in_pieces<Element>(key);
+  work.query_is_shared = is_shared(call.query);
+  work.key_is_shared = is_shared(call.key);
+  work.one_map = is_same_map(query, key);
   work.cost = {.key_stride = mma::kStretch, .match_blocks = device.processors};
 #ifdef PATCHSWAP_WGMMA
   if (use_wgmma) work.cost.key_stride = wgmma::kStretch;

@@ -9,9 +9,9 @@
 // packs them. A row of patches needs three rows of cells: the block that finishes the last part of the three computes
 // it, as counters tell. No block waits for another.
 //
-// Packing goes in tiles of kWarp cells: a lane has a cell, a warp every eighth unit of channels. Sums over channels are
-// made in the same order for every cell, and those over the cells of a patch for every patch, so equal patches have
-// equal norms wherever they lie, bit for bit.
+// Packing goes in tiles of kWarp cells: a lane has a cell, a warp every eighth unit of channels. Maps are read where
+// they lie, channels first or channels last. Sums over channels are made in the same order for every cell, and those
+// over the cells of a patch for every patch, so equal patches have equal norms wherever they lie, bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,10 @@ namespace patchswap {
 
 constexpr int kPrepareThreads = 256;
 constexpr int kPrepareWarps = kPrepareThreads / kWarp;
+constexpr int kPrepareBound = 2 * kPrepareThreads;  // for the compiler: no more registers than let two blocks reside
 static_assert(kPrepareThreads == kPlanThreads);
 
+constexpr int kPieceBytes = 16;
 constexpr int kPartCells = 2 * kWarp;  // of a row, for one block: enough blocks to fill the device, none too short
 
 // The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers. Every block takes the
@@ -58,10 +60,13 @@ struct Preparation {
   Problem problem;
   const Element* query;  // [B][C][query height][query width]
   const Element* key;    // [B][C][key height][key width]; not read where one_map
-  bool one_map;          // query and key are one tensor, packed once
-  int* query_arrivals;   // [B][query rows] parts finished of the three rows below a row of patches; starts at 0
-  int* key_arrivals;     // [B][key rows] likewise; null where one_map
-  uint32_t* workspace;   // of plan_queries, plan_workspace(...) words
+  // [B][height][width][C] instead, each cell in whole pieces of kPieceBytes.
+  bool query_is_channels_last, key_is_channels_last;
+  bool query_is_shared, key_is_shared;  // one map, without the batch, is that of all samples
+  bool one_map;                         // query and key are one tensor, packed once
+  int* query_arrivals;  // [B][query rows] parts finished of the three rows below a row of patches; starts at 0
+  int* key_arrivals;    // [B][key rows] likewise; null where one_map
+  uint32_t* workspace;  // of plan_queries, plan_workspace(...) words
   PlanCost cost;
 };
 
@@ -109,8 +114,37 @@ PATCHSWAP_DEVICE int scale_exponent(const Element* features, int64_t count, Shar
   return shift < -kMostShift ? -kMostShift : shift > kMostShift ? kMostShift : shift;
 }
 
+// One unit of channels of a cell of one sample; 0 beyond the last channel, and where the cell is not there. A lane
+// reads channels that lie side by side a piece at a time, as its neighbours read from other sectors of memory.
+template <bool kIsChannelsLast, class Element>
+PATCHSWAP_DEVICE void read_unit(const Element* features, int64_t channels, int64_t cells, int64_t cell, bool is_there,
+                                int unit, float (&given)[kUnit]) {
+  const int64_t first = static_cast<int64_t>(unit) * kUnit;
+  if constexpr (kIsChannelsLast) {
+    constexpr int kPieceLength = kPieceBytes / static_cast<int>(sizeof(Element));
+    struct alignas(kPieceBytes) Piece {
+      Element number[kPieceLength];
+    };
+#pragma unroll
+    for (int i = 0; i < kUnit; i += kPieceLength) {
+      Piece piece = {};
+      if (is_there && first + i < channels) {
+        piece = *reinterpret_cast<const Piece*>(features + cell * channels + first + i);
+      }
+#pragma unroll
+      for (int j = 0; j < kPieceLength; j++) given[i + j] = to_float(piece.number[j]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kUnit; i++) {
+      const int64_t channel = first + i;
+      given[i] = is_there && channel < channels ? to_float(features[channel * cells + cell]) : 0.0f;
+    }
+  }
+}
+
 // Part `part` of one row of cells, `row`, of the map of `sample`; features are those of the sample.
-template <class Element>
+template <bool kIsChannelsLast, class Element>
 PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, int64_t channels, int sample, int row,
                                 int part, float scale, Shared<float> sums) {
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;
@@ -127,11 +161,7 @@ PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, i
     for (int unit = warp; unit < units; unit += kPrepareWarps) {
       HalfUnit packed;
       float given[kUnit];
-#pragma unroll
-      for (int i = 0; i < kUnit; i++) {
-        const int64_t channel = static_cast<int64_t>(unit) * kUnit + i;
-        given[i] = in_row && channel < channels ? to_float(features[channel * plane + cell]) : 0.0f;
-      }
+      read_unit<kIsChannelsLast>(features, channels, plane, cell, in_row, unit, given);
 #pragma unroll
       for (int i = 0; i < kUnit; i++) {
         const float scaled = given[i] * scale;
@@ -274,21 +304,27 @@ PATCHSWAP_DEVICE void close_key_row(const Problem& p, int sample, int row) {
 }
 
 // All that one packing block does: one part of a map that serves as query, key or both, numbered part by part of a row,
-// row by row of a sample. arrivals: [B][rows] of this map.
+// row by row of a sample. arrivals: [B][rows] of this map. is_shared: its features are the same for all samples.
 template <class Element>
-PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const Element* map_features, int* arrivals,
-                                   int64_t block, bool is_query, bool is_key) {
+PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const Element* map_features,
+                                   bool is_channels_last, bool is_shared, int* arrivals, int64_t block, bool is_query,
+                                   bool is_key) {
   const int thread = thread_index();
   const int sample = static_cast<int>(block / parts_of_map(map)), parts = static_cast<int>(parts_of_row(map));
   const int in_sample = static_cast<int>(block % parts_of_map(map)), row = in_sample / parts, part = in_sample % parts;
   const int rows = static_cast<int>(map.rows());
   const Shared<int> finished = shared_memory<int>(kFinishedAt, kPatch);
   const int64_t count = p.channels * map.cell_count();
-  const Element* features = map_features + sample * count;
+  const Element* features = map_features + (is_shared ? 0 : sample * count);
 
   const int shift = scale_exponent(features, count, shared_memory<int>(kLargestAt, kPrepareWarps));
   const float scale = power_of_two(shift);
-  pack_part(map, features, p.channels, sample, row, part, scale, shared_memory<float>(0, kSumsCount));
+  const Shared<float> sums = shared_memory<float>(0, kSumsCount);
+  if (is_channels_last) {
+    pack_part<true>(map, features, p.channels, sample, row, part, scale, sums);
+  } else {
+    pack_part<false>(map, features, p.channels, sample, row, part, scale, sums);
+  }
   if (is_key && row >= rows && part == 0) close_key_row(p, sample, row);
   if (is_key && in_sample == 0 && thread == 0) p.key_shift[sample] = shift;
 
@@ -316,7 +352,7 @@ PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const
 
 // Grid: prepare_blocks(problem, one_map). Shared memory: kPrepareShared bytes.
 template <class Element>
-PATCHSWAP_KERNEL(kPrepareThreads)
+PATCHSWAP_KERNEL(kPrepareBound)
 prepare(const Preparation<Element> work) {
   allow_next_launch();
   const Problem& p = work.problem;
@@ -329,9 +365,11 @@ prepare(const Preparation<Element> work) {
   block -= p.batch;
   const int64_t query_blocks = p.batch * parts_of_map(p.query);
   if (block < query_blocks) {
-    prepare_part(p, p.query, work.query, work.query_arrivals, block, true, work.one_map);
+    prepare_part(p, p.query, work.query, work.query_is_channels_last, work.query_is_shared, work.query_arrivals, block,
+                 true, work.one_map);
   } else {
-    prepare_part(p, p.key, work.key, work.key_arrivals, block - query_blocks, false, true);
+    prepare_part(p, p.key, work.key, work.key_is_channels_last, work.key_is_shared, work.key_arrivals,
+                 block - query_blocks, false, true);
   }
 }
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FILE = click.Path(path_type=Path)
-DEVICE = click.Choice(["auto", "cpu", "cuda"])
+DEVICE = click.Choice(["auto", "cpu", "cuda", "mps"])
 
 
 class Scales(click.ParamType):

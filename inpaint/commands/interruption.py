@@ -38,11 +38,11 @@ def orderly_end(message: str) -> Iterator[Interruption]:
         os.write(2, message.encode())  # print() may be at work in the interrupted code, and does not nest
 
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell sets it for programs in the background
-                before[number] = signal.signal(number, on_signal)
+        for asking in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(asking) is not signal.SIG_IGN:  # as a shell sets it for programs in the background
+                before[asking] = signal.signal(asking, on_signal)
     try:
         yield interruption
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -343,7 +343,7 @@ def _resume(trainer: Trainer, out: Path, resume: Path | str) -> bool:
 def _write_config(out: Path, stage: Role, config: TrainingConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / "config.json.part"
-    temporary.write_text(json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n")
+    temporary.write_text(json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, out / "config.json")
 
 

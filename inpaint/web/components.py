@@ -30,7 +30,7 @@ class PhotographField(gr.File):
     def preprocess(self, payload: Any) -> Any:
         if payload is None:
             return None
-        with readable("The photograph is gone"):
+        with readable():
             if not Path(payload.path).exists():
                 raise InpaintError("the server has deleted the photograph in the meantime; drop it again")
             return Upload.of(payload.orig_name, Path(payload.path).read_bytes(), "the photograph")

@@ -14,9 +14,9 @@ from inpaint.web.words import for_visitors
 
 
 @contextmanager
-def readable(title: str) -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Shows what a visitor can mend, or why there is no result."""
     try:
         yield
     except (InpaintError, Stopped) as error:
-        raise gr.Error(html.escape(for_visitors(error)), duration=None, title=title, print_exception=False) from error
+        raise gr.Error(html.escape(for_visitors(error)), duration=None, print_exception=False) from error

@@ -104,7 +104,7 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
         def dropped(upload: Upload | None, request: gr.Request) -> dict[Any, Any]:
             if upload is None:
                 return {}
-            with readable("Not opened"):
+            with readable():
                 preview, line = visitors.result(_visitor(request), lambda _: show(upload, limits.megapixels))
             return {work: gr.Column(visible=True), about: line, canvas: preview}
 
@@ -122,7 +122,7 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
             request: gr.Request,
         ) -> list[Any]:
             """A field of numbers that was emptied gives None."""
-            with readable("Not filled"):
+            with readable():
                 if upload is None:
                     raise InpaintError("expected a photograph, got none; drop one first")
                 rectangle = (left or 0, top or 0, width, height) if width and height else None

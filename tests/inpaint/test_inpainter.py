@@ -614,7 +614,7 @@ def test_with_little_memory_fine_scales_are_left_out(networks: weights.Networks,
 
 
 def test_devices_are_checked_when_loading() -> None:
-    with pytest.raises(InpaintError, match="expected auto, cpu or cuda, got 'potato'"):
+    with pytest.raises(InpaintError, match="expected auto, cpu, cuda or mps, got 'potato'"):
         inpaint.load("default", device="potato")
     if not torch.cuda.is_available():
         with pytest.raises(InpaintError, match="found none; use --device cpu"):

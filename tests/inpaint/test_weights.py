@@ -54,6 +54,24 @@ def test_the_default_is_there_with_its_checksum_and_card() -> None:
     assert "image2feature" in networks.card and "steps" in networks.card
 
 
+def test_the_manifest_lists_all_weights_of_the_package() -> None:
+    assert weights.checksums().keys() == {path.name for path in weights.FOLDER.glob("*.safetensors")}
+    assert all(len(digest) == 64 for digest in weights.checksums().values())
+
+
+@pytest.mark.parametrize("name", [weights.VGG_FILE, "default.safetensors"])
+def test_each_file_is_checked_on_every_load(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in weights.FOLDER.iterdir():
+        (tmp_path / each.name).write_bytes(each.read_bytes())
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    weights.load("default")
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InpaintError, match=f"{name}: expected SHA-256 .*damaged"):
+        weights.load("default")
+
+
 def test_the_module_is_there_with_the_package() -> None:
     code = "import inpaint; assert inpaint.weights.resolve('default').parent == inpaint.weights.FOLDER"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -98,7 +98,7 @@ class TestFoldPeak:
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", ["auto", "direct"])
 def test_gpu_peak_of_one_map_in_channels_last(method):
-    """One tensor as query and key is copied once, and packed once."""
+    """One tensor as query and key is packed once: direct matching copies it once before, the search reads it there."""
     features = torch.randn(1, 256, 64, 64, device="cuda")
     peaks = []
     for given in (features, features.to(memory_format=torch.channels_last)):
@@ -106,7 +106,8 @@ def test_gpu_peak_of_one_map_in_channels_last(method):
         before = torch.cuda.memory_allocated()
         patchswap.match(given, given, method=method)
         peaks.append(torch.cuda.max_memory_allocated() - before)
-    assert peaks[1] - peaks[0] < 1.1 * features.nbytes
+    copies = 1 if patchswap.explain(features, features, method=method).kernel == "direct" else 0
+    assert peaks[1] - peaks[0] < (copies + 0.1) * features.nbytes
 
 
 @pytest.mark.gpu
