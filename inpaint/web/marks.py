@@ -28,7 +28,7 @@ class Tool(NamedTuple):
 
 REMOVE = Tool("Remove", "#e6007e")
 COPY_FROM = Tool("Copy only from here", "#00a0ff")
-BOX = Tool("Remove a box: dab two corners", "#ffd400")
+BOX = Tool("Box by two corners", "#ffd400")
 TOOLS = (REMOVE, COPY_FROM, BOX)
 
 

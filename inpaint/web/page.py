@@ -59,13 +59,13 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
                         buttons=[],
                         brush=_brush(TOOLS[0]),
                         format="png",
-                        height="60vh",
+                        height="min(60vh, 100vw)",
                         elem_id="canvas",
                     )
                     with gr.Row():
                         start = gr.Button("Fill", variant="primary", min_width=120)
                         cancel = gr.Button("Cancel", min_width=120)
-                    with gr.Accordion("More (lengths in pixels of the photograph)", open=False):
+                    with gr.Accordion("More, in pixels", open=False):
                         with gr.Row():
                             left, top = _number("Box: left", 0, least=None), _number("Box: top", 0, least=None)
                             width, height = _number("Box: width", 0), _number("Box: height", 0)
@@ -80,7 +80,7 @@ def make_page(filler: Filler, limits: Limits) -> gr.Blocks:
                 )
                 with gr.Row(visible=False) as outcome:
                     result = DownloadLink("Download", variant="primary", min_width=120)
-                    another = gr.Button("Another variant", min_width=160)
+                    another = gr.Button("Next variant", min_width=160)
                     mask = DownloadLink("Mask", min_width=120)
                 notes = gr.Textbox(label="Notes", visible=False, interactive=False)
                 steps = gr.Gallery(

@@ -41,7 +41,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: install the package chromium, or set the variable CHROMIUM"
 )
-PATIENCE = 60_000  # milliseconds: slow machines draw without a GPU
+PATIENCE = 180_000  # milliseconds: slow machines draw without a GPU
 NARROW = {"width": 390, "height": 700}  # a phone
 
 
