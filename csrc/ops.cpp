@@ -184,6 +184,13 @@ std::string methods_of(bool Method::* is_there) {
   return text;
 }
 
+Metric metric_of(const char* op, const std::string& metric) {
+  const NamedMetric* known =
+      std::find_if(std::begin(kMetrics), std::end(kMetrics), [&](auto& one) { return one.name == metric; });
+  require(known != std::end(kMetrics), op, ": metric must be \"ncc\", \"l2\" or \"dot\"; got \"", metric, "\"");
+  return known->metric;
+}
+
 // The arguments of match, checked. Results are still missing.
 MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional<Tensor>& query_mask,
                      const std::optional<Tensor>& key_mask, int64_t patch_size, int64_t topk,
@@ -201,9 +208,7 @@ MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional
       std::find_if(std::begin(kMethods), std::end(kMethods), [&](auto& one) { return one.name == method; });
   require(known != std::end(kMethods), "match: method must be \"auto\", ", methods_of(&Method::is_on_cpu), " (CPU), ",
           methods_of(&Method::is_on_cuda), " (CUDA); got \"", method, "\"");
-  const NamedMetric* known_metric =
-      std::find_if(std::begin(kMetrics), std::end(kMetrics), [&](auto& one) { return one.name == metric; });
-  require(known_metric != std::end(kMetrics), "match: metric must be \"ncc\", \"l2\" or \"dot\"; got \"", metric, "\"");
+  const Metric known_metric = metric_of("match", metric);
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   if (query_mask) check_patch_mask("match", "query_mask", *query_mask, "query", query, query_grid, patch_size);
@@ -229,7 +234,7 @@ MatchCall match_call(const Tensor& query, const Tensor& key, const std::optional
           .topk = topk,
           .fast = precision == "fast",
           .method = method,
-          .metric = known_metric->metric,
+          .metric = known_metric,
           .key_weight = contiguous(key_weight),
           .whole_height = key.size(2)};
 }
@@ -292,7 +297,8 @@ std::string explain(Tensor query, Tensor key, std::optional<Tensor> query_mask, 
 }
 
 std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::optional<Tensor> query_mask,
-                                  std::optional<Tensor> key_mask, double weight, int64_t sweeps, int64_t patch_size) {
+                                  std::optional<Tensor> key_mask, double weight, int64_t sweeps, int64_t patch_size,
+                                  std::string metric) {
   check_features("cohere", "query", query);
   check_features("cohere", "key", key);
   check_like("cohere", "query", query, "key", key);
@@ -301,6 +307,7 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
   require(weight >= 0 && weight < std::numeric_limits<double>::infinity(),
           "cohere: weight must be a finite number, 0 or more; got ", weight);
   require(sweeps >= 0, "cohere: sweeps must not be negative; got ", sweeps);
+  const Metric known_metric = metric_of("cohere", metric);
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
   const Grid key_grid = patch_grid(key.size(2), key.size(3), patch_size);
   check_query_index("cohere", index, query, query_grid, patch_size);
@@ -324,6 +331,7 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
                         .patch_size = patch_size,
                         .sweeps = sweeps,
                         .weight = weight,
+                        .metric = known_metric,
                         .index = torch::stable::new_empty(query, {shape, 3}, ScalarType::Long),
                         .score = torch::stable::new_empty(query, {shape, 3}, score_dtype)};
 #ifdef PATCHSWAP_CUDA
@@ -690,7 +698,7 @@ STABLE_TORCH_LIBRARY(patchswap, library) {
       "method=\"auto\", str metric=\"ncc\", Tensor? key_weight=None) -> str");
   library.def(
       "cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, "
-      "Tensor? key_mask, float weight, int sweeps, int patch_size) -> "
+      "Tensor? key_mask, float weight, int sweeps, int patch_size, str metric=\"ncc\") -> "
       "(Tensor index, Tensor score)");
   library.def(
       "fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt "

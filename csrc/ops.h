@@ -54,14 +54,14 @@
 //   sample on the CPU, where the masks count, and one for the batch on CUDA.
 //
 // cohere(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, int sweeps,
-//        int patch_size) -> (Tensor index, Tensor score)
+//        int patch_size, str metric="ncc") -> (Tensor index, Tensor score)
 //
 //   Chooses the keys of a match anew so that neighbouring queries agree. The offset of query i with key k is k - i, a
 //   difference of rows and of columns. Its neighbours are the up to eight queries around it that have a key. In each
 //   sweep every query takes, of its own offset and its neighbours', the offset o with the highest
-//       <q, k> / (|q| |k|) + weight * (neighbours whose offset is o) / 8,    k the key at i + o.
+//       score of q and k by metric + weight * (neighbours whose offset is o) / 8,    k the key at i + o.
 //   An offset is left out where i + o is no key: outside the key's grid, or masked. All queries choose at once, by the
-//   offsets of the sweep before. This climbs, as a rule, an energy of Potts' kind: the correlations plus the weight of
+//   offsets of the sweep before. This climbs, as a rule, an energy of Potts' kind: the scores plus the weight of
 //   all neighbours that agree. It need not reach the highest, a sweep may go down, and two neighbours may go on
 //   exchanging their offsets.
 //
@@ -73,10 +73,11 @@
 //   - Ties: its own offset goes first, then those of its ranks, then its neighbours' in row-major order.
 //   - weight: finite, 0 or more. At 0, as with no sweeps, every query keeps its key.
 //   - query, key, masks: as for match. Zero norm: as for match. The result is on the query's grid, (B, H-p+1, W-p+1);
-//     score is the correlation with the key chosen, float32 or float64.
+//     score is that of the key chosen, float32 or float64.
+//   - metric: as for match. The weight counts in units of the score.
 //   - A key beyond the last: an error on the CPU, taken as -1 by the CUDA kernel.
-//   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has correlation NaN with every other. A key is
-//     never taken for it, and a query with such a correlation keeps its key and has score NaN. Nothing is checked.
+//   - Not finite: a patch with NaN, Inf or a squared norm beyond float32 has score NaN with every other. A key is never
+//     taken for it, and a query with such a score keeps its key and has score NaN. Nothing is checked.
 //   - CUDA takes fewer than 2^30 cells in one channel of one sample.
 //
 // fold(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, Tensor? weights=None)
@@ -251,6 +252,7 @@ struct CohereCall {
   int64_t query_rows, query_columns, key_rows, key_columns;
   int64_t patch_size, sweeps;
   double weight;
+  Metric metric;
   Tensor index, score;
 };
 

@@ -207,6 +207,7 @@ def check_cohere(
     weight: float,
     sweeps: int,
     patch_size: int,
+    metric: str,
 ) -> None:
     """Raise ValueError or TypeError where the arguments of `cohere` break its contract."""
     check_features("cohere", "query", query)
@@ -215,6 +216,7 @@ def check_cohere(
     check_same_batch_and_channels("cohere", query, key, ("query", "key"))
     check_patch_size("cohere", patch_size)
     check_coherence("cohere", "weight", weight, sweeps)
+    check_metric("cohere", metric)
     _check_query_index("cohere", index, query, patch_size)
     if query_mask is not None:
         check_patch_mask("cohere", "query_mask", query_mask, "query", query, patch_size)

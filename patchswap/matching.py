@@ -180,6 +180,7 @@ def cohere(
     padding_mode: str | None = None,
     query_mask: Tensor | None = None,
     key_mask: Tensor | None = None,
+    metric: str = "ncc",
 ) -> Match:
     """Choose the keys of a match anew, so that neighbouring queries take neighbouring keys where these fit as well.
 
@@ -187,10 +188,10 @@ def cohere(
     are the up to eight queries around it that have a key. In each sweep every query takes, of its own offset and its
     neighbours', the offset o with the highest
 
-        NCC(i, i + o) + weight * (number of neighbours whose offset is o) / 8,
+        score(i, i + o) + weight * (number of neighbours whose offset is o) / 8,
 
-    where NCC is the normalised cross-correlation, by whatever metric the keys were matched. An offset is left out where
-    i + o is no key: outside the key's grid, or masked. All queries choose at once, by the offsets of the sweep before.
+    where the score is that of `match` by the metric. An offset is left out where i + o is no key: outside the key's
+    grid, or masked. All queries choose at once, by the offsets of the sweep before.
     So copied regions grow together, unless the similarity says otherwise by more than the weight. It need not settle:
     two neighbours may go on exchanging their offsets.
 
@@ -209,26 +210,30 @@ def cohere(
             the key's patch grid, k from 1 to 8; -1 = no key. A query has none either where it is masked, or its first
             key is.
         query, key, query_mask, key_mask: as for `match`.
-        weight: what the agreement of all eight neighbours counts for, in units of NCC: 0 or more. 0.1 to 0.4 are
-            useful; at 0 every query keeps its key.
+        weight: what the agreement of all eight neighbours counts for, in units of the score: 0 or more. By "ncc" 0.1
+            to 0.4 are useful. By "l2" and "dot" it grows with the square of the features. At 0 every query keeps its
+            key.
         sweeps: how many at most; 0 or more. It may end sooner, where a sweep would change nothing.
         patch_size, padding, padding_mode: as for `match`; by default those of the Match, or 3, 0 and "zeros".
+        metric: "ncc", "l2" or "dot", as for `match`: that by which the keys were matched, or another. It knows no
+            weights of keys.
 
     Returns:
-        Match(index, score), both (B, h, w): the keys chosen and their NCC; -1 and -inf where there is none.
+        Match(index, score), both (B, h, w): the keys chosen and their scores; -1 and -inf where there is none.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or ranges outside the above, or the Match has been made with others. An
             index beyond the last key patch raises on the CPU; the CUDA kernel, which never waits for the device, takes
-            it as -1. Features are not checked: a patch with NaN or Inf has NCC NaN, is never taken, and as a query
+            it as -1. Features are not checked: a patch with NaN or Inf has score NaN, is never taken, and as a query
             keeps its key with score NaN.
     """
     settings = settings_of("cohere", match_or_index, patch_size, padding, padding_mode)
     check_size("cohere", match_or_index, key)
     index, grid = index_of(match_or_index), Grid((key.shape[2], key.shape[3]), *settings)
     query, key, query_mask, key_mask = prepare("cohere", query, key, query_mask, key_mask, *settings)
-    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, grid.patch_size)
-    return Match(*ops.cohere(index, query, key, query_mask, key_mask, weight, sweeps, grid.patch_size), grid)
+    arguments = (index, query, key, query_mask, key_mask, weight, sweeps, grid.patch_size, metric)
+    contract.check_cohere(*arguments)
+    return Match(*ops.cohere(*arguments), grid)
 
 
 def settings_of(

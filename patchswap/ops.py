@@ -44,7 +44,7 @@ SCHEMAS = {
     "explain": "(Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, int patch_size, int topk, "
     'str precision="exact", str method="auto", str metric="ncc", Tensor? key_weight=None) -> str',
     "cohere": "(Tensor index, Tensor query, Tensor key, Tensor? query_mask, Tensor? key_mask, float weight, "
-    "int sweeps, int patch_size) -> (Tensor index, Tensor score)",
+    'int sweeps, int patch_size, str metric="ncc") -> (Tensor index, Tensor score)',
     "fold": "(Tensor index, Tensor key, Tensor? base, SymInt height, SymInt width, int patch_size, "
     "Tensor? weights=None) -> Tensor",
     "fold_backward": "(Tensor grad_output, Tensor index, SymInt key_height, SymInt key_width, int patch_size, "
@@ -165,9 +165,10 @@ def cohere(
     weight: float,
     sweeps: int,
     patch_size: int,
+    metric: str = "ncc",
 ) -> tuple[Tensor, Tensor]:
     """torch.ops.patchswap.cohere: index int64 and score, both (B, H-p+1, W-p+1); patchswap.cohere says which."""
-    return torch.ops.patchswap.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
+    return torch.ops.patchswap.cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size, metric)
 
 
 def fold(
@@ -320,8 +321,9 @@ def _cohere_fake(
     weight: float,
     sweeps: int,
     patch_size: int,
+    metric: str = "ncc",
 ) -> tuple[Tensor, Tensor]:
-    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
+    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size, metric)
     shape = (query.shape[0], *contract.patch_grid(query.shape[2], query.shape[3], patch_size))
     return (
         query.new_empty(shape, dtype=torch.int64),

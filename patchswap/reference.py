@@ -143,12 +143,13 @@ def cohere(
     weight: float,
     sweeps: int,
     patch_size: int,
+    metric: str = "ncc",
 ) -> tuple[Tensor, Tensor]:
     """The keys of a match, chosen anew so that neighbouring queries agree; see csrc/ops.h for the contract.
 
     Returns index int64 and score, both (B, H-p+1, W-p+1).
     """
-    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size)
+    contract.check_cohere(index, query, key, query_mask, key_mask, weight, sweeps, patch_size, metric)
     rows, columns = key_grid = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
     _require_keys("cohere", index, rows * columns)
     accumulate = contract.accumulation_dtype(query.dtype)
@@ -165,9 +166,9 @@ def cohere(
             continue
         maps = query[sample].to(accumulate), key[sample].to(accumulate)
 
-        def correlation(positions: Tensor, at: Tensor = at, maps: tuple[Tensor, Tensor] = maps) -> Tensor:
+        def score_with(positions: Tensor, at: Tensor = at, maps: tuple[Tensor, Tensor] = maps) -> Tensor:
             places = torch.stack((positions // columns, positions % columns), 1)
-            return _correlation(maps[0], at, maps[1], places, patch_size)
+            return _score(maps[0], at, maps[1], places, patch_size, metric)
 
         current = keys[0][has_key]
         for sweep in range(sweeps if weight > 0 else 0):
@@ -178,7 +179,7 @@ def cohere(
             for candidate in candidates:
                 agreeing = (proposed == candidate).any(0).sum(0)  # a neighbour counts once, by any of its ranks
                 support = (weight * agreeing.double() / 8).to(accumulate)
-                values.append(correlation(candidate.clamp(min=0)) + support)
+                values.append(score_with(candidate.clamp(min=0)) + support)
             current, best = candidates[0], values[0]
             for number in range(1, len(candidates)):
                 is_new = (candidates[number] >= 0) & (candidates[:number] != candidates[number]).all(0)
@@ -187,7 +188,7 @@ def cohere(
                 best = torch.where(better, values[number], best)
             keys[0][has_key] = current
         chosen[sample][has_key] = current
-        score[sample][has_key] = correlation(current)
+        score[sample][has_key] = score_with(current)
     return chosen, score
 
 
@@ -580,15 +581,19 @@ def _proposals(keys: Tensor, key_grid: tuple[int, int], may_be_chosen: Tensor) -
     return torch.stack(proposals)
 
 
-def _correlation(query: Tensor, at: Tensor, key: Tensor, places: Tensor, patch_size: int) -> Tensor:
-    """Normalised cross-correlation of (C, H, W) query patches with key patches; both (n, 2), rows and columns."""
+def _score(query: Tensor, at: Tensor, key: Tensor, places: Tensor, patch_size: int, metric: str) -> Tensor:
+    """Scores by metric of (C, H, W) query patches with key patches; both (n, 2), rows and columns."""
     products, query_squares, key_squares = query.new_zeros(3, len(at))
     for y, x in product(range(patch_size), range(patch_size)):
         left, right = query[:, at[:, 0] + y, at[:, 1] + x], key[:, places[:, 0] + y, places[:, 1] + x]
         products += (left * right).sum(0)
         query_squares += left.square().sum(0)
         key_squares += right.square().sum(0)
-    return products * _inverse_root(key_squares) * _inverse_root(query_squares)
+    correlation = products * _inverse_root(key_squares) * _inverse_root(query_squares)
+    if metric == "ncc":
+        return correlation
+    score = products if metric == "dot" else (2 * products - key_squares - query_squares).clamp(max=0)
+    return torch.where(correlation.isnan(), torch.nan, score)
 
 
 def _inverse_root(squares: Tensor) -> Tensor:

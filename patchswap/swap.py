@@ -139,7 +139,7 @@ def swap(
 
     With a coherence above 0 the keys of `match` are chosen anew by `cohere`, with this weight, before they are copied::
 
-        value of offset o for query i = NCC(i, i + o) + coherence * (neighbours whose offset is o) / 8
+        value of offset o for query i = score(i, i + o) + coherence * (neighbours whose offset is o) / 8
 
     The gradient flows to the features that are copied (patches of key or values, and cells that are kept), not through
     the choice of patches. Under autocast query and key may have two dtypes; the result has the wider one.
@@ -155,8 +155,9 @@ def swap(
         padding, padding_mode: as for `match`.
         key_margin: with a hole, keys have at least this many cells between themselves and the hole (features of deep
             layers see that far into it). A sample for which this would leave no key is matched without margin.
-        metric, key_weight: as for `match`; not with a coherence, which is in units of the plain NCC.
-        coherence: weight of agreement between neighbouring patches, in units of NCC: 0 or more. 0 is the plain arg-max.
+        metric, key_weight: as for `match`; a key_weight not with a coherence.
+        coherence: weight of agreement between neighbouring patches, in units of the score: 0 or more. 0 is the plain
+            arg-max.
         sweeps: of `cohere`; at coherence 0 there are none.
         divisor: as for `fold`.
         return_match: also return the Match that was used, on the patch grid of the query.
@@ -175,11 +176,8 @@ def swap(
     contract.check_patch_size("swap", patch_size)
     contract.check_coherence("swap", "coherence", coherence, sweeps)
     contract.check_metric("swap", metric)
-    if coherence > 0 and (metric != "ncc" or key_weight is not None):
-        raise ValueError(
-            'patchswap.swap: coherence goes with metric "ncc" and without key_weight; leave coherence at 0, or both of '
-            "these at their defaults"
-        )
+    if coherence > 0 and key_weight is not None:
+        raise ValueError("patchswap.swap: coherence goes without key_weight; leave coherence at 0, or key_weight out")
     check_key_margin("swap", key_margin)
     source = query if key is None else _checked_key(key, query)
     contract.check_padding("swap", padding, padding_mode, patch_size, {"query": query, "key": source})
@@ -204,7 +202,16 @@ def swap(
         key_weight=key_weight,
     )
     if coherence > 0:
-        found = cohere(found, query, source, weight=coherence, sweeps=sweeps, query_mask=query_mask, key_mask=key_mask)
+        found = cohere(
+            found,
+            query,
+            source,
+            weight=coherence,
+            sweeps=sweeps,
+            query_mask=query_mask,
+            key_mask=key_mask,
+            metric=metric,
+        )
 
     if values is None:
         wider = torch.promote_types(query.dtype, source.dtype)  # they differ under autocast only

@@ -5,7 +5,7 @@
 // neighbour at a distance proposes its own key, moved by this distance. Equal offsets are thus equal codes, and the
 // candidates of a query are a short list of codes.
 //
-// Threads take kQueriesAtOnce queries at a time. A query stores the correlations of its list, so that each sweep
+// Threads take kQueriesAtOnce queries at a time. A query stores the scores of its list, so that each sweep
 // computes new ones only. Where nothing around it changed, it keeps its key.
 
 #include <torch/csrc/stable/ops.h>
@@ -33,7 +33,7 @@ constexpr int kMostCandidates = kMaxTopk + kNeighbours;
 constexpr int64_t kNone = -1;
 constexpr int64_t kQueriesAtOnce = 16;
 
-// ---- correlation
+// ---- scores
 
 // A map whose channels lie side by side, and so do the cells of a row: a row of a patch is contiguous.
 template <class Sum>
@@ -132,11 +132,12 @@ struct Grid {
 template <class Sum>
 struct Query {
   int64_t place;
-  Sum inverse_norm, score;  // score: the correlation with its key
-  // The correlations of the candidates that it looked at last.
+  Sum square, inverse_norm;  // of its patch
+  Sum score;                 // with its key
+  // The scores of the candidates that it looked at last.
   int known;
   int64_t code[kMostCandidates];
-  Sum correlation[kMostCandidates];
+  Sum known_score[kMostCandidates];
 };
 
 template <class Sum>
@@ -149,6 +150,7 @@ class Sweeps {
         distances_(grid_.distances()),
         code_distances_(key_grid_.distances()),
         patch_size_(call.patch_size),
+        metric_(call.metric),
         multiply_(patch_products<Sum>()),
         query_cells_(cells_of<Element>(call.query, sample, query_memory_)),
         key_cells_(is_same_map(call.query, call.key) ? query_cells_ : cells_of<Element>(call.key, sample, key_memory_)),
@@ -233,19 +235,22 @@ class Sweeps {
     return query_cells_.at(grid_.row(query.place), grid_.column(query.place));
   }
 
-  Sum correlation(const Query<Sum>& query, int64_t code) const {
+  Sum score(const Query<Sum>& query, int64_t code) const {
     const Products<Sum> found = products(patch(query), query_cells_.row_stride, code);
-    return found.product * inverse_norm(found.square) * query.inverse_norm;
+    const Sum correlation = found.product * inverse_norm(found.square) * query.inverse_norm;
+    if (metric_ == Metric::kNcc || std::isnan(correlation)) return correlation;
+    if (metric_ == Metric::kDot) return found.product;
+    return std::min(2 * found.product - found.square - query.square, Sum(0));
   }
 
   void begin(Query<Sum>& query) const {
     const Sum* own = patch(query);
     const int64_t stride = query_cells_.row_stride;
-    query.inverse_norm =
-        inverse_norm(multiply_(own, stride, own, stride, patch_size_, patch_size_ * query_cells_.channels).square);
+    query.square = multiply_(own, stride, own, stride, patch_size_, patch_size_ * query_cells_.channels).square;
+    query.inverse_norm = inverse_norm(query.square);
     query.known = 1;
     query.code[0] = keys_[0][query.place];
-    query.correlation[0] = query.score = correlation(query, query.code[0]);
+    query.known_score[0] = query.score = score(query, query.code[0]);
   }
 
   bool changed_around(int64_t place) const {
@@ -282,24 +287,24 @@ class Sweeps {
       return agree;
     };
 
-    Sum correlations[kMostCandidates], best_value = 0;
+    Sum scores[kMostCandidates], best_value = 0;
     int best = 0;
     for (int i = 0; i < candidates; i++) {
       const int64_t* known = std::find(query.code, query.code + query.known, code[i]);
       const bool is_known = known != query.code + query.known;
-      correlations[i] = is_known ? query.correlation[known - query.code] : correlation(query, code[i]);
+      scores[i] = is_known ? query.known_score[known - query.code] : score(query, code[i]);
       int agreeing = 0;
       for (int neighbour = 0; neighbour < kNeighbours; neighbour++) agreeing += agrees(neighbour, code[i]);
-      const Sum value = correlations[i] + support_[agreeing];
+      const Sum value = scores[i] + support_[agreeing];
       if (i > 0 && !(value > best_value)) continue;
       best = i;
       best_value = value;
     }
     const bool changed = best != 0;
-    query.score = correlations[best];
+    query.score = scores[best];
     query.known = candidates;
     std::copy_n(code, candidates, query.code);
-    std::copy_n(correlations, candidates, query.correlation);
+    std::copy_n(scores, candidates, query.known_score);
     next_keys_[query.place] = code[best];
     next_changed_[query.place] = changed;
     return changed;
@@ -308,6 +313,7 @@ class Sweeps {
   const Grid grid_, key_grid_;
   const std::array<int64_t, kNeighbours> distances_, code_distances_;
   const int64_t patch_size_;
+  const Metric metric_;
   const PatchProducts<Sum> multiply_;
   Buffer<Sum> query_memory_, key_memory_;
   const Cells<Sum> query_cells_, key_cells_;

@@ -67,6 +67,7 @@ void cohere(const CohereCall& call, cudaStream_t stream) {
                              .ranks = static_cast<int>(call.ranks),
                              .pitch = pitch,
                              .weight = call.weight,
+                             .metric = call.metric,
                              .places = {first_places, first_places + queries},
                              .known_places = first_places + 2 * queries,
                              .known = query_cells + query_numbers + key_numbers,

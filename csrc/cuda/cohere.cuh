@@ -6,7 +6,7 @@
 // A block of cohere_sweep has a tile of queries, whose candidates share many cells in the first-level cache. The lanes
 // of a warp are slots: the first ones hold the own offsets of its query, the next eight those of its neighbours. Lanes
 // compare what they hold, each distinct offset is scored by the whole warp, and the best slot wins, the first of equal
-// ones. The correlations that a query has worked out are kept for the next sweep, which finds most of its candidates
+// ones. The scores that a query has worked out are kept for the next sweep, which finds most of its candidates
 // among them. So the first sweep has most of the work, and the others mostly wait for memory.
 //
 // Offsets do not occur as such: a neighbour at distance d proposes its own key less d.
@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "../metric.h"
 #include "device.cuh"
 #include "inverse_norm.cuh"
 
@@ -110,9 +111,10 @@ struct CohereWork {
   int rows, columns, key_rows, key_columns;
   int patch_size, ranks, pitch;
   double weight;
+  Metric metric;
   KeyPlace* places[2];     // [B][queries] written by sweeps in turn, the odd ones the second
   KeyPlace* known_places;  // [B][queries][kMostSlots] candidates of the sweep before
-  Sum* known;              // [B][queries][kMostSlots] and their correlations
+  Sum* known;              // [B][queries][kMostSlots] and their scores
   int64_t* index;          // [B][queries] results
   Sum* score;              // [B][queries]
 
@@ -159,9 +161,9 @@ PATCHSWAP_DEVICE Sum sum_of_lanes(Sum value) {
   return value;
 }
 
-// The correlation of a query's patch with a key's, by all lanes of a warp: for all patches in one order of sums.
+// The score of a query's patch with a key's, by all lanes of a warp: for all patches in one order of sums.
 template <class Sum>
-PATCHSWAP_DEVICE Sum correlation(const CohereWork<Sum>& work, int64_t sample, int row, int column, KeyPlace key) {
+PATCHSWAP_DEVICE Sum score_of(const CohereWork<Sum>& work, int64_t sample, int row, int column, KeyPlace key) {
   using Numbers = Piece<Sum>;
   const int height = work.rows + work.patch_size - 1, key_height = work.key_rows + work.patch_size - 1;
   const int pieces = work.patch_size * work.pitch / Numbers::kNumbers;  // of a row of a patch
@@ -192,9 +194,14 @@ PATCHSWAP_DEVICE Sum correlation(const CohereWork<Sum>& work, int64_t sample, in
     left_square[0] += left_square[n];
     right_square[0] += right_square[n];
   }
-  const Sum found = sum_of_lanes(product[0]) * inverse_norm(sum_of_lanes(right_square[0]));
+  const Sum whole = sum_of_lanes(product[0]), left = sum_of_lanes(left_square[0]),
+            right = sum_of_lanes(right_square[0]);
   // The sum keeps the product from being contracted with what is added to it later, in some uses and not in others.
-  return found * inverse_norm(sum_of_lanes(left_square[0])) + Sum(0);
+  const Sum correlation = whole * inverse_norm(right) * inverse_norm(left) + Sum(0);
+  if (work.metric == Metric::kNcc || !(correlation == correlation)) return correlation;
+  if (work.metric == Metric::kDot) return whole;
+  const Sum score = 2 * whole - right - left;
+  return score < 0 ? score : Sum(0);
 }
 
 // Grid: batch * tiles blocks of kSweepThreads threads. Sweeps count from 1; in sweep 0 all keep what they were given.
@@ -244,7 +251,7 @@ cohere_sweep(const CohereWork<Sum> work, int sweep) {
   }
   const bool is_candidate = lane < slots && !mine.is_none() && !is_repeated;
 
-  // Its correlation: from the sweep before, or worked out by the whole warp.
+  // Its score: from the sweep before, or worked out by the whole warp.
   const int64_t known_at = at * kMostSlots + lane;
   Sum found = 0;
   bool is_known = false;
@@ -264,7 +271,7 @@ cohere_sweep(const CohereWork<Sum> work, int sweep) {
 #pragma unroll 1
   for (uint32_t missing = ballot(is_candidate && !is_known); missing != 0; missing &= missing - 1) {
     const int slot = count_bits((missing & (0 - missing)) - 1);  // the lowest
-    const Sum value = correlation(work, sample, row, column, shuffle(mine, slot));
+    const Sum value = score_of(work, sample, row, column, shuffle(mine, slot));
     if (lane == slot) found = value;
   }
 

@@ -22,6 +22,7 @@ struct Call {
   int64_t batch, channels, height, width, key_height, key_width;
   int32_t patch_size, ranks, sweeps, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
   double weight;
+  int64_t metric;  // as an enum
   const int64_t* given;
   const bool *query_mask, *key_mask;
   void *query_cells, *key_cells;  // the same where both are one map
@@ -74,6 +75,7 @@ void run_call(const emulation::Schedule& schedule, const Call& call) {
   work.ranks = call.ranks;
   work.pitch = pitch;
   work.weight = call.weight;
+  work.metric = static_cast<Metric>(call.metric);
   work.places[0] = call.places;
   work.places[1] = call.places + call.batch * work.queries();
   work.known_places = call.known_places;

@@ -23,6 +23,7 @@ class Call(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "key_height", "key_width")],
         *[(name, ctypes.c_int32) for name in ("patch_size", "ranks", "sweeps", "dtype")],
         ("weight", ctypes.c_double),
+        ("metric", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("given", "query_mask", "key_mask", "query_cells", "key_cells")],
         *[(name, ctypes.c_void_p) for name in ("places", "known_places", "known", "index", "score")],
     ]
@@ -37,7 +38,7 @@ class CohereKernels:
         library.run_cohere.restype = ctypes.c_char_p
         assert library.call_size() == ctypes.sizeof(Call)
 
-    def cohere(self, index, query, key, query_mask, key_mask, weight, sweeps, patch_size, schedule):
+    def cohere(self, index, query, key, query_mask, key_mask, weight, sweeps, patch_size, schedule, metric="ncc"):
         """A map's layout is kept: channels first or last."""
         emulation = self.emulation
         memory = emulation.Memory(self.library, guard_begin=schedule.order == emulation.REVERSE)
@@ -73,6 +74,7 @@ class CohereKernels:
                 *(batch, channels, *query.shape[2:], *key.shape[2:]),
                 *(patch_size, index.shape[1], sweeps if weight > 0 else 0, DTYPES.index(query.dtype)),
                 weight,
+                contract.METRICS.index(metric),
                 **{name: emulation.pointer(tensor) for name, tensor in tensors.items()},
             )
             message = self.library.run_cohere(ctypes.byref(schedule), ctypes.byref(call))
@@ -127,7 +129,8 @@ def make_case(kind, batch, channels, size, key_size, patch_size, ranks, dtype=to
 def assert_is_reference(result, index, query, key, query_mask, key_mask, *options):
     expected, score = reference.cohere(index, query.double(), key.double(), query_mask, key_mask, *options)
     assert torch.equal(result[0], expected)
-    torch.testing.assert_close(result[1].double(), score, rtol=0, atol=2e-6)
+    rtol, atol = (1e-5, 1e-4) if options[-1] in ("l2", "dot") else (0, 2e-6)  # these are sums of any size
+    torch.testing.assert_close(result[1].double(), score, rtol=rtol, atol=atol)
 
 
 SHAPES = [  # batch, channels, size, key size
@@ -150,6 +153,16 @@ def test_equals_the_reference(kernels, emulation, shape, patch_size, dtype):
         assert_is_reference(results[0], *case, *options)
         for result in results[1:]:
             assert torch.equal(result[0], results[0][0]) and torch.equal(result[1], results[0][1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+def test_metrics(kernels, emulation, metric, dtype):
+    for kind, weight in ((torch.randn, 9.0), (one_hot, 4.0)):
+        case = make_case(kind, *SHAPES[2], 3, 2, dtype)
+        for schedule in emulation.SCHEDULES[:2]:
+            result = kernels.cohere(*case, weight, 2, 3, schedule, metric)
+            assert_is_reference(result, *case, weight, 2, 3, metric)
 
 
 @pytest.mark.parametrize("ranks", [1, 8])
@@ -186,6 +199,11 @@ def test_not_finite(kernels, emulation, value):
     expected, expected_score = reference.cohere(*case, 0.3, 3, 3)
     assert torch.equal(index, expected)
     torch.testing.assert_close(score, expected_score, rtol=0, atol=2e-6, equal_nan=True)
+    for metric in ("l2", "dot"):
+        index, score = kernels.cohere(*case, 3.0, 2, 3, emulation.SCHEDULES[2], metric)
+        expected, expected_score = reference.cohere(*case, 3.0, 2, 3, metric)
+        assert torch.equal(index, expected)
+        torch.testing.assert_close(score, expected_score, rtol=1e-5, atol=2e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("key_size", [(2, 9), (0, 0)], ids=str)
@@ -245,8 +263,14 @@ MUTANTS = {
     "weight not shared by eight": Mutant("count_bits(agreeing) / kNeighbours)", "count_bits(agreeing))"),
     "row of a patch too short": Mutant("work.patch_size * work.pitch / Numbers", "work.pitch / Numbers"),
     "rows of a patch all the same": Mutant("right_row += static_cast<int64_t>(work.key_width()) * work.pitch;", ""),
-    "norm of the key forgotten": Mutant("* inverse_norm(sum_of_lanes(right_square[0]))", ""),
-    "norm of the query forgotten": Mutant("found * inverse_norm(sum_of_lanes(left_square[0]))", "found"),
+    "norm of the key forgotten": Mutant("whole * inverse_norm(right) *", "whole *"),
+    "norm of the query forgotten": Mutant("* inverse_norm(left) + Sum(0)", "+ Sum(0)"),
+    "norm of the key left out of a distance": Mutant("2 * whole - right - left", "2 * whole - left"),
+    "norm of the query left out of a distance": Mutant("2 * whole - right - left", "2 * whole - right"),
+    "product once in a distance": Mutant("2 * whole - right", "whole - right"),
+    "distance below zero": Mutant("return score < 0 ? score : Sum(0);", "return score;"),
+    "distance taken for a product": Mutant("work.metric == Metric::kDot", "work.metric == Metric::kL2"),
+    "product that is not finite": Mutant("|| !(correlation == correlation)) return", ") return"),
     "cell of another sample's key": Mutant("key_cell = sample * key_height", "key_cell = 0 * key_height"),
     "tiles of one row": Mutant("tile / work.tiles_along() * kSweepRows", "tile / work.tiles_along()"),
     "queries beyond the last": Mutant("if (row >= work.rows || column >= work.columns) return;", ""),
@@ -265,6 +289,18 @@ def run_cases(kernels, emulation) -> None:
         for number, sweeps in enumerate((1, 3)):
             result = kernels.cohere(*case, weight, sweeps, 3, emulation.SCHEDULES[1 + number])
             assert_is_reference(result, *case, weight, sweeps, 3)
+    case = make_case(torch.randn, 1, 3, (7, 9), (8, 7), 3, 2)
+    case[2][0, 1, 4, 4] = torch.inf
+    for metric in ("l2", "dot"):
+        index, score = kernels.cohere(*case, 5.0, 2, 3, emulation.SCHEDULES[1], metric)
+        expected, expected_score = reference.cohere(*case, 5.0, 2, 3, metric)
+        assert torch.equal(index, expected)
+        torch.testing.assert_close(score, expected_score, rtol=1e-5, atol=2e-6, equal_nan=True)
+    features = 100 + torch.randn(1, 33, 7, 8)
+    near = features + 1e-4 * torch.randn(features.shape)  # distances below the rounding of the norms
+    itself = torch.arange(30).view(1, 1, 5, 6)
+    _, score = kernels.cohere(itself, features, near, None, None, 0.0, 0, 3, emulation.SCHEDULES[0], "l2")
+    assert bool((score <= 0).all()), "a distance below zero"
     index, *rest = make_case(torch.randn, 1, 3, (6, 6), (6, 6), 3, 2)
     beyond = index.clone()
     beyond[0, 0, 1, 1], beyond[0, 1, 2, 2] = 16, (1 << 33) + 5

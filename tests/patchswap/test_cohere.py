@@ -47,7 +47,7 @@ def one_hot(*shape):
     return torch.zeros(shape).scatter_(1, torch.randint(0, channels, (batch, 1, height, width)), 1.0)
 
 
-def by_definition(index, query, key, query_mask, key_mask, weight, sweeps, patch_size):
+def by_definition(index, query, key, query_mask, key_mask, weight, sweeps, patch_size, metric="ncc"):
     """The definition in the docstring, one query at a time; (index, score) of one sample in float64."""
     (ranks, rows, columns), (key_rows, key_columns) = index.shape, grid_of(key[None], patch_size)
 
@@ -55,12 +55,14 @@ def by_definition(index, query, key, query_mask, key_mask, weight, sweeps, patch
         inside = 0 <= place[0] < key_rows and 0 <= place[1] < key_columns
         return inside and (key_mask is None or bool(key_mask[place]))
 
-    def correlation(at, to):
+    def score_of(at, to):
         left, right = (
             features[:, y : y + patch_size, x : x + patch_size].double().flatten()
             for features, (y, x) in ((query, at), (key, to))
         )
-        norms = left.norm() * right.norm()
+        if metric == "l2":
+            return -float((left - right).square().sum())
+        norms = left.norm() * right.norm() if metric == "ncc" else 1
         return float(left @ right / norms) if norms > 0 else 0.0
 
     offsets = {}
@@ -80,7 +82,7 @@ def by_definition(index, query, key, query_mask, key_mask, weight, sweeps, patch
             for candidate in [*own, *(other[0] for other in around)]:
                 if candidate is None or not is_key(to := (at[0] + candidate[0], at[1] + candidate[1])):
                     continue
-                value = correlation(at, to) + weight * sum(candidate in other for other in around) / 8
+                value = score_of(at, to) + weight * sum(candidate in other for other in around) / 8
                 if best is None or value > best_value + 1e-12:
                     best, best_value = candidate, value
             chosen[at] = [best]
@@ -89,16 +91,17 @@ def by_definition(index, query, key, query_mask, key_mask, weight, sweeps, patch
     score = torch.full((rows, columns), -torch.inf, dtype=torch.float64)
     for at, own in offsets.items():
         to = (at[0] + own[0][0], at[1] + own[0][1])
-        result[at], score[at] = to[0] * key_columns + to[1], correlation(at, to)
+        result[at], score[at] = to[0] * key_columns + to[1], score_of(at, to)
     return result, score
 
 
-def assert_equal_to_reference(match, index, query, key, query_mask, key_mask, weight, sweeps, patch_size):
-    arguments = (query_mask, key_mask, weight, sweeps, patch_size)
+def assert_equal_to_reference(match, index, query, key, query_mask, key_mask, weight, sweeps, patch_size, metric="ncc"):
+    arguments = (query_mask, key_mask, weight, sweeps, patch_size, metric)
     expected, score = reference.cohere(index, query.double(), key.double(), *arguments)
     assert torch.equal(match.index, expected)
     assert match.score.dtype == contract.accumulation_dtype(query.dtype)
-    torch.testing.assert_close(match.score.double(), score, rtol=0, atol=2e-6)
+    rtol, atol = (0, 2e-6) if metric == "ncc" else (1e-5, 1e-4)  # others are sums of any size
+    torch.testing.assert_close(match.score.double(), score, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("features", [torch.randn, one_hot], ids=["random", "one hot"])
@@ -114,6 +117,60 @@ def test_reference_by_definition(features, ranks, patch_size):
         )
         assert torch.equal(found[0], expected)
         torch.testing.assert_close(score[0], expected_score)
+
+
+@pytest.mark.parametrize("metric", contract.METRICS)
+@pytest.mark.parametrize("features", [torch.randn, one_hot], ids=["random", "one hot"])
+@pytest.mark.parametrize(("ranks", "patch_size"), [(1, 3), (3, 2)])
+def test_metrics_by_definition(device, features, ranks, patch_size, metric):
+    query, key = features(1, 3, 8, 9), features(1, 3, 9, 7)
+    index = make_index(query, key, patch_size, ranks, 0.8)
+    masks = make_mask(query, patch_size, 0.9), make_mask(key, patch_size, 0.8)
+    changed = 0
+    for sweeps, weight in ((1, 0.1), (3, 4.0)):
+        options = {"weight": weight, "sweeps": sweeps, "patch_size": patch_size, "metric": metric}
+        expected, expected_score = by_definition(
+            index[0], query[0], key[0], masks[0][0], masks[1][0], weight, sweeps, patch_size, metric
+        )
+        given = [each.to(device) for each in (index, query, key)]
+        mine = dict(zip(("query_mask", "key_mask"), (mask.to(device) for mask in masks), strict=True))
+        match = patchswap.cohere(*given, **mine, **options)
+        assert torch.equal(match.index[0].cpu(), expected)
+        torch.testing.assert_close(match.score[0].double().cpu(), expected_score, rtol=1e-5, atol=1e-5)
+        changed += int((expected != index[0, 0]).sum())
+    assert changed > 0
+
+
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_metrics_equal_the_reference(device, dtype, metric):
+    query, key = (torch.randn(2, 37, *size, device=device).to(dtype) for size in SIZES[2])
+    for ranks, sweeps, weight in ((1, 4, 30.0), (8, 1, 9.0)):
+        index = make_index(query, key, 3, ranks, 0.9)
+        arguments = (make_mask(query, 3, 0.9), make_mask(key, 3, 0.8), weight, sweeps, 3, metric)
+        match = patchswap.Match(*ops.cohere(index, query, key, *arguments))
+        assert_equal_to_reference(match, index, query, key, *arguments)
+
+
+@pytest.mark.parametrize("metric", ["l2", "dot"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e30])
+def test_metrics_of_what_is_not_finite(device, value, metric):
+    query, key = torch.randn(1, 3, 10, 10, device=device), torch.randn(1, 3, 10, 10, device=device)
+    index = make_index(query, key, 3)
+    query[0, 0, 0, 0] = key[0, 1, 6, 6] = value
+    found = ops.cohere(index, query, key, None, None, 3.0, 2, 3, metric)
+    expected = reference.cohere(index, query, key, None, None, 3.0, 2, 3, metric)
+    assert torch.equal(found[0], expected[0]) and bool(found[1].isnan().any())
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_a_copy_has_no_distance(device):
+    features = torch.randn(1, 70, 9, 9, device=device)
+    match = patchswap.cohere(
+        patchswap.match(features, features, metric="l2"), features, features, weight=1, metric="l2"
+    )
+    assert torch.equal(match.index.flatten(), torch.arange(49, device=device))
+    assert bool((match.score <= 0).all()) and float(match.score.min()) > -1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

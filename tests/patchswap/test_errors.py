@@ -97,6 +97,10 @@ COHERE = {
         "weight must be a finite number, 0 or more; got nan",
     ),
     "sweeps": ((index, features, features, None, None, 0.1, -1, 3), "sweeps must not be negative; got -1"),
+    "metric": (
+        (index, features, features, None, None, 0.1, 6, 3, "l1"),
+        'cohere: metric must be "ncc", "l2" or "dot"; got "l1"',
+    ),
     "index dtype": ((index.int(), features, features, None, None, 0.1, 6, 3), "cohere: index must be int64; got int32"),
     "index shape": (
         (index, features, features, None, None, 0.1, 6, 1),

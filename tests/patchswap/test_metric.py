@@ -181,9 +181,19 @@ def test_swap(device):
     assert_match_close(match, content, style, **arguments)
     module = patchswap.nn.PatchSwap(7, metric="l2")
     assert torch.equal(module(content, style, key_weight=weight), result)
-    for others in ({"metric": "dot"}, {"key_weight": torch.ones(1, 10, 11, device=device)}):
-        with pytest.raises(ValueError, match="coherence goes with metric"):
-            patchswap.swap(content, style, coherence=0.1, **others)
+    with pytest.raises(ValueError, match="coherence goes without key_weight"):
+        patchswap.swap(content, style, coherence=0.1, key_weight=torch.ones(1, 10, 11, device=device))
+
+
+@pytest.mark.parametrize("metric", contract.METRICS)
+def test_swap_with_coherence(device, metric):
+    content, style = torch.rand(2, 3, 14, 15, device=device), torch.rand(1, 3, 12, 13, device=device)
+    result, match = patchswap.swap(content, style, metric=metric, coherence=0.4, return_match=True)
+    chosen = patchswap.match(content, style, metric=metric)
+    expected = patchswap.cohere(chosen, content, style, weight=0.4, metric=metric)
+    assert torch.equal(match.index, expected.index) and torch.equal(match.score, expected.score)
+    assert not torch.equal(match.index, chosen.index)
+    assert torch.equal(result, patchswap.fold(match, style))
 
 
 @pytest.mark.parametrize(("dtype", "requires_grad"), [(torch.float32, True), (torch.bfloat16, False)])
