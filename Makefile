@@ -4,6 +4,7 @@
 # make docs       builds the pages of docs/ and the API: docs/_build/html/index.html
 # make bench      measures the CPU's speed in about 21 minutes: benchmarks/results/, tables, plots
 # make bench-full the same with larger pictures, all rivals and more time, in about 56 minutes
+# make bench-scale  measures folders, by both engines, and the service under load: benchmarks/results/, tables
 # make vgg19      downloads what neural inpainting needs (88 MB) to be measured beside ours; bench does it too
 # make lpips      downloads what LPIPS needs (64 MB); evaluate and table1 do it too
 # make evaluate   PHOTOS=folder: fills and measures photographs, and writes the table of quality
@@ -57,7 +58,7 @@ HAS_TORCH := import importlib.metadata as m; assert tuple(map(int, m.version("to
 # From here on neither the tools nor what they start import the checkout's packages, which have no compiled library.
 export PYTHONSAFEPATH := 1
 
-.PHONY: demo test lint docs bench bench-full vgg19 lpips evaluate table1 photographs-named train wheel wheel-cpu \
+.PHONY: demo test lint docs bench bench-full bench-scale vgg19 lpips evaluate table1 photographs-named train wheel wheel-cpu \
 	reproducible wheel-matrix lock sbom audit lint-docker gpu-check clean
 
 demo: $(VENV)/.installed
@@ -92,6 +93,11 @@ bench: PIPELINE_PART = --sizes 256/112,512/224 --forms \
 	ours,ours-float32,ours-direct,telea,ns,biharmonic,neural-fast-patchswap,neural-paper-patchswap
 bench-full: MATCH_SECONDS = 1600
 bench-full: PIPELINE_SECONDS = 2100
+
+bench-scale: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/bench_batch.py --out benchmarks/results/batch-cpu.json
+	$(BIN)/python benchmarks/bench_web.py --out benchmarks/results/web-cpu.json
+	$(BIN)/python benchmarks/tables.py
 
 vgg19: $(VGG19)
 

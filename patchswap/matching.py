@@ -127,7 +127,7 @@ def match(
     Args:
         query: (B, C, H, W) features: float32, bfloat16, float16 (accumulated in float32) or float64.
         key: (B, C, H', W') features, same dtype and device; H' and W' may differ from H and W. A key of batch 1 serves
-            all queries; on the CPU it is not copied.
+            all queries and is not copied.
         patch_size: side of a patch in cells, from 1 to 7.
         padding: cells added on each side of query and key, fewer than patch_size.
         padding_mode: "zeros", "reflect" (without the outermost cell) or "replicate" (the outermost cell).
@@ -293,15 +293,15 @@ def prepare(
     is_one_map = key is query
     query, key = as_autocast_gives(query, key)
     contract.check_like(operator, "query", query, "key", key)
-    key = repeated(key, query.shape[0])
-    contract.check_same_batch_and_channels(operator, query, key, ("query", "key"))
+    contract.check_same_batch_and_channels(operator, query, repeated(key, query.shape[0]), ("query", "key"))
     contract.check_patch_size(operator, patch_size)
     contract.check_padding(operator, padding, padding_mode, patch_size, {"query": query, "key": key})
     query_mask, key_mask = (
         mask if mask is None or mask.dim() != 3 else repeated(mask, query.shape[0]) for mask in (query_mask, key_mask)
     )
     query = padded(query, padding, padding_mode)
-    return query, query if is_one_map else padded(key, padding, padding_mode), query_mask, key_mask
+    key = query if is_one_map else repeated(padded(key, padding, padding_mode), query.shape[0])
+    return query, key, query_mask, key_mask
 
 
 def weight_of_keys(key_weight: Tensor | None, key: Tensor) -> Tensor | None:

@@ -188,8 +188,8 @@ def main() -> int:
             result["tests"] = arguments.tests
         except RuntimeError as error:
             print(error)
-            result["error"] = str(error).strip().splitlines()[-1]
-        failed |= "error" in result or result["failed"] > 0 or not result["passed"]
+            result["failure"] = str(error).strip().splitlines()[-1]
+        failed |= "failure" in result or "error" in result or result["failed"] > 0 or not result["passed"]
         keep(result)
         print(json.dumps(result), flush=True)
     return int(failed)

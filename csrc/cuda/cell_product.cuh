@@ -43,7 +43,7 @@ PATCHSWAP_DEVICE const Element* cell_at(const Element* features, const DirectMap
   if (place >= map.count[tile_number]) return nullptr;
   const int cell = map.cell[tile_number * map.cell_pitch + place], cell_columns = tile.columns + patch_size - 1;
   const int64_t row = tile.row + cell / cell_columns, column = tile.column + cell % cell_columns;
-  return features + (sample * map.channels * map.height + row) * map.width + column;
+  return features + sample * map.sample_stride + row * map.width + column;
 }
 
 // Sixteen bytes of numbers.

@@ -61,6 +61,15 @@ Tensor allocate(const Tensor& like, const Take& take) {
   return memory;
 }
 
+// Whether one map is that of all samples: the same memory.
+bool is_shared(const Tensor& features) { return features.size(0) > 1 && features.stride(0) == 0; }
+
+// The samples that are stored: all, or the one that is shared.
+Tensor stored(const Tensor& features) {
+  Tensor samples = features;
+  return is_shared(samples) ? torch::stable::narrow(samples, 0, 0, 1) : samples;
+}
+
 // ---- direct matching
 
 static_assert(kMostRanks == kMaxTopk);
@@ -69,12 +78,12 @@ template <int P, class Element>
 void match_directly(const MatchCall& call, cudaStream_t stream) {
   using Sum = Accumulate<Element>;
   const auto map = [&](const Tensor& features, const std::optional<Tensor>& mask) {
-    return direct_map<P, Sum>(call.batch, call.channels, features.size(2), features.size(3),
+    return direct_map<P, Sum>(call.batch, is_shared(features), call.channels, features.size(2), features.size(3),
                               mask ? mask->const_data_ptr<bool>() : nullptr);
   };
   DirectWork<Element, Sum> work{};
-  const Tensor query = torch::stable::contiguous(call.query);
-  const Tensor key = is_same_map(call.query, call.key) ? query : torch::stable::contiguous(call.key);
+  const Tensor query = torch::stable::contiguous(stored(call.query));
+  const Tensor key = is_same_map(call.query, call.key) ? query : torch::stable::contiguous(stored(call.key));
   work.query = query.const_data_ptr<Element>();
   work.key = key.const_data_ptr<Element>();
   work.pair.query = map(call.query, call.query_mask);
@@ -262,12 +271,14 @@ void match_by_search(const MatchCall& call, cudaStream_t stream, const Device& d
   p.score = call.score.mutable_data_ptr<float>();
   p.ranking = call.ranking ? call.ranking->mutable_data_ptr<float>() : nullptr;
   p.tally = call.tally.mutable_data_ptr<int64_t>();
-  const Tensor query = readable<Element>(call.query);
-  const Tensor key = is_same_map(call.query, call.key) ? query : readable<Element>(call.key);
+  const Tensor query = readable<Element>(stored(call.query));
+  const Tensor key = is_same_map(call.query, call.key) ? query : readable<Element>(stored(call.key));
   work.query = static_cast<const Element*>(query.const_data_ptr());
   work.key = static_cast<const Element*>(key.const_data_ptr());
   work.query_is_channels_last = is_in_pieces<Element>(query);
   work.key_is_channels_last = is_in_pieces<Element>(key);
+  work.query_is_shared = is_shared(call.query);
+  work.key_is_shared = is_shared(call.key);
   work.one_map = is_same_map(query, key);
   work.cost = {.key_stride = mma::kStretch, .match_blocks = device.processors};
 #ifdef PATCHSWAP_WGMMA

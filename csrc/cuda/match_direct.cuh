@@ -102,7 +102,7 @@ square_cells(CellsOfMap<Element, Sum> work) {
   const int64_t plane = map.height * map.width;
   const int64_t thread = int64_t{block_index()} * kDirectThreads + thread_index();
   if (thread >= map.batch * plane) return;
-  const Element* features = work.features + thread / plane * map.channels * plane + thread % plane;
+  const Element* features = work.features + thread / plane * map.sample_stride + thread % plane;
   Sum square = 0;
   for (int64_t channel = 0; channel < map.channels; channel++) {
     const Sum value = static_cast<Sum>(features[channel * plane]);
@@ -302,21 +302,23 @@ best_of_slices(TilePair<Sum> p) {
 
 template <class Element, class Sum>
 struct DirectWork {
-  const Element* query;  // [B][C][height][width]
+  const Element* query;  // [B][C][height][width], or [C][height][width] where the map is shared
   const Element* key;
   TilePair<Sum> pair;  // but for tiles, samples and memory
   int64_t samples;     // whose products are held at the same time
 };
 
-// The maps of a call; masks are null where all patches take part. Metric and weight are left to be set.
+// The maps of a call; masks are null where all patches take part. is_shared: one map is that of all samples. Metric and
+// weight are left to be set.
 template <int P, class Sum>
-DirectMap<Sum> direct_map(int64_t batch, int64_t channels, int64_t height, int64_t width, const bool* mask,
-                          int64_t most_cells = kMostTileCells) {
+DirectMap<Sum> direct_map(int64_t batch, bool is_shared, int64_t channels, int64_t height, int64_t width,
+                          const bool* mask, int64_t most_cells = kMostTileCells) {
   DirectMap<Sum> map{};
   map.batch = batch;
   map.channels = channels;
   map.height = height;
   map.width = width;
+  map.sample_stride = is_shared ? 0 : channels * height * width;
   map.mask = mask;
   map.tiling = tiling_of<P>(height, width, most_cells);
   map.cell_pitch = cell_pitch_of<P>(map.tiling);

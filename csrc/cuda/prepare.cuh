@@ -62,7 +62,8 @@ struct Preparation {
   const Element* key;    // [B][C][key height][key width]; not read where one_map
   // [B][height][width][C] instead, each cell in whole pieces of kPieceBytes.
   bool query_is_channels_last, key_is_channels_last;
-  bool one_map;         // query and key are one tensor, packed once
+  bool query_is_shared, key_is_shared;  // one map, without the batch, is that of all samples
+  bool one_map;                         // query and key are one tensor, packed once
   int* query_arrivals;  // [B][query rows] parts finished of the three rows below a row of patches; starts at 0
   int* key_arrivals;    // [B][key rows] likewise; null where one_map
   uint32_t* workspace;  // of plan_queries, plan_workspace(...) words
@@ -303,17 +304,18 @@ PATCHSWAP_DEVICE void close_key_row(const Problem& p, int sample, int row) {
 }
 
 // All that one packing block does: one part of a map that serves as query, key or both, numbered part by part of a row,
-// row by row of a sample. arrivals: [B][rows] of this map.
+// row by row of a sample. arrivals: [B][rows] of this map. is_shared: its features are the same for all samples.
 template <class Element>
 PATCHSWAP_DEVICE void prepare_part(const Problem& p, const PackedMap& map, const Element* map_features,
-                                   bool is_channels_last, int* arrivals, int64_t block, bool is_query, bool is_key) {
+                                   bool is_channels_last, bool is_shared, int* arrivals, int64_t block, bool is_query,
+                                   bool is_key) {
   const int thread = thread_index();
   const int sample = static_cast<int>(block / parts_of_map(map)), parts = static_cast<int>(parts_of_row(map));
   const int in_sample = static_cast<int>(block % parts_of_map(map)), row = in_sample / parts, part = in_sample % parts;
   const int rows = static_cast<int>(map.rows());
   const Shared<int> finished = shared_memory<int>(kFinishedAt, kPatch);
   const int64_t count = p.channels * map.cell_count();
-  const Element* features = map_features + sample * count;
+  const Element* features = map_features + (is_shared ? 0 : sample * count);
 
   const int shift = scale_exponent(features, count, shared_memory<int>(kLargestAt, kPrepareWarps));
   const float scale = power_of_two(shift);
@@ -363,9 +365,11 @@ prepare(const Preparation<Element> work) {
   block -= p.batch;
   const int64_t query_blocks = p.batch * parts_of_map(p.query);
   if (block < query_blocks) {
-    prepare_part(p, p.query, work.query, work.query_is_channels_last, work.query_arrivals, block, true, work.one_map);
+    prepare_part(p, p.query, work.query, work.query_is_channels_last, work.query_is_shared, work.query_arrivals, block,
+                 true, work.one_map);
   } else {
-    prepare_part(p, p.key, work.key, work.key_is_channels_last, work.key_arrivals, block - query_blocks, false, true);
+    prepare_part(p, p.key, work.key, work.key_is_channels_last, work.key_is_shared, work.key_arrivals,
+                 block - query_blocks, false, true);
   }
 }
 

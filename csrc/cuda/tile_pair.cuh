@@ -74,9 +74,10 @@ struct DirectMap {
   Tiling tiling;
   Metric metric;
   bool is_query;
-  const bool* mask;   // [B][rows][columns], or null for all
-  const Sum* weight;  // of keys, [B][rows][columns], or null for 1
-  Sum* square;        // [B][height][width] squared norms of cells
+  const bool* mask;       // [B][rows][columns], or null for all
+  const Sum* weight;      // of keys, [B][rows][columns], or null for 1
+  Sum* square;            // [B][height][width] squared norms of cells
+  int64_t sample_stride;  // numbers from one sample's features to the next: 0 where one map is that of all samples
   // Of metric.h, [B][rows][columns]: scale, kExcluded where the patch takes no part, and bias, null where all are 0.
   Sum *scale, *bias;
   // The cells of each tile that are needed have places in row-major order.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
@@ -94,36 +94,50 @@ class FillForm(BaseModel):
         return written(filled.picture, photo.name, file_format, filled.notes)
 
     def _job(self, photo: Upload, megapixels: float) -> Job:
-        from inpaint.mask_sources import Coloured, Labelled, NotANumber, Rectangle, Transparent
-        from inpaint.work import prepare
+        from inpaint.marking import Marking
 
-        mask = self.mask and _read(self.mask, "mask")
-        masks: list[Any] = [Rectangle(*map(int, box.split(","))) for box in self.box]
-        masks += [Coloured(colour, mask and mask.opened()) for colour in self.mask_colour]
-        if mask and self.label:
-            masks.append(Labelled(mask.opened(), self.label))
-        elif mask and not self.mask_colour:
-            masks.append(mask.opened())
-        masks += [Transparent()] * self.mask_from_alpha + [NotANumber()] * self.mask_from_nan
-        if not masks:
+        mask = self.mask and _read_mask(self.mask, "mask")
+        if mask is None and not (self.box or self.mask_colour or self.mask_from_alpha or self.mask_from_nan):
             raise InpaintError("expected a mask, got none; send one as mask, or mark the hole by box or the like")
         if mask is None and (self.label or self.invert_mask or self.resize_mask or self.threshold is not None):
             raise InpaintError("label, invert_mask, resize_mask and threshold need a mask, got none; send one as mask")
-        return prepare(
-            photo.opened(),
-            masks,
-            scales=None if self.scales is None else [int(side) for side in self.scales.split(",")],
-            threshold=self.threshold,
+        marking = Marking(
+            boxes=tuple(map(_rectangle, self.box)),
+            colours=tuple(self.mask_colour),
+            from_alpha=self.mask_from_alpha,
+            from_nan=self.mask_from_nan,
+            labels=tuple(self.label),
             invert=self.invert_mask,
+            threshold=self.threshold,
             dilate=self.dilate,
             resize=self.resize_mask,
+        )
+        return marking.prepare(
+            photo.opened(),
+            mask and mask.opened,
+            scales=None if self.scales is None else [int(side) for side in self.scales.split(",")],
             feather=self.feather,
-            source=self.source and _read(self.source, "source").opened(),
-            exclude=self.exclude and _read(self.exclude, "exclude").opened(),
+            source=self.source and _read_mask(self.source, "source").opened(),
+            exclude=self.exclude and _read_mask(self.exclude, "exclude").opened(),
             variant=self.variant,
             page=self.page,
             max_megapixels=megapixels,
         )
+
+
+def _rectangle(box: Box) -> tuple[int, int, int, int]:
+    x, y, width, height = map(int, box.split(","))
+    return x, y, width, height
+
+
+def _read_mask(file: UploadFile, field: str) -> Upload:
+    """Outlines are refused: a short file of them can ask for any amount of time and memory."""
+    from inpaint.polygons import is_polygon_file
+
+    upload = _read(file, field)
+    if is_polygon_file(upload.opened()):
+        raise InpaintError(f"{upload.name}: expected a picture, got outlines; draw them into one with inpaint mask")
+    return upload
 
 
 def _read(file: UploadFile, field: str) -> Upload:

@@ -167,6 +167,7 @@ class Maps(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("query", "key", "query_arrivals", "key_arrivals", "workspace")],
         *[(name, ctypes.c_int32) for name in ("match_blocks", "key_stride", "dtype", "one_map")],
         *[(name, ctypes.c_int32) for name in ("query_is_channels_last", "key_is_channels_last")],
+        *[(name, ctypes.c_int32) for name in ("query_is_shared", "key_is_shared")],
     ]
 
 
@@ -280,6 +281,9 @@ class MatchKernels:
         )
 
         key_rows = key.shape[2] - 2
+        is_shared = [is_one_sample(features) for features in (query, key)]
+        if not one_map:
+            query, key = (each[:1] if same else each for each, same in zip((query, key), is_shared, strict=True))
         last = torch.channels_last
         is_last = [each.is_contiguous(memory_format=last) and not each.is_contiguous() for each in (query, key)]
         given = memory.read_only("query", query.permute(0, 2, 3, 1) if is_last[0] else query)
@@ -297,6 +301,7 @@ class MatchKernels:
             DTYPES.index(query.dtype),
             one_map,
             *is_last,
+            *is_shared,
         )
         order = ctypes.byref(schedule)
         expect_success("prepare", self.library.run_prepare(order, ctypes.byref(problem), ctypes.byref(maps)))
@@ -318,6 +323,11 @@ def times_raised(kernels: MatchKernels) -> float:
     result = kernels.match(query, key, schedule=Schedule(FORWARD, 8, 0), blocks=8)
     assert result["plan"].tolist() == [[8, 1]]  # groups and depth
     return int(result["raised"]) / result["index"].numel()
+
+
+def is_one_sample(features: Tensor) -> bool:
+    """Whether all samples are the same memory, which csrc/cuda reads once."""
+    return features.shape[0] > 1 and features.stride(0) == 0
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -32,9 +32,10 @@ struct Call {
   void* ranking;
   int64_t batch, channels, query_height, query_width, key_height, key_width;
   int32_t patch_size, topk, dtype, guard_begin;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
-  int64_t metric;                                // as an enum
-  int64_t most_cells, most_samples;              // of a tile; whose products are held at the same time
-  int64_t workspace, launches;                   // results: bytes, and how many kernels ran
+  int32_t query_is_shared, key_is_shared;
+  int64_t metric;                    // as an enum
+  int64_t most_cells, most_samples;  // of a tile; whose products are held at the same time
+  int64_t workspace, launches;       // results: bytes, and how many kernels ran
 };
 
 // Every array in guarded memory of its own, which begins as garbage.
@@ -76,10 +77,10 @@ void run_call(const emulation::Schedule& schedule, Call& call) {
   work.query = static_cast<const Element*>(call.query);
   work.key = static_cast<const Element*>(call.key);
   TilePair<Sum>& p = work.pair;
-  p.query = direct_map<P, Sum>(call.batch, call.channels, call.query_height, call.query_width, call.query_mask,
-                               call.most_cells);
-  p.key =
-      direct_map<P, Sum>(call.batch, call.channels, call.key_height, call.key_width, call.key_mask, call.most_cells);
+  p.query = direct_map<P, Sum>(call.batch, call.query_is_shared, call.channels, call.query_height, call.query_width,
+                               call.query_mask, call.most_cells);
+  p.key = direct_map<P, Sum>(call.batch, call.key_is_shared, call.channels, call.key_height, call.key_width,
+                             call.key_mask, call.most_cells);
   p.query.metric = p.key.metric = static_cast<Metric>(call.metric);
   p.query.is_query = true;
   p.key.weight = static_cast<const Sum*>(call.key_weight);
@@ -127,8 +128,9 @@ int64_t planned_bytes(const Call& call, bool is_double) {
   const auto count = [&](auto sum) {
     using Sum = decltype(sum);
     DirectWork<Sum, Sum> work{};
-    work.pair.query = direct_map<P, Sum>(call.batch, call.channels, call.query_height, call.query_width, nullptr);
-    work.pair.key = direct_map<P, Sum>(call.batch, call.channels, call.key_height, call.key_width, nullptr);
+    work.pair.query =
+        direct_map<P, Sum>(call.batch, false, call.channels, call.query_height, call.query_width, nullptr);
+    work.pair.key = direct_map<P, Sum>(call.batch, false, call.channels, call.key_height, call.key_width, nullptr);
     work.pair.topk = call.topk;
     take_direct(counter, work);
   };

@@ -22,7 +22,7 @@ struct Maps {
   uint32_t* workspace;
   int32_t match_blocks, key_stride;  // of the model that chooses the plan
   int32_t dtype;                     // 0 float32, 1 float16, 2 bfloat16
-  int32_t one_map, query_is_channels_last, key_is_channels_last;
+  int32_t one_map, query_is_channels_last, key_is_channels_last, query_is_shared, key_is_shared;
 };
 
 template <class Element>
@@ -34,6 +34,8 @@ void run_prepare_on(const emulation::Schedule& schedule, const Problem& problem,
   work.one_map = maps.one_map != 0;
   work.query_is_channels_last = maps.query_is_channels_last != 0;
   work.key_is_channels_last = maps.key_is_channels_last != 0;
+  work.query_is_shared = maps.query_is_shared != 0;
+  work.key_is_shared = maps.key_is_shared != 0;
   work.query_arrivals = maps.query_arrivals;
   work.key_arrivals = maps.key_arrivals;
   work.workspace = maps.workspace;

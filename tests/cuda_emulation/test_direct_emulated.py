@@ -28,6 +28,7 @@ class Call(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("batch", "channels")],
         *[(name, ctypes.c_int64) for name in ("query_height", "query_width", "key_height", "key_width")],
         *[(name, ctypes.c_int32) for name in ("patch_size", "topk", "dtype", "guard_begin")],
+        *[(name, ctypes.c_int32) for name in ("query_is_shared", "key_is_shared")],
         ("metric", ctypes.c_int64),
         *[(name, ctypes.c_int64) for name in ("most_cells", "most_samples", "workspace", "launches")],
     ]
@@ -66,18 +67,22 @@ class DirectMatch:
         schedule = schedule or emulation.SCHEDULES[0]
         memory = emulation.Memory(self.library, guard_begin=schedule.order == emulation.REVERSE)
         try:
+            is_shared = [emulation.is_one_sample(features) for features in (query, key)]
+            batch = query.shape[0]
+            query, key = (each[:1] if shared else each for each, shared in zip((query, key), is_shared, strict=True))
             given = {"query": query, "key": key, "query_mask": query_mask, "key_mask": key_mask}
             tensors = [None if value is None else memory.read_only(name, value) for name, value in given.items()]
             weight = None if key_weight is None else memory.read_only("key_weight", key_weight)
-            shape = (query.shape[0], topk, *contract.patch_grid(*query.shape[2:], patch_size))
+            shape = (batch, topk, *contract.patch_grid(*query.shape[2:], patch_size))
             index = memory.empty("index", shape, torch.int64)
             score = memory.empty("score", shape, contract.accumulation_dtype(query.dtype))
             ranking = memory.empty("ranking", shape, score.dtype) if wants_ranking else None
             self.call = Call(
                 *map(emulation.pointer, [*tensors, index, score, weight, ranking]),
-                *query.shape,
+                *(batch, *query.shape[1:]),
                 *key.shape[2:],
                 *(patch_size, topk, DTYPES.index(query.dtype), schedule.order == emulation.REVERSE),
+                *is_shared,
                 contract.METRICS.index(metric),
                 *(self.most_cells, most_samples),
             )
@@ -143,6 +148,42 @@ def test_metrics(direct, direct_in_small_tiles, emulation, dtype, patch_size, me
     assert_match_close(whole, query, key, **arguments, **selected)
     cut = direct_in_small_tiles.match(query, key, *masks, **arguments, topk=3, schedule=emulation.SCHEDULES[1])
     assert torch.equal(whole.index, cut.index) and torch.equal(whole.score, cut.score)
+
+
+@pytest.mark.parametrize("metric", ["ncc", "l2", "dot"])
+def test_parts_of_the_key_together_are_the_whole(direct, direct_in_small_tiles, metric):
+    """The highest ranking of two parts, the first of equals, with its score: bit for bit those of one search."""
+    query, key, query_mask, key_mask = maps((9, 11), (12, 13), 3)
+    key[:, :, 6:] = key[:, :, :6]  # equal keys in both parts
+    weight = torch.rand(2, 10, 11) + 0.1
+    options = {"metric": metric, "wants_ranking": True}
+    whole, whole_ranking = direct.match(query, key, query_mask, key_mask, key_weight=weight, **options), direct.ranking
+    parts = []
+    for first, end in ((0, 6), (6, 10)):
+        given = (query, key[:, :, first : end + 2].contiguous(), query_mask, key_mask[:, first:end].contiguous())
+        part = direct_in_small_tiles.match(*given, key_weight=weight[:, first:end].contiguous(), **options)
+        ranking = direct_in_small_tiles.ranking
+        parts.append((torch.where(part.index >= 0, part.index + first * 11, -1), part.score, ranking))
+    index, score, ranking = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+    best = ranking.argmax(0, keepdim=True)
+    for tensor, expected in ((index, whole.index), (score, whole.score), (ranking, whole_ranking)):
+        assert torch.equal(tensor.gather(0, best)[0], expected)
+    if metric == "ncc":
+        norm = query.square().sum(1).unfold(1, 3, 1).unfold(2, 3, 1).sum((3, 4)).sqrt()
+        torch.testing.assert_close(whole_ranking[:, 0], whole.score[:, 0] * norm)
+
+
+@pytest.mark.parametrize("is_key", [False, True])
+@pytest.mark.parametrize("metric", ["ncc", "l2"])
+def test_one_map_for_all_samples_is_read_in_place(direct_in_small_tiles, emulation, is_key, metric):
+    given = [*maps((9, 11), (10, 13), 3, batch=3)]
+    copied = direct_in_small_tiles.match(*given[:2], *given[2:], topk=2, metric=metric)
+    given[is_key] = given[is_key][:1].expand(3, -1, -1, -1)
+    shared = direct_in_small_tiles.match(*given, topk=2, metric=metric)
+    assert torch.equal(shared.index[0], copied.index[0]) and not torch.equal(shared.index, copied.index)
+    given[is_key] = given[is_key].contiguous()
+    copied = direct_in_small_tiles.match(*given, topk=2, metric=metric, schedule=emulation.SCHEDULES[1])
+    assert torch.equal(shared.index, copied.index) and torch.equal(shared.score, copied.score)
 
 
 @pytest.mark.parametrize("metric", ["l2", "dot"])
@@ -327,6 +368,17 @@ MUTANTS = {
     "place of a key kept from the row above": ("match_direct.cuh", "key == first || column == 0", "key == first"),
     "place of a key kept from the slice before": ("match_direct.cuh", "key == first || column == 0", "column == 0"),
     "key mask dropped": ("match_direct.cuh", "map.mask != nullptr && !map.mask[thread]", "false"),
+    "map of all samples taken for one of the batch": (
+        "match_direct.cuh",
+        "map.sample_stride = is_shared ? 0 : channels",
+        "map.sample_stride = channels",
+    ),
+    "norms of another sample": ("match_direct.cuh", "thread / plane * map.sample_stride", "0"),
+    "ranking is the score": (
+        "match_direct.cuh",
+        "p.ranking[place] = best.score[rank]",
+        "p.ranking[place] = query_scale",
+    ),
     "norm of the key forgotten": ("match_direct.cuh", "nullptr ? sum * scale :", "nullptr ? sum :"),
     "norm of a query forgotten": ("match_direct.cuh", "(sum + query_bias) * scale", "sum * scale"),
     "norm of a key left out of a distance": ("match_direct.cuh", " + p.key.bias[patch_of_batch]", ""),
@@ -356,6 +408,10 @@ def run_cases(emulation, library) -> None:
             arguments = {"metric": metric, "key_weight": weight}
             match = direct.match(query, key, query_mask, key_mask, topk=2, schedule=schedule, **arguments)
             assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask, **arguments)
+        match = direct.match(query, key[:1].expand(2, -1, -1, -1), query_mask, key_mask, schedule=schedule)
+        assert_match_close(match, query, key[:1].repeat(2, 1, 1, 1), query_mask=query_mask, key_mask=key_mask)
+        match = direct.match(query, key, query_mask, key_mask, metric="dot", schedule=schedule, wants_ranking=True)
+        assert torch.equal(match.score, direct.ranking), "the ranking of a product is its score"
         near = key + 1e-5 * torch.randn(key.shape, generator=generator)  # distances below the rounding of the norms
         match = direct.match(near, key, metric="l2", schedule=schedule)
         assert bool((match.score <= 0).all()), "a distance below zero"

@@ -223,6 +223,38 @@ def test_query_and_key_are_one_map(check, masks, dtype):
     check(features, features, *(patch_mask(kind, 2, 9, 12) for kind in masks))
 
 
+@pytest.mark.parametrize("noise", [0, 3e-4, 1])
+def test_parts_of_the_key_together_are_the_whole(kernels, emulation, noise):
+    """The highest ranking of two parts, the first of equals, with its score: bit for bit those of one search."""
+    query = torch.randn(2, 9, 7, 10)
+    key = torch.randn(2, 9, 3, 4).repeat(1, 1, 4, 3) + noise * torch.randn(2, 9, 12, 12)
+    query_mask, key_mask = patch_mask("half", 2, 7, 10), patch_mask("ring", 2, 12, 12)
+    options = {"schedule": emulation.SCHEDULES[1], "wants_ranking": True}
+    whole = kernels.match(query, key, query_mask, key_mask, **options)
+    parts = []
+    for first, end in ((0, 3), (3, 10)):
+        part = kernels.match(query, key[:, :, first : end + 2], query_mask, key_mask[:, first:end], **options)
+        parts.append((torch.where(part["index"] >= 0, part["index"] + first * 10, -1), part["score"], part["ranking"]))
+    index, score, ranking = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+    best = ranking.argmax(0, keepdim=True)
+    for name, tensor in (("index", index), ("score", score), ("ranking", ranking)):
+        assert torch.equal(tensor.gather(0, best)[0], whole[name]), name
+    norm = query.square().sum(1).unfold(1, 3, 1).unfold(2, 3, 1).sum((3, 4)).sqrt()
+    torch.testing.assert_close(whole["ranking"], whole["score"] * norm)
+
+
+@pytest.mark.parametrize("is_key", [False, True])
+def test_one_map_for_all_samples_is_read_in_place(kernels, emulation, is_key):
+    maps = [torch.randn(3, 9, 6, 11), torch.randn(3, 9, 8, 7)]
+    maps[is_key] = maps[is_key][:1].expand(3, -1, -1, -1)
+    masks = [patch_mask("half", 3, *features.shape[2:]) for features in maps]
+    for schedule in emulation.SCHEDULES:
+        shared = kernels.match(*maps, *masks, schedule=schedule)
+        copied = kernels.match(*(features.contiguous() for features in maps), *masks, schedule=schedule)
+        for name in ("index", "score"):
+            assert torch.equal(shared[name], copied[name])
+
+
 @pytest.mark.parametrize("masks", MASKS, ids="-".join)
 def test_fast_is_right_up_to_half_precision(check, masks):
     query, key = torch.randn(2, 33, 8, 10), torch.randn(2, 33, 9, 12)

@@ -100,7 +100,14 @@ MUTANTS = {
     "keys read in the query's layout": Mutant(
         "prepare.cuh", "work.key_is_channels_last, work.key_arrivals", "work.query_is_channels_last, work.key_arrivals"
     ),
+    "map of all samples taken for one of the batch": Mutant(
+        "prepare.cuh", "(is_shared ? 0 : sample * count)", "sample * count"
+    ),
+    "ranking of a query without a key forgotten": Mutant("prepare.cuh", "p.ranking[query] = -infinity();", ";"),
     # what is computed
+    "ranking is the score": Mutant(
+        "rescore.cuh", "p.ranking[query] = choice.score;", "p.ranking[query] = p.score[query];"
+    ),
     "key mask dropped": Mutant("prepare.cuh", "p.key_mask == nullptr ||", "true ||"),
     "query mask dropped": Mutant("prepare.cuh", "p.query_mask == nullptr ||", "true ||"),
     "key factor forgotten": Mutant("match_mma.cuh", "n + 2)) * factor)", "n + 2)) * (factor * 0.0f + 1.0f))"),
@@ -126,7 +133,7 @@ def cases() -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, t
     def cells(*shape: int) -> torch.Tensor:
         return randn(*shape).to(memory_format=torch.channels_last)
 
-    yield randn(2, 8, 9, 30), randn(2, 8, 7, 29), mask(2, 7, 28), mask(2, 5, 27), "exact"
+    yield randn(2, 8, 9, 30), randn(1, 8, 7, 29).expand(2, -1, -1, -1), mask(2, 7, 28), mask(2, 5, 27), "exact"
     yield randn(1, 70, 12, 16), randn(1, 70, 6, 23), mask(1, 10, 14), None, "exact"
     # Few keys, closer to each other than half precision tells.
     key_mask = torch.zeros(1, 7, 19, dtype=torch.bool)
@@ -150,11 +157,15 @@ def run_cases(emulation, kernels) -> None:
         results = []
         for schedule in emulation.SCHEDULES[1 : 3 if number < 2 else 2]:
             grid = {"blocks": 2, "modelled_blocks": 1 + number % 2 * 131, "precision": precision}
+            grid["wants_ranking"] = number < 2
             results.append(kernels.match(query, key, query_mask, key_mask, schedule=schedule, **grid))
             match = Match(results[-1]["index"], results[-1]["score"])
             assert_match_close(match, query, key, query_mask=query_mask, key_mask=key_mask)
             in_full = (query.shape[2] - 2) * (query.shape[3] - 2)
             assert int(results[-1]["tally"][1]) == (in_full if number == 3 else 0), "searched in full needlessly"
+            if number < 2:
+                norm = query.square().sum(1).unfold(1, 3, 1).unfold(2, 3, 1).sum((3, 4)).sqrt()
+                torch.testing.assert_close(results[-1]["ranking"], match.score * norm)
             if precision == "fast" or number == 4:
                 columns = key.shape[3] - 2
                 assert bool((match.index // columns < 3).all() and (match.index % columns < 3).all()), "not the lowest"

@@ -29,6 +29,7 @@ from inpaint.batch.task import Options
 from inpaint.commands import main
 from inpaint.errors import InpaintError
 
+TWO = Workers(2, 0, 1, 1)
 OPTIONS = Options(precision="float32", max_memory=2.0**30)
 
 
@@ -47,9 +48,9 @@ def many(folder):
 
 
 def fill(
-    folder, *, options=OPTIONS, stop=None, ended=None, load=ray_engine.load, places=Places
+    folder, *, options=OPTIONS, stop=None, ended=None, load=ray_engine.load, places=Places, workers=TWO
 ) -> dict[str, list[str]]:
-    """Runs it with two workers. Of each photograph, as often as it ended: "filled", "done before", or why not."""
+    """Runs it. Of each photograph, as often as it ended: "filled", "done before", or why not."""
     became: dict[str, list[str]] = {}
 
     def end(pair, entry) -> None:
@@ -64,7 +65,7 @@ def fill(
             pair(files_in(folder.photos), files_in(folder.masks)).pairs,
             places,
             options,
-            Workers(2, 0, 1, 1),
+            workers,
             manifest,
             stop=stop or threading.Event(),
             ended=end,
@@ -89,7 +90,7 @@ def fill_locally(folder, out: Path) -> None:
         )
 
 
-def workers() -> list[int]:
+def filling_processes() -> list[int]:
     """The processes of this test's Ray that fill photographs."""
     parents, titles = {}, {}
     for path in Path("/proc").glob("[0-9]*"):
@@ -106,15 +107,20 @@ def workers() -> list[int]:
 
 
 def test_one_worker_is_killed(many, tmp_path) -> None:
-    killed = []
+    killed, loaded = [], tmp_path / "loaded"
+
+    def load(options, workers):
+        with loaded.open("a") as file:
+            file.write("once\n")
+        return ray_engine.load(options, workers)
 
     def kill(became) -> None:
         if len(became) == 4:
-            killed.extend(workers()[:1])
+            killed.extend(filling_processes()[:1])
             os.kill(killed[0], signal.SIGKILL)
 
-    became = fill(many, ended=kill)
-    assert killed
+    became = fill(many, ended=kill, load=load)
+    assert killed and len(loaded.read_text().splitlines()) in (2, 3)  # the killed one may have been started anew
     assert len(became) == 17 and set(map(tuple, became.values())) == {("filled",)}
     lines = many.manifest.read_bytes()
     assert len(lines.splitlines()) == 17
@@ -167,7 +173,7 @@ def test_some_photographs_are_bad(many, killer) -> None:
     assert len(many.results()) == 14
 
     many.add("many/03.png", 3)
-    again = fill(many, load=killer)
+    again = fill(many, load=killer, workers=Workers(1, 0, 2, 4))  # four threads in one worker
     assert again.pop("many/03.png") == ["filled"]
     assert again.pop("many/05.png") == ["unexpected RuntimeError: odd"]
     assert "truncated or damaged" in again.pop("b.jpg")[0]

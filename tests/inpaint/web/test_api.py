@@ -191,8 +191,8 @@ def test_notes_are_ascii_json(client, files, pixels):
 
 
 def test_names_of_files_are_only_names(client, files, red, tmp_path):
-    outside = tmp_path / "secret.json"
-    outside.write_text("{}")
+    outside = tmp_path / "secret.png"
+    outside.write_text("secret")
     for name in (
         str(outside),
         "../../etc/passwd.png",
@@ -248,6 +248,8 @@ def unfit() -> dict[str, tuple[dict, dict, str]]:
             "truncated or damaged",
         ),
         "a mask of another size": ({"photo": photo, "mask": other}, {}, "or stretch it with resize_mask"),
+        "outlines": ({"photo": photo, "mask": ("m.JSON", b"{}")}, {}, "m.JSON: expected a picture, got outlines; draw"),
+        "outlines to exclude": (both | {"exclude": ("m.json", b"{}")}, {}, "m.json: expected a picture, got outlines"),
         "an unknown field": (both, {"treshold": "0.5"}, "treshold: expected one of the fields that /docs lists"),
         "out of range": (both, {"threshold": "2"}, "threshold: expected less than 1, got '2'; see /docs"),
         "no number": (both, {"dilate": "two"}, "dilate: expected valid integer, unable to parse"),

@@ -172,6 +172,15 @@ def test_a_box_in_numbers_and_the_steps(turn: Turn) -> None:
     assert shown.result.name == "noise_filled.png" and shown.mask.name == "noise_mask.png"
 
 
+def test_copies_come_from_where_the_second_brush_was(turn: Turn, tmp_path: Path) -> None:
+    layer = saved(paint((120, 161), (COPY_FROM, slice(8, 112), slice(95, 150))), tmp_path / "layer.png")
+    wish = Wish(Upload("noise.png", _png(texture(120, 161))), layer, box=(10, 30, 60, 60), with_steps=True)
+    picture = np.asarray(fill(wish, turn, MEGAPIXELS).steps[0][0])
+    copied = np.ptp(picture, axis=2) > 0  # all else is grey
+    copied[30:90, 10:70] = False
+    assert copied[8:112, 95:150].any() and not copied[:, :92].any() and not copied[:, 153:].any()
+
+
 def test_variants_differ(turn: Turn) -> None:
     upload = Upload("noise.png", _png(texture(120, 120)))
     results = {
