@@ -66,16 +66,15 @@ def test_every_text_file_has_an_encoding() -> None:
 
 
 def opens_text(call: ast.Call) -> bool:
-    """Whether a call reads or writes a text file: not one in binary mode, nor an image, archive or distribution."""
+    """Whether a call reads or writes a text file by functions of Python; of pathlib's open() only with a mode."""
     name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
-    if isinstance(owner, ast.Name) and owner.id in ("Image", "tarfile", "distribution", "os", "wave"):
-        return False
     if name == "open":
-        place = 0 if owner is not None else 1
-        modes = [*call.args[place : place + 1], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
-        return not any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in modes)
-    return name in ("read_text", "write_text")
+        modes = [*call.args[int(owner is None) :][:1], *(word.value for word in call.keywords if word.arg == "mode")]
+        mode = modes[0].value if modes and isinstance(modes[0], ast.Constant) else "r" if owner is None else None
+        return isinstance(mode, str) and set(mode) <= set("rwax+")
+    is_own = isinstance(owner, ast.Name) and owner.id in ("distribution", "report")  # whose files are in UTF-8
+    return owner is not None and name in ("read_text", "write_text") and not is_own
 
 
 @pytest.mark.parametrize(
@@ -84,9 +83,13 @@ def opens_text(call: ast.Call) -> bool:
         ("open(path)", True),
         ("open(path, 'rb')", False),
         ("open(path, mode='xb')", False),
+        ("open(path, mode='x')", True),
         ("path.open('w')", True),
         ("path.open('rb')", False),
+        ("photograph.open()", False),
+        ("tarfile.open(path, mode='r:')", False),
         ("path.read_text()", True),
+        ("report.write_text(path, text)", False),
         ("Image.open(path)", False),
     ],
 )
