@@ -18,6 +18,7 @@ import numpy as np
 from inpaint.codec import name_of, reason
 from inpaint.errors import InpaintError
 
+MOST_PIXELS = 1_000_000_000  # of the picture that outlines to be stretched were drawn on
 FORMS = 'COCO ("annotations" with "segmentation") or labelme ("shapes" with "points")'
 
 
@@ -41,24 +42,36 @@ def read_polygons(file: Any, *, size: tuple[int, int], photograph: str = "", res
     """
     path = name_of(file, "the outlines")
     document = _read(file, path)
+    hole = np.zeros(size, bool)
     try:
-        drawn_on, found = _of_labelme(document) if "shapes" in document else _of_coco(document, path, photograph)
-        outlines = list(found)
+        drawn_on, outlines = _of_labelme(document) if "shapes" in document else _of_coco(document, path, photograph)
+        _check_size(path, drawn_on, size, resize)  # before any outline is drawn: a short file can name any size
+        for outline in outlines:
+            hole |= _drawn(outline, drawn_on, size)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unfit(path, f"{type(error).__name__}: {error}") from error
+    return hole
+
+
+def _check_size(path: str, drawn_on: tuple[int, int], size: tuple[int, int], resize: bool) -> None:
     if drawn_on != size and not resize:
         raise InpaintError(
             f"{path} was drawn on a picture of {drawn_on[1]}x{drawn_on[0]}, the photograph is {size[1]}x{size[0]} "
             "(width x height, as displayed); choose the photograph it belongs to, or stretch it with --resize-mask"
         )
-    hole = np.zeros(size, bool)
-    for outline in outlines:
-        if outline.dtype == bool:
-            rows, columns = (np.arange(length) * old // length for length, old in zip(size, outline.shape, strict=True))
-            hole |= outline[rows][:, columns]
-        else:
-            hole |= inside(outline * (size[1] / drawn_on[1], size[0] / drawn_on[0]), size)
-    return hole
+    if drawn_on != size and drawn_on[0] * drawn_on[1] > MOST_PIXELS:
+        raise InpaintError(
+            f"{path} was drawn on a picture of {drawn_on[1]}x{drawn_on[0]}: expected at most {MOST_PIXELS // 10**6} "
+            "megapixels; correct the size in the file"
+        )
+
+
+def _drawn(outline: np.ndarray, drawn_on: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """An outline, or its pixels as bool, on a picture of another size."""
+    if outline.dtype != bool:
+        return inside(outline * (size[1] / drawn_on[1], size[0] / drawn_on[0]), size)
+    rows, columns = (np.arange(length) * old // length for length, old in zip(size, outline.shape, strict=True))
+    return outline[rows][:, columns]
 
 
 def inside(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:

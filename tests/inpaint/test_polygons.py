@@ -161,3 +161,18 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
         read_hole(tmp_path / "binary.json", size=SIZE)
     with pytest.raises(InpaintError, match="expected the photograph's size"):
         read_hole(tmp_path / "absent.json", size=None)
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_short_file_cannot_ask_for_much_memory(tmp_path: Path, resize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No outline is drawn before sizes are compared."""
+    side = 2**20
+    document = coco({"size": [side, side], "counts": [5, side * side - 5]})
+    document["images"][0] |= {"height": side, "width": side}
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr("inpaint.polygons._from_run_lengths", refuse)
+    with pytest.raises(InpaintError, match=f"drawn on a picture of {side}x{side}"):
+        read_hole(written(tmp_path, document), size=SIZE, resize=resize)
