@@ -164,7 +164,7 @@ def test_paint_fill_and_download(page: Page, photograph: Path, tmp_path: Path) -
     expect(page.get_by_text("161 x 120 pixels, 8 bits")).to_be_visible()
     stroke_in_the_middle(page, across=0.1)
     fill(page)
-    page.locator("#slider img").first.wait_for()
+    page.get_by_role("button", name="Download", exact=True).wait_for()
     content, name = downloaded(page, "Download")
     mask, _ = downloaded(page, "Mask")
     assert name == "photo of mine_filled.png"
@@ -257,7 +257,7 @@ def test_paint_lies_where_it_was_painted_at_4k(page: Page, tmp_path: Path) -> No
     for colour in "gb":
         stroke(page, shown_at(page, colour))
     fill(page)
-    page.locator("#slider img").first.wait_for()
+    page.get_by_role("button", name="Download", exact=True).wait_for()
     hole = mask_of(page)
     assert hole.shape == (2160, 3841)
     blocks = hole[:, :3840].reshape(1080, 2, 1920, 2)
@@ -298,7 +298,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, photograph: Pat
     page.get_by_role("button", name="More").click()
     stroke_in_the_middle(page)
     fill(page)
-    page.locator("#slider img").first.wait_for()
+    page.get_by_role("button", name="Download", exact=True).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
 
 
