@@ -222,8 +222,18 @@ def manifest_names(folder) -> list[str]:
     return [json.loads(line)["photograph"] for line in lines]
 
 
+@pytest.fixture
+def signals_count():
+    """SIGINT as in a program that a terminal starts: programs in the background ignore it, and so do their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_loses_nothing_and_does_nothing_twice(tmp_path, folder, red, load, number: int) -> None:
+def test_a_run_that_is_ended_loses_nothing_and_does_nothing_twice(
+    tmp_path, folder, red, load, signals_count, number: int
+) -> None:
     for index in range(20):
         folder.add(f"many/{index:02}.png", index)
     command = [sys.executable, "-c", SLOW, "batch", folder.photos, folder.masks, "-o", folder.out, "--jobs", "2"]
@@ -267,7 +277,7 @@ def check(folder, name: str) -> None:
         assert np.array_equal(after[~hole], np.asarray(Image.open(folder.photos / photograph))[~hole])
 
 
-def test_the_second_signal_ends_at_once(capfd) -> None:
+def test_the_second_signal_ends_at_once(capfd, signals_count) -> None:
     with interruption.orderly_end("finishing\n") as ending:
         assert ending.exit_code is None and not ending.stop.is_set()
         signal.raise_signal(signal.SIGTERM)
