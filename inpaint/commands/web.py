@@ -88,7 +88,7 @@ _ADDRESS, _LIMITS, _WORK = "Who may use it", "Limits", "How the work is done"
     "--device",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
+    metavar="auto|cpu|cuda|cuda:N|mps",
     help="Where to compute; auto and cuda take every GPU, each with a worker.",
     heading=_WORK,
 )

@@ -304,7 +304,8 @@ def run_cases(kernels, emulation) -> None:
     index, *rest = make_case(torch.randn, 1, 3, (6, 6), (6, 6), 3, 2)
     beyond = index.clone()
     beyond[0, 0, 1, 1], beyond[0, 1, 2, 2] = 16, (1 << 33) + 5
-    beyond[0, 0, 3] = (1 << 33) + 6
+    rest[1] = rest[0]  # of the last row of queries, each is its own best key, were its index cut to 32 bits
+    beyond[0, 0, 3] = torch.arange(12, 16) + (1 << 33)
     index = beyond.where(beyond < 16, -1)
     result = kernels.cohere(beyond, *rest, 0.3, 1, 3, emulation.SCHEDULES[0])
     assert_is_reference(result, index, *rest, 0.3, 1, 3)

@@ -98,7 +98,7 @@ MUTANTS = {
         "prepare.cuh", "features + cell * channels + first", "features + cell + first"
     ),
     "keys read in the query's layout": Mutant(
-        "prepare.cuh", "work.key_is_channels_last, work.key_arrivals", "work.query_is_channels_last, work.key_arrivals"
+        "prepare.cuh", "work.key, work.key_is_channels_last", "work.key, work.query_is_channels_last"
     ),
     "map of all samples taken for one of the batch": Mutant(
         "prepare.cuh", "(is_shared ? 0 : sample * count)", "sample * count"

@@ -18,6 +18,7 @@ pytest.importorskip("fastapi", reason="needs the extra web")
 import anyio
 from fastapi.testclient import TestClient
 
+import inpaint.marking
 import inpaint.work
 from inpaint.commands.fill import fill as fill_command
 from inpaint.errors import InpaintError
@@ -116,7 +117,7 @@ def test_an_option_reaches_the_use_case(name, client, files, red, monkeypatch):
         given.update(options)
         return prepare(image, mask, **options)
 
-    monkeypatch.setattr(inpaint.work, "prepare", remembering)
+    monkeypatch.setattr(inpaint.marking, "prepare", remembering)
     value, expected = OPTIONS[name]
     answer = client.post("/fill", files=files, data={name: value})
     assert answer.status_code == 200, answer.text

@@ -56,7 +56,7 @@ def test_help_needs_no_extra(monkeypatch):
         ([], {"INPAINT_AUTH": "anna"}, "auth: expected USER:PASSWORD, got another form"),
         (["--auth-file", "missing.txt"], {}, "missing.txt: No such file"),
         (["--timeout", "1e9"], {}, "limits: expected an upload of 1 byte or more"),
-        (["--device", "tpu"], {}, "device: expected auto, cpu or cuda, got 'tpu'"),
+        (["--device", "tpu"], {}, "device: expected auto, cpu, cuda or mps, got 'tpu'"),
         (["--allow-host", "a*b"], {}, "host: expected a name such as example.org"),
         (["--weights", "missing"], {}, "missing: expected weights, found no file"),
     ],
