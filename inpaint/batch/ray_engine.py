@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from inpaint.batch.together import Together
 from inpaint.codec import reason
 from inpaint.errors import InpaintError
 from inpaint.threads import available_processors
+from patchswap import build_info, ops
 
 MOST_TRIES = 3  # of a photograph whose worker died
 PHOTOGRAPHS_OF_A_GPU = 16  # at once, by default
@@ -97,12 +99,13 @@ def cluster(address: str | None, processors: int | None = None) -> Iterator[None
         "include_dashboard": False,
     }
     try:
-        ray.init(
-            address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **({} if address else local),  # type: ignore[arg-type]
-        )
+        with _in_folder("/"):  # Ray has workers import from this process's folder first, which may be a checkout
+            ray.init(
+                address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **({} if address else local),  # type: ignore[arg-type]
+            )
     except Exception as error:  # Ray raises errors of many types
         what = f"found no Ray cluster at {address}" if address else "Ray did not start on this machine"
         raise InpaintError(f"{what} ({_first_line(error)}); give another --address, or use --engine local") from error
@@ -110,6 +113,16 @@ def cluster(address: str | None, processors: int | None = None) -> Iterator[None
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _in_folder(folder: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def plan(device: str, jobs: int | None, processors: int | None, photographs: int) -> Workers:
@@ -188,7 +201,7 @@ def run(
     if options.weights not in weights.named():
         options = replace(options, weights=str(Path(options.weights).absolute()))
     ledger: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).remote()
-    arguments = (places, options, options.digest(), workers, ledger, load)
+    arguments = (places, options, options.digest(), workers, ledger, load, ops.extension is not None)
     waiting = {pair.photograph: pair for pair in pairs}
     full = None
     over = threading.Event()
@@ -263,11 +276,13 @@ class _Worker:
         workers: Workers,
         ledger: Any,
         load: Callable[[Options, Workers], Fills],
+        has_library: bool,
     ) -> None:
         self._places, self._options, self._digest = places, options, digest
         self._ledger = ledger
         self._processors = workers.processors
         torch.set_num_threads(self._processors)
+        _check_library(has_library)
         self._inpainter = load(options, workers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +313,16 @@ class _Worker:
         except OSError as error:
             return {**_row(pair, _NO_ROOM), "line": reason(error)}
         return _row(pair, _DONE_BEFORE if entry is None else "", entry)
+
+
+def _check_library(expected: bool) -> None:
+    """InpaintError where this process lacks the compiled library that the one which began the run has."""
+    if expected and ops.extension is None:
+        found = build_info()
+        raise InpaintError(
+            f"{socket.gethostname()}: expected the compiled library of patchswap, found none "
+            f"({found['extension_cause']}); install the same package on every machine"
+        )
 
 
 def _row(pair: Pair, became: str, entry: Entry | None = None) -> dict[str, Any]:
