@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -234,3 +235,16 @@ def test_plans() -> None:
 def test_urls_need_ray() -> None:
     result = CliRunner().invoke(main, ["batch", "in", "--box", "1,1,1,1", "-o", "s3://bucket/out"])
     assert result.exit_code == 2 and "s3://bucket/out is a URL: give --engine ray, or a path." in result.output
+
+
+def test_a_worker_without_the_library_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(ray_engine.ops, "extension", None)
+    ray_engine._check_library(False)
+    with pytest.raises(InpaintError, match="expected the compiled library of patchswap, found none"):
+        ray_engine._check_library(True)
+
+
+def test_workers_do_not_import_from_the_folder_of_the_run(cluster) -> None:
+    """A checkout would hide the installed packages there."""
+    paths = ray_engine.ray.get(ray_engine.ray.remote(lambda: sys.path).remote())
+    assert str(Path.cwd()) not in paths
