@@ -136,7 +136,7 @@ def main() -> int:
         rows = json.loads(Path(arguments.only).read_text())["rows"]
         chosen = [Setting(*(row[name] for name in Setting._fields)) for row in rows if row["ratio"] > 1.15]
     rows: list[dict[str, Any]] = []
-    command = machine.command_line(__file__)
+    command = machine.command_line("benchmarks/development/bench_choice.py")
     with torch.inference_mode():
         layers = photo_layers()
         for setting in chosen:
