@@ -140,7 +140,7 @@ similarity(const SimilarityWork<Element, Sum> work) {
 // ---- gradients
 
 // What is taken off the numbers of a cell itself: number * root * signed_root. Two factors, as their product may leave
-// the range of float32 where norms are tiny.
+// the range of float32 where norms are tiny. Nothing, if `total` is 0: a cell in no pair may hold what is not finite.
 template <class Sum>
 struct OwnShare {
   Sum root, signed_root;
@@ -149,6 +149,7 @@ struct OwnShare {
     root = static_cast<Sum>(square_root(total < 0 ? -total : total));
     signed_root = total < 0 ? -root : root;
   }
+  PATCHSWAP_DEVICE Sum of(Sum number) const { return root == 0 ? Sum(0) : signed_root * (root * number); }
 };
 
 // Grid: tiles.blocks(B) blocks of tiles.threads threads.
@@ -180,7 +181,8 @@ similarity_query_backward(const SimilarityWork<Element, Sum> work) {
   constexpr int kAtOnce = 32 / static_cast<int>(sizeof(Sum));
   const int64_t first_channel = share.first_plane - share.sample * work.channels;
   const Element* self = work.query.at(share.sample, first_channel, share.cell);
-  Element* result = work.result + share.first_plane * work.tiles.cells + share.cell;
+  const int64_t plane = work.tiles.cells;
+  Element* result = work.result + share.first_plane * plane + share.cell;
 #pragma unroll 1
   for (int done = 0; done < share.channels; done += kAtOnce) {
     Sum sum[kAtOnce] = {};
@@ -201,7 +203,7 @@ similarity_query_backward(const SimilarityWork<Element, Sum> work) {
     for (int i = 0; i < kAtOnce; i++) {
       if (done + i >= share.channels) continue;
       const Sum number = static_cast<Sum>(self[(done + i) * work.query.strides[1]]);
-      result[(done + i) * work.tiles.cells] = static_cast<Element>(sum[i] - own.signed_root * (own.root * number));
+      result[(done + i) * plane] = static_cast<Element>(sum[i] - own.of(number));
     }
   }
 }
@@ -246,7 +248,8 @@ similarity_key_backward(const SimilarityWork<Element, Sum> work, const Runs runs
   constexpr int kAtOnce = 32 / static_cast<int>(sizeof(Sum));
   const int64_t first_channel = share.first_plane - share.sample * work.channels;
   const Element* self = work.key.at(share.sample, first_channel, share.cell);
-  Element* result = work.result + share.first_plane * work.tiles.cells + share.cell;
+  const int64_t plane = work.tiles.cells;
+  Element* result = work.result + share.first_plane * plane + share.cell;
 #pragma unroll 1
   for (int done = 0; done < share.channels; done += kAtOnce) {
     Sum sum[kAtOnce] = {};
@@ -265,7 +268,7 @@ similarity_key_backward(const SimilarityWork<Element, Sum> work, const Runs runs
     for (int i = 0; i < kAtOnce; i++) {
       if (done + i >= share.channels) continue;
       const Sum number = static_cast<Sum>(self[(done + i) * work.key.strides[1]]);
-      result[(done + i) * work.tiles.cells] = static_cast<Element>(sum[i] - own.signed_root * (own.root * number));
+      result[(done + i) * plane] = static_cast<Element>(sum[i] - own.of(number));
     }
   }
 }

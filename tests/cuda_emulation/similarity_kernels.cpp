@@ -27,12 +27,8 @@ struct Call {
   const void* grad;
   void* result;
   int32_t patch_size, ranks, dtype;  // dtype: 0 float32, 1 float16, 2 bfloat16, 3 float64
+  int32_t most_blocks;               // of each launch: those behind them are left out
 };
-
-template <class Kernel>
-void run(const emulation::Schedule& schedule, int64_t blocks, int threads, int shared_bytes, const Kernel& kernel) {
-  if (blocks > 0) emulation::emulate(schedule, static_cast<int>(blocks), threads, shared_bytes, kernel);
-}
 
 template <class Element>
 MapView<Element> view(const void* features, const int64_t* strides, int64_t height, int64_t width) {
@@ -48,6 +44,10 @@ MapView<Element> view(const void* features, const int64_t* strides, int64_t heig
 template <class Element>
 void run_call(const emulation::Schedule& schedule, const Call& call, const Runs* runs) {
   using Sum = std::conditional_t<std::is_same_v<Element, double>, double, float>;
+  const auto run = [&](int64_t blocks, int threads, int shared_bytes, const auto& kernel) {
+    const int64_t taken = std::min<int64_t>(blocks, call.most_blocks);
+    if (taken > 0) emulation::emulate(schedule, static_cast<int>(taken), threads, shared_bytes, kernel);
+  };
   const auto patches_along = [&](int64_t size) {
     return static_cast<int>(std::max<int64_t>(size - call.patch_size + 1, 0));
   };
@@ -76,9 +76,9 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   const auto find_norms = [&](const MapView<Element>& map, int64_t patches, void* norms) {
     if (patches == 0) return;
     Sum* const squares = static_cast<Sum*>(call.squares);
-    run(schedule, pair_blocks(call.batch * map.cells()), kPairThreads, kPairShared,
+    run(pair_blocks(call.batch * map.cells()), kPairThreads, kPairShared,
         [&] { square_cells<Sum>(map, call.batch, call.channels, squares); });
-    run(schedule, run_blocks(patches), kRunThreads, 0, [&] {
+    run(run_blocks(patches), kRunThreads, 0, [&] {
       invert_norms<Sum>(squares, call.batch, map.height, map.width, call.patch_size, static_cast<Sum*>(norms));
     });
   };
@@ -86,21 +86,21 @@ void run_call(const emulation::Schedule& schedule, const Call& call, const Runs*
   find_norms(work.key, call.batch * shape.keys(), call.key_norm);
   const int64_t pairs = shape.layers() * shape.queries(), keys = shape.layers() * shape.keys();
   if (call.result == nullptr) {
-    run(schedule, pair_blocks(pairs), kPairThreads, kPairShared, [&] { similarity<Sum>(work); });
+    run(pair_blocks(pairs), kPairThreads, kPairShared, [&] { similarity<Sum>(work); });
     return;
   }
   const int64_t cells = runs == nullptr ? call.height * call.width : call.key_height * call.key_width;
   work.tiles = cell_tiles(cells, call.channels, kGatherCells);
   const int64_t blocks = work.tiles.blocks(call.batch);
   if (runs == nullptr) {
-    run(schedule, blocks, work.tiles.threads, 0, [&] { similarity_query_backward<Sum>(work); });
+    run(blocks, work.tiles.threads, 0, [&] { similarity_query_backward<Sum>(work); });
     return;
   }
-  run(schedule, run_blocks(pairs), kRunThreads, 0, [&] { count_choices(shape, *runs); });
-  run(schedule, run_blocks(keys), kRunThreads, kRunShared, [&] { place_runs(shape, *runs); });
-  run(schedule, run_blocks(pairs), kRunThreads, 0, [&] { list_runs(shape, *runs); });
-  run(schedule, run_blocks(pairs), kRunThreads, 0, [&] { sort_runs(shape, *runs); });
-  run(schedule, blocks, work.tiles.threads, 0, [&] { similarity_key_backward<Sum>(work, *runs); });
+  run(run_blocks(pairs), kRunThreads, 0, [&] { count_choices(shape, *runs); });
+  run(run_blocks(keys), kRunThreads, kRunShared, [&] { place_runs(shape, *runs); });
+  run(run_blocks(pairs), kRunThreads, 0, [&] { list_runs(shape, *runs); });
+  run(run_blocks(pairs), kRunThreads, 0, [&] { sort_runs(shape, *runs); });
+  run(blocks, work.tiles.threads, 0, [&] { similarity_key_backward<Sum>(work, *runs); });
 }
 
 }  // namespace

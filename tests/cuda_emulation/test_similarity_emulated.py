@@ -14,6 +14,7 @@ from patchswap import contract, reference
 TORCH_HEADERS = Path(torch.__file__).parent / "include"
 INCLUDE = ["-isystem", str(TORCH_HEADERS)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+MOST_BLOCKS = 2**31 - 1  # all of a launch
 
 
 class Call(ctypes.Structure):
@@ -23,7 +24,7 @@ class Call(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("batch", "channels", "height", "width", "key_height", "key_width")],
         *[(name, ctypes.c_void_p) for name in ("index", "squares", "query_norm", "key_norm", "score")],
         *[(name, ctypes.c_void_p) for name in ("grad", "result")],
-        *[(name, ctypes.c_int32) for name in ("patch_size", "ranks", "dtype")],
+        *[(name, ctypes.c_int32) for name in ("patch_size", "ranks", "dtype", "most_blocks")],
     ]
 
 
@@ -83,6 +84,7 @@ class SimilarityKernels:
                 patch_size=patch_size,
                 ranks=contract.rank_count(index),
                 dtype=DTYPES.index(query.dtype),
+                most_blocks=MOST_BLOCKS,
             )
             runs = self._runs(memory, index, patches[1]) if like is key else None
             message = self.library.run_similarity(
@@ -227,6 +229,59 @@ def test_empty(kernels, emulation, batch, channels, size, key_size):
 def test_gradients_near_the_ends_of_float32(kernels, emulation, scales):
     query, key = torch.randn(1, 3, 6, 7) * scales[0], torch.randn(1, 3, 7, 6) * scales[1]
     check(kernels, emulation, query, key, choose("all", 1, None, (6, 7), (7, 6), 3), 3, steepness=1e8)
+
+
+def test_cells_of_no_pair_have_no_gradient(kernels, emulation):
+    """Whatever they hold."""
+    query, key = torch.randn(1, 3, 8, 7), torch.randn(1, 3, 8, 9)
+    query[..., 6:, :], key[..., 6:, :] = torch.nan, torch.inf
+    index = torch.full((1, 6, 5), -1)
+    index[:, :3] = torch.randint(0, 4 * 7, (1, 3, 5))
+    check(kernels, emulation, query, key, index, 3)
+
+
+def unwritten(*shape, dtype):
+    """Takes memory only where it is written to, however large."""
+    return torch.empty(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["query", "key"])
+def test_gradient_of_a_map_of_more_than_2_31_numbers(kernels, emulation, name):
+    """The last channel of a slab begins behind 2^31 numbers; only the first block of each launch runs."""
+    channels, cells, small = 16, 2**31 // 15 + 1, 32
+    query, key = (torch.randn(1, channels, 1, 256).half() for _ in range(2))
+    query[..., small:], key[..., small:] = 0, 0
+    few = query[..., :small], key[..., :small]
+    index = torch.randint(0, small, (1, 1, small))
+    score = reference.similarity(*(map_.double() for map_ in few), index, 1)
+    grad = torch.randn_like(score)
+    backward = getattr(reference, f"similarity_{name}_backward")
+    expected = backward(grad, *(map_.double() for map_ in few), index, score, 1)
+
+    widths = {"query": small, "key": small} | {name: cells}
+    result = unwritten(1, channels, 1, cells, dtype=torch.float16)
+    pairs = [unwritten(widths["query"], dtype=dtype) for dtype in (torch.int64, torch.float32, torch.float32)]
+    for given, values in zip(pairs, (index, score, grad), strict=True):
+        given[:256] = -1
+        given[:small] = values.flatten()
+    norms = [unwritten(widths[side], dtype=torch.float32) for side in ("query", "key")]
+    squares = unwritten(cells, dtype=torch.float32)
+    squares[:256] = 0
+    runs = [unwritten(1, dtype=torch.int64), unwritten(widths["key"], dtype=torch.int64)]
+    runs += [unwritten(widths[side], dtype=torch.int32) for side in ("key", "query", "query", "query")]
+    for counted in (runs[0], runs[2]):
+        counted[:256] = 0
+    call = Call(
+        *map(emulation.pointer, (query, key)),
+        *((ctypes.c_int64 * 4)(*map_.stride()) for map_ in (query, key)),
+        *(1, channels, 1, widths["query"], 1, widths["key"]),
+        *map(emulation.pointer, (pairs[0], squares, *norms, *pairs[1:], result)),
+        *(1, 1, DTYPES.index(torch.float16), 1),
+    )
+    queries_of_keys = ctypes.byref(Runs(*map(emulation.pointer, runs))) if name == "key" else None
+    schedule = ctypes.byref(emulation.SCHEDULES[0])
+    emulation.expect_success(name, kernels.library.run_similarity(schedule, ctypes.byref(call), queries_of_keys))
+    torch.testing.assert_close(result[..., :small].double(), expected, rtol=1e-3, atol=1e-4)
 
 
 def check_special_norms(kernels, emulation):
