@@ -13,9 +13,9 @@ namespace patchswap {
 
 constexpr uint32_t kSignBit = 0x80000000u;  // flipping it carries the order of int32 over to uint32
 
-// `score` must not be NaN.
+// `score` must not be NaN. The sum makes 0 of -0: they are equal scores.
 PATCHSWAP_DEVICE uint64_t list_entry(float score, int first_cell) {
-  const uint32_t high = static_cast<uint32_t>(ordered(score)) ^ kSignBit;
+  const uint32_t high = static_cast<uint32_t>(ordered(score + 0.0f)) ^ kSignBit;
   const uint32_t low = ~(static_cast<uint32_t>(first_cell) ^ kSignBit);
   return static_cast<uint64_t>(high) << 32 | low;
 }

@@ -119,6 +119,15 @@ def test_squares_below_the_smallest_float_are_zero_patches(check):
         assert bool((result["index"] == int(mask.flatten().int().argmax())).all())
 
 
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_negative_zero_ties_with_zero(check, precision):
+    """The score of a zero patch is 0, whichever sign its product has."""
+    query, key = torch.ones(1, 8, 5, 6), torch.full((1, 8, 12, 9), 1e-21)
+    key[:, :, :6] *= -1
+    result = check(query, key, compare=False, precision=precision)
+    assert not bool(result["index"].any()) and not bool(result["score"].any())
+
+
 @pytest.mark.parametrize("channels", [1, 33])
 def test_values_of_very_different_size(check, channels):
     query, key = (torch.randn(1, channels, 8, w) * torch.exp(6 * torch.randn(1, 1, 8, w)) for w in (9, 11))
