@@ -1,6 +1,6 @@
-// What kernels need of the machine, one name for each: the only file with intrinsics and PTX. Kernels that use nothing
-// else also compile with g++ against tests/cuda_emulation/emulated_device.h, which gives every name below a definition
-// by its meaning; CI runs them there.
+// What kernels need of the machine, one name for each. Intrinsics and PTX are here and in hopper.cuh only. Kernels that
+// use nothing else also compile with g++ against tests/cuda_emulation/emulated_device.h, which gives every name below a
+// definition by its meaning; CI runs them there.
 //
 // Names end in _async where the effect is only there after the matching wait. All pointers to shared memory go through
 // Shared<T>, which the emulation checks for bounds, for reads of what nothing wrote, and for races.
@@ -95,7 +95,6 @@ PATCHSWAP_DEVICE int atomic_max(int* address, int value) { return atomicMax(addr
 PATCHSWAP_DEVICE uint64_t atomic_max(uint64_t* address, uint64_t value) {
   return atomicMax(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
 }
-PATCHSWAP_DEVICE int atomic_min(int* address, int value) { return atomicMin(address, value); }
 PATCHSWAP_DEVICE int atomic_add(int* address, int value) { return atomicAdd(address, value); }
 PATCHSWAP_DEVICE int64_t atomic_add(int64_t* address, int64_t value) {
   return static_cast<int64_t>(

@@ -191,11 +191,6 @@ inline uint64_t atomic_max(uint64_t* address, uint64_t value, Where where = Wher
   emulation::yield();
   return exchange_atomically(address, value > *address ? value : *address);
 }
-inline int atomic_min(int* address, int value, Where where = Where::current()) {
-  emulation::expect_launch_before(where);
-  emulation::yield();
-  return exchange_atomically(address, value < *address ? value : *address);
-}
 inline int atomic_add(int* address, int value, Where where = Where::current()) {
   emulation::expect_launch_before(where);
   emulation::atomic_counts.additions++;

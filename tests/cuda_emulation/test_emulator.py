@@ -115,11 +115,11 @@ def test_last_block_sees_what_all_wrote(library, schedule, memory):
 
 def test_atomics(library, schedule, memory):
     values = numbers(memory)
-    output = memory.empty("output", (3,), torch.int32)
-    output[:] = torch.tensor([-5, 5000, 0])
+    output = memory.empty("output", (2,), torch.int32)
+    output[:] = torch.tensor([-5, 0])
     words = zeros(memory, 2, dtype=torch.int64)
     assert run(library, schedule, "atomics", blocks=4, input=values, output=output, words=words) is None
-    assert output.tolist() == [values.max(), values.min(), values.sum() * 4]
+    assert output.tolist() == [values.max(), values.sum() * 4]
     best = int(values.max())
     assert words.tolist() == [best << 32 | int((values == best).nonzero().max()), -4 * int(values.sum())]
 
