@@ -181,9 +181,9 @@ void take_map(Workspace& space, PackedMap& map, int64_t batch) {
   space.take(map.error, batch * map.cell_count());
 }
 
-// Workspace for C channels (rounded up to kChunk): 6 C + 24 bytes for every cell of each map (once, where query and key
-// are one tensor), 17 bytes more for every query cell, and for every query 28 + 8 n bytes, where n is 128 or as many as
-// fit into kMostListBytes, at least 64.
+// Workspace for C channels (rounded up to kChunk): 6 C + 12 bytes for every key cell, 6 C + 25 for every query cell (6 C
+// + 29 where query and key are one tensor), and for every query 28 + 8 n bytes, where n is 128 or as many as fit into
+// kMostListBytes, at least 64.
 template <class Element>
 void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   Problem& p = work.problem;

@@ -44,7 +44,7 @@ Chosen shape_of(const SimilarityCall& call) {
           .patch_size = narrow(call.patch_size)};
 }
 
-// Calls work(SimilarityWork) where there is a query. Workspace: a number for each cell and each patch of both maps.
+// Calls work(SimilarityWork). Workspace: a number for each patch of both maps, and for each cell of the larger one.
 template <class Work>
 void with_norms(const SimilarityCall& call, cudaStream_t stream, const Work& work) {
   const int64_t query_patches = call.batch * call.rows * call.columns;
