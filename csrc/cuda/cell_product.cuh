@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "device.cuh"
+#include "numbers.cuh"
 #include "tile_pair.cuh"
 
 namespace patchswap {
@@ -45,13 +46,6 @@ PATCHSWAP_DEVICE const Element* cell_at(const Element* features, const DirectMap
   const int64_t row = tile.row + cell / cell_columns, column = tile.column + cell % cell_columns;
   return features + sample * map.sample_stride + row * map.width + column;
 }
-
-// Sixteen bytes of numbers.
-template <class Sum>
-struct alignas(16) Numbers {
-  static constexpr int kCount = 16 / static_cast<int>(sizeof(Sum));
-  Sum number[kCount];
-};
 
 // The 8 of Side numbers that thread `lane` of Side / 8 has: 16 bytes at a time, those of neighbouring threads adjacent.
 template <int Side, class Sum>

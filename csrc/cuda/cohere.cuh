@@ -17,6 +17,8 @@
 #include "../metric.h"
 #include "device.cuh"
 #include "inverse_norm.cuh"
+#include "limits.cuh"
+#include "numbers.cuh"
 
 namespace patchswap {
 
@@ -31,13 +33,6 @@ constexpr int kNeighbours = 8;
 constexpr int kMostSlots = 8 + kNeighbours;
 constexpr int64_t kMostCohereCells = 1 << 30;  // of one channel of one sample, which are counted in 32 bits
 
-// Numbers that are read as one.
-template <class Sum>
-struct alignas(16) Piece {
-  static constexpr int kNumbers = 16 / sizeof(Sum);
-  Sum number[kNumbers];
-};
-
 // A (B, C, height, width) map of any strides, which count numbers.
 template <class Element>
 struct StridedMap {
@@ -49,11 +44,11 @@ struct StridedMap {
   PATCHSWAP_HOST_DEVICE int cell_tiles() const { return (cells() + kLayTile - 1) / kLayTile; }
 };
 
-// What a cell takes in the copy, in whole pieces; numbers behind the last channel are zero.
+// What a cell takes in the copy, in whole groups of Numbers; those behind the last channel are zero.
 template <class Sum>
 PATCHSWAP_HOST_DEVICE int padded_channels(int64_t channels) {
-  constexpr int kNumbers = Piece<Sum>::kNumbers;
-  return static_cast<int>((channels + kNumbers - 1) / kNumbers * kNumbers);
+  constexpr int kCount = Numbers<Sum>::kCount;
+  return static_cast<int>((channels + kCount - 1) / kCount * kCount);
 }
 
 PATCHSWAP_HOST_DEVICE int channel_tiles(int pitch) { return (pitch + kLayTile - 1) / kLayTile; }
@@ -164,22 +159,22 @@ PATCHSWAP_DEVICE Sum sum_of_lanes(Sum value) {
 // The score of a query's patch with a key's, by all lanes of a warp: for all patches in one order of sums.
 template <class Sum>
 PATCHSWAP_DEVICE Sum score_of(const CohereWork<Sum>& work, int64_t sample, int row, int column, KeyPlace key) {
-  using Numbers = Piece<Sum>;
+  constexpr int kCount = Numbers<Sum>::kCount;
   const int height = work.rows + work.patch_size - 1, key_height = work.key_rows + work.patch_size - 1;
-  const int pieces = work.patch_size * work.pitch / Numbers::kNumbers;  // of a row of a patch
+  const int pieces = work.patch_size * work.pitch / kCount;  // of a row of a patch
   const int64_t cell = sample * height * work.width() + row * work.width() + column;
   const int64_t key_cell = sample * key_height * work.key_width() + key.row * work.key_width() + key.column;
   const Sum* left_row = work.query_cells + cell * work.pitch;
   const Sum* right_row = work.key_cells + key_cell * work.pitch;
-  Sum product[Numbers::kNumbers] = {}, left_square[Numbers::kNumbers] = {}, right_square[Numbers::kNumbers] = {};
+  Sum product[kCount] = {}, left_square[kCount] = {}, right_square[kCount] = {};
 #pragma unroll 1
   for (int y = 0; y < work.patch_size; y++) {
 #pragma unroll 4
     for (int i = thread_index() % kWarp; i < pieces; i += kWarp) {
-      const Numbers left = reinterpret_cast<const Numbers*>(left_row)[i];
-      const Numbers right = reinterpret_cast<const Numbers*>(right_row)[i];
+      const Numbers<Sum> left = reinterpret_cast<const Numbers<Sum>*>(left_row)[i];
+      const Numbers<Sum> right = reinterpret_cast<const Numbers<Sum>*>(right_row)[i];
 #pragma unroll
-      for (int n = 0; n < Numbers::kNumbers; n++) {
+      for (int n = 0; n < kCount; n++) {
         product[n] += left.number[n] * right.number[n];
         left_square[n] += left.number[n] * left.number[n];
         right_square[n] += right.number[n] * right.number[n];
@@ -189,7 +184,7 @@ PATCHSWAP_DEVICE Sum score_of(const CohereWork<Sum>& work, int64_t sample, int r
     right_row += static_cast<int64_t>(work.key_width()) * work.pitch;
   }
 #pragma unroll
-  for (int n = 1; n < Numbers::kNumbers; n++) {
+  for (int n = 1; n < kCount; n++) {
     product[0] += product[n];
     left_square[0] += left_square[n];
     right_square[0] += right_square[n];
@@ -220,7 +215,7 @@ cohere_sweep(const CohereWork<Sum> work, int sweep) {
     if (lane == 0) {
       work.places[sweep % 2][at] = no_place();
       work.index[at] = -1;
-      work.score[at] = -static_cast<Sum>(float_of(0x7f800000u));
+      work.score[at] = -infinity<Sum>();
     }
     return;
   }

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cell_tiles.cuh"
 #include "chosen.cuh"
 #include "device.cuh"
 

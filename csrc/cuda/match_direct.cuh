@@ -20,10 +20,10 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "cell_product.cuh"
 #include "device.cuh"
+#include "limits.cuh"
 #include "tile_pair.cuh"
 
 namespace patchswap {
@@ -38,18 +38,6 @@ constexpr int64_t kMostSlices = 64;  // one thread goes through all slices of a 
 
 // In place of a scale, marks a patch that takes no part; a patch that is not finite has NaN there.
 constexpr int kExcluded = -1;
-
-// The largest and the smallest normal number; numeric_limits' functions are not callable in device code.
-template <class Sum>
-struct Range {
-  static constexpr Sum kLargest = std::numeric_limits<Sum>::max();
-  static constexpr Sum kSmallest = std::numeric_limits<Sum>::min();
-};
-
-template <class Sum>
-PATCHSWAP_DEVICE Sum minus_infinity() {
-  return -static_cast<Sum>(__builtin_inff());
-}
 
 // A higher score goes first; of equal scores, the lower index.
 template <class Sum>
@@ -67,7 +55,7 @@ struct Candidates {
   PATCHSWAP_DEVICE Candidates() {
 #pragma unroll
     for (int rank = 0; rank < Ranks; rank++) {
-      score[rank] = minus_infinity<Sum>();
+      score[rank] = -infinity<Sum>();
       index[rank] = -1;
     }
   }
@@ -130,10 +118,10 @@ scale_patches(DirectMap<Sum> map) {
     for (int dx = 0; dx < P; dx++) square += squares[dy * map.width + dx];
   }
   const Sum weight = map.weight == nullptr ? Sum(1) : map.weight[thread];
-  if (!(square <= Range<Sum>::kLargest && weight >= 0 && weight <= Range<Sum>::kLargest)) {
-    map.scale[thread] = static_cast<Sum>(__builtin_nanf(""));
+  if (!(square <= Limits<Sum>::kLargest && weight >= 0 && weight <= Limits<Sum>::kLargest)) {
+    map.scale[thread] = not_a_number<Sum>();
   } else if (map.metric == Metric::kNcc) {
-    map.scale[thread] = square < Range<Sum>::kSmallest ? Sum(0) : weight / square_root(square);
+    map.scale[thread] = square < Limits<Sum>::kSmallestNormal ? Sum(0) : weight / square_root(square);
   } else {
     map.scale[thread] = map.metric == Metric::kL2 && !map.is_query ? 2 * weight : weight;
   }
@@ -292,7 +280,7 @@ best_of_slices(TilePair<Sum> p) {
     p.index[place] = best.index[rank];
     if (p.ranking != nullptr) p.ranking[place] = best.score[rank];
     p.score[place] = !is_finite                                       ? query_scale
-                     : best.index[rank] < 0                           ? minus_infinity<Sum>()
+                     : best.index[rank] < 0                           ? -infinity<Sum>()
                      : p.query.metric == Metric::kL2 && !(score <= 0) ? Sum(0)
                                                                       : score;
   }

@@ -17,6 +17,8 @@
 #include <cstdint>
 
 #include "device.cuh"
+#include "limits.cuh"
+#include "numbers.cuh"
 #include "plan.cuh"
 #include "problem.cuh"
 #include "search.cuh"
@@ -31,14 +33,13 @@ static_assert(kPrepareThreads == kPlanThreads);
 constexpr int kPieceBytes = 16;
 constexpr int kPartCells = 2 * kWarp;  // of a row, for one block: enough blocks to fill the device, none too short
 
-// The scale is chosen by a sample of the map: kPieces pieces of kPiece neighbouring numbers. Every block takes the
-// sample anew, so it is small next to the block's own kPartCells cells.
-constexpr int kPiece = 8;
-constexpr int kPieces = 64;
+// The scale is chosen by probing the map: kProbes times kProbeNumbers neighbouring numbers. Every block does so anew,
+// so they are few next to the block's own kPartCells cells.
+constexpr int kProbeNumbers = 8;
+constexpr int kProbes = 64;
 constexpr int kScaledExponent = 8;  // the largest number seen comes to lie in [2^8, 2^9); half ends near 2^16
 constexpr int kMostShift = 100;     // no map whose patches have a norm in float32's range needs more
 
-constexpr float kSmallestNormal = 1.17549435e-38f;
 constexpr float kLargestHalf = 65504.0f;
 
 // Dynamic shared memory of a packing block, in bytes; a planning block has its own use for it.
@@ -80,25 +81,22 @@ inline int64_t prepare_blocks(const Problem& p, bool one_map) {
 struct alignas(16) HalfUnit {
   Half channel[kUnit];
 };
-struct alignas(16) FloatQuad {
-  float value[4];
-};
 
 // The exponent by which a map of one sample is scaled, the same in all blocks that ask. `count` numbers; `scratch` one
 // int per warp. Choosing it badly costs precision and thereby time, never correctness.
 template <class Element>
 PATCHSWAP_DEVICE int scale_exponent(const Element* features, int64_t count, Shared<int> scratch) {
   const int thread = thread_index();
-  const int64_t stretch = count / kPieces;
-  // A piece lies somewhere in its stretch, so that no period of the map, a row or a plane, decides what is seen.
-  const uint64_t room = stretch > kPiece ? static_cast<uint64_t>(stretch - kPiece) + 1 : 1;
+  const int64_t stretch = count / kProbes;
+  // A probe lies somewhere in its stretch, so that no period of the map, a row or a plane, decides what is seen.
+  const uint64_t room = stretch > kProbeNumbers ? static_cast<uint64_t>(stretch - kProbeNumbers) + 1 : 1;
   int largest = 0;  // as bits, which for positive floats have their order
 #pragma unroll
-  for (int piece = thread / kPiece; piece < kPieces; piece += kPrepareThreads / kPiece) {
-    const uint32_t golden_ratio = 0x9e3779b9u;  // times 2^32: spreads evenly whatever the number of pieces
-    const int64_t begin = piece * (stretch > kPiece ? stretch : kPiece);
-    const int64_t place =
-        begin + static_cast<int64_t>((static_cast<uint32_t>(piece) * golden_ratio) * room >> 32) + thread % kPiece;
+  for (int probe = thread / kProbeNumbers; probe < kProbes; probe += kPrepareThreads / kProbeNumbers) {
+    const uint32_t golden_ratio = 0x9e3779b9u;  // times 2^32: spreads evenly whatever the number of probes
+    const int64_t begin = probe * (stretch > kProbeNumbers ? stretch : kProbeNumbers);
+    const int64_t place = begin + static_cast<int64_t>((static_cast<uint32_t>(probe) * golden_ratio) * room >> 32) +
+                          thread % kProbeNumbers;
     const uint32_t bits = place < count ? bits_of(to_float(features[place])) & ~(1u << 31) : 0;
     if (bits < bits_of(infinity()) && static_cast<int>(bits) > largest) largest = static_cast<int>(bits);
   }
@@ -151,7 +149,7 @@ PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, i
   const int64_t width = map.width, plane = map.cell_count(), first_cell = row * width;
   const int units = static_cast<int>(map.units);
   HalfUnit* cells = reinterpret_cast<HalfUnit*>(map.cells) + sample * map.units * map.cell_pitch;
-  FloatQuad* exact = reinterpret_cast<FloatQuad*>(map.exact + sample * plane * map.units * kUnit);
+  Numbers<float>* exact = reinterpret_cast<Numbers<float>*>(map.exact + sample * plane * map.units * kUnit);
 
   for (int tile = 0; tile < kPartCells / kWarp; tile++) {
     const int64_t column = part * kPartCells + tile * kWarp + lane, cell = first_cell + column;
@@ -174,9 +172,9 @@ PATCHSWAP_DEVICE void pack_part(const PackedMap& map, const Element* features, i
       }
       if (in_row) {
         cells[unit * map.cell_pitch + cell] = packed;
-        FloatQuad* target = exact + (cell * map.units + unit) * (kUnit / 4);
-        target[0] = FloatQuad{{given[0], given[1], given[2], given[3]}};
-        target[1] = FloatQuad{{given[4], given[5], given[6], given[7]}};
+        Numbers<float>* target = exact + (cell * map.units + unit) * (kUnit / Numbers<float>::kCount);
+        target[0] = Numbers<float>{{given[0], given[1], given[2], given[3]}};
+        target[1] = Numbers<float>{{given[4], given[5], given[6], given[7]}};
       }
     }
     // Two buffers in turn. A warp that overwrites one has passed the barrier of the other, and so have its readers.
@@ -222,8 +220,8 @@ PATCHSWAP_DEVICE PatchNorm patch_norm(const PackedMap& map, int sample, int64_t 
     square += load_fresh(map.square + place);
     error += load_fresh(map.error + place);
   }
-  if (!(square <= kLargestFloat)) return {not_a_number(), 0.0f, 0.0f};
-  if (square < kSmallestNormal) return {0.0f, 0.0f, 0.0f};
+  if (!(square <= Limits<float>::kLargest)) return {not_a_number(), 0.0f, 0.0f};
+  if (square < Limits<float>::kSmallestNormal) return {0.0f, 0.0f, 0.0f};
   const float norm = square_root(square), scaled = norm * scale;
   // Squares of the errors of very small numbers may have vanished. Rounding takes at most the number itself there.
   const float smallest = power_of_two(-20);
@@ -249,7 +247,7 @@ PATCHSWAP_DEVICE void finish_query_row(const Problem& p, int sample, int row, fl
       p.query_scaled[query] = patch.scaled;
       p.query_margin[query] = patch.error;
       // Nothing is ever offered to a query that is not searched for, or to a zero patch.
-      p.threshold[query] = ordered(is_searched_for && patch.norm > 0.0f ? -kLargestFloat : infinity());
+      p.threshold[query] = ordered(is_searched_for && patch.norm > 0.0f ? -Limits<float>::kLargest : infinity());
       p.list_count[query] = 0;
       if (p.best != nullptr) p.best[query] = 0;
     }
@@ -280,7 +278,7 @@ PATCHSWAP_DEVICE void finish_key_row(const Problem& p, int sample, int row, floa
       if (patch.norm > 0.0f) {
         // Infinity, which makes every query be searched in full, where the scaled norm or its inverse leaves float32.
         const float error = patch.error / patch.scaled * up;
-        const bool is_usable = patch.scaled >= kSmallestNormal && error <= kLargestFloat;
+        const bool is_usable = patch.scaled >= Limits<float>::kSmallestNormal && error <= Limits<float>::kLargest;
         const int bits = static_cast<int>(bits_of(is_usable ? error : infinity()));
         worst = bits > worst ? bits : worst;
       }

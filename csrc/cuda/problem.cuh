@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "device.cuh"
+#include "limits.cuh"
 
 namespace patchswap {
 
@@ -100,9 +101,6 @@ PATCHSWAP_DEVICE int first_key(const Problem& p, int sample) {
   return keys == 0 ? -1 : kMostKeys - keys;
 }
 
-constexpr float kLargestFloat = 3.402823466e38f;
-PATCHSWAP_DEVICE float infinity() { return float_of(0x7f800000u); }
-PATCHSWAP_DEVICE float not_a_number() { return float_of(0x7fc00000u); }
 PATCHSWAP_DEVICE float power_of_two(int exponent) { return float_of(static_cast<uint32_t>(127 + exponent) << 23); }
 
 // Float bits as an int of the same order (NaN aside).

@@ -16,13 +16,17 @@
 
 #include "candidate.cuh"
 #include "device.cuh"
+#include "limits.cuh"
+#include "numbers.cuh"
 #include "problem.cuh"
 #include "search.cuh"
 
 namespace patchswap {
 
 constexpr int kRescoreThreads = 256;
-constexpr int kRescoreWarps = kRescoreThreads / kWarp;  // and queries per block
+constexpr int kRescoreWarps = kRescoreThreads / kWarp;           // and queries per block
+constexpr int kRescoreBlocks = 2;                                // of a multiprocessor at a time
+constexpr int kRescoreBound = kRescoreBlocks * kRescoreThreads;  // for the compiler: so many may reside
 constexpr int kRunCells = kRun + kHalo;
 constexpr int kMostOwnRuns = 4;  // that a warp scores by itself
 
@@ -36,10 +40,7 @@ constexpr int kBestScoreAt = kScoredAt + kRescoreWarps * 4;
 constexpr int kBestPatchAt = kBestScoreAt + kRescoreWarps * 4;
 constexpr int kRescoreShared = kBestPatchAt + kRescoreWarps * 4;
 
-// Four channels of a cell, read as one piece.
-struct alignas(16) Quad {
-  float channel[4];
-};
+using Quad = Numbers<float>;  // four channels of a cell
 
 // A key and its score as <q, k> / |k|.
 struct Choice {
@@ -80,7 +81,7 @@ PATCHSWAP_DEVICE Listed listed_runs(const Problem& p, int sample, int64_t query)
   const int length = list_length(p), listed = p.list_count[query], threshold = p.threshold[query];
   const float error = p.query_margin[query], scaled = p.query_scaled[query], relative = relative_bound(p, sample);
   const uint64_t* entries = list_of(p, query, length);
-  const bool is_bounded = error + (scaled + error) * relative <= kLargestFloat;
+  const bool is_bounded = error + (scaled + error) * relative <= Limits<float>::kLargest;
   return {entries, listed <= length && is_bounded ? listed : 0, from_ordered(threshold)};
 }
 
@@ -129,7 +130,7 @@ class Rescorer {
             if (i - dx < 0 || i - dx >= kRun) continue;
 #pragma unroll
             for (int c = 0; c < 4; c++) {
-              sum[i - dx] = fused_multiply_add(query[dx].channel[c], key.channel[c], sum[i - dx]);
+              sum[i - dx] = fused_multiply_add(query[dx].number[c], key.number[c], sum[i - dx]);
             }
           }
         }
@@ -199,11 +200,11 @@ PATCHSWAP_DEVICE void write_result(const Problem& p, int64_t query, float norm, 
 // As many as are at work at the same time, or as all queries can keep busy.
 inline int64_t rescore_blocks(const Problem& p, int64_t processors) {
   const int64_t most = (p.batch * p.query.patches() + kRescoreWarps - 1) / kRescoreWarps;
-  return most < 2 * processors ? most : 2 * processors;
+  return most < kRescoreBlocks * processors ? most : kRescoreBlocks * processors;
 }
 
 // Any number of blocks. Shared memory: kRescoreShared bytes.
-PATCHSWAP_KERNEL(kRescoreThreads)
+PATCHSWAP_KERNEL(kRescoreBound)
 rescore(const Problem p) {
   wait_for_launch_before();
   const int thread = thread_index(), warp = thread / kWarp, lane = thread % kWarp;

@@ -16,9 +16,11 @@
 
 #include <cstdint>
 
+#include "cell_tiles.cuh"
 #include "chosen.cuh"
 #include "device.cuh"
 #include "inverse_norm.cuh"
+#include "limits.cuh"
 
 namespace patchswap {
 
@@ -133,7 +135,7 @@ similarity(const SimilarityWork<Element, Sum> work) {
   const Sum total = sum_of_warps(sum);
   if (warp != 0 || !exists) return;
   work.score[pair] =
-      key < 0 ? -static_cast<Sum>(float_of(0x7f800000u))
+      key < 0 ? -infinity<Sum>()
               : total * work.key_norm[sample * p.keys() + key] * work.query_norm[sample * p.queries() + place];
 }
 

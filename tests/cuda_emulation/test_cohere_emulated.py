@@ -261,7 +261,7 @@ MUTANTS = {
     ),
     "score with the support": Mutant("work.score[at] = found;", "work.score[at] = value;"),
     "weight not shared by eight": Mutant("count_bits(agreeing) / kNeighbours)", "count_bits(agreeing))"),
-    "row of a patch too short": Mutant("work.patch_size * work.pitch / Numbers", "work.pitch / Numbers"),
+    "row of a patch too short": Mutant("work.patch_size * work.pitch / kCount", "work.pitch / kCount"),
     "rows of a patch all the same": Mutant("right_row += static_cast<int64_t>(work.key_width()) * work.pitch;", ""),
     "norm of the key forgotten": Mutant("whole * inverse_norm(right) *", "whole *"),
     "norm of the query forgotten": Mutant("* inverse_norm(left) + Sum(0)", "+ Sum(0)"),

@@ -398,7 +398,9 @@ MUTANTS = {
     "indices beyond the last key": Mutant("key >= 0 && key < keys()", "key >= 0", CHOSEN),
     "wrap-around at the right edge": Mutant("row < rows && column >= 0 && column < columns;", "row < rows;", CHOSEN),
     "wrap-around at the right edge of the key": Mutant("&& column >= 0 && column < key_columns;", ";", CHOSEN),
-    "last channels left out": Mutant("static_cast<int>(left) : kSlab", "static_cast<int>(left) - 1 : kSlab", CHOSEN),
+    "last channels left out": Mutant(
+        "static_cast<int>(left) : kSlab", "static_cast<int>(left) - 1 : kSlab", "cell_tiles.cuh"
+    ),
     "pieces where some cells are covered": Mutant("(empty & piece) == piece", "(empty & piece) != 0"),
     "pieces without alignment": Mutant("alignment % 16 == 0 &&", ""),
     "tail of the pieces left out": Mutant("(channels - place + kPiece - 1) / kPiece", "(channels - place) / kPiece"),
