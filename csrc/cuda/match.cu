@@ -181,9 +181,9 @@ void take_map(Workspace& space, PackedMap& map, int64_t batch) {
   space.take(map.error, batch * map.cell_count());
 }
 
-// Workspace for C channels (rounded up to kChunk): 6 C + 12 bytes for every key cell, 6 C + 25 for every query cell (6 C
-// + 29 where query and key are one tensor), and for every query 28 + 8 n bytes, where n is 128 or as many as fit into
-// kMostListBytes, at least 64.
+// Workspace for C channels (rounded up to kChunk): 6 C + 12 bytes for every key cell, 6 C + 25 for every query cell,
+// 6 C + 29 where query and key are one tensor, and for every query 28 + 8 n bytes, where n is 128 or as many as fit
+// into kMostListBytes, at least 64.
 template <class Element>
 void take_all(Workspace& space, Preparation<Element>& work, bool fast) {
   Problem& p = work.problem;
@@ -327,11 +327,11 @@ KernelChoice choose_cuda(const MatchCall& call) {
     if (device.mma) return {"mma", "tensor cores, but no Hopper GPU or a library built without architecture 9.0a"};
     return {"direct", "no tensor cores that the search can use, or a library built without this GPU's architecture"};
   }
-  STD_TORCH_CHECK(reason.empty(), "patchswap.match: method \"", method,
-                  "\" takes metric \"ncc\" without key_weight, patch_size 3, topk 1, float32, bfloat16 or float16 "
-                  "features with at least one channel and "
-                  "one key patch, and fewer than 2^30 16-byte words of packed features; ",
-                  reason, "; use \"auto\"");
+  STD_TORCH_CHECK(
+      reason.empty(), "patchswap.match: method \"", method,
+      "\" takes metric \"ncc\" without key_weight, patch_size 3, topk 1, float32, bfloat16 or float16 "
+      "features with at least one channel and one key patch, and fewer than 2^30 16-byte words of packed features; ",
+      reason, "; use \"auto\"");
   STD_TORCH_CHECK(method == "mma" ? device.mma : device.wgmma, "patchswap.match: method \"", method,
                   "\" is not there on this GPU or in this build; use \"auto\"");
   return {method, "the method asked for"};

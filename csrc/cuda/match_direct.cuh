@@ -161,7 +161,7 @@ number_cells(DirectMap<Sum> map) {
       numbered += count;
     }
     block_barrier();  // the counts are read
-    if (cell < cells) map.slot[place_of_tile + cell] = is_needed ? place : -1;
+    if (cell < cells) map.place[place_of_tile + cell] = is_needed ? place : -1;
     if (is_needed) map.cell[place_of_tile + place] = cell;
   }
   if (thread == 0) map.count[block_index()] = numbered;
@@ -193,31 +193,31 @@ best_of_tile(TilePair<Sum> p) {
   }
 
   const Sum* products = p.product + int64_t{sample_here} * p.key.cell_pitch * p.query.cell_pitch;
-  const int* query_slots = p.query.slots(sample, p.query_tile) + y * (p.query_tile.columns + P - 1) + x;
+  const int* query_places = p.query.places(sample, p.query_tile) + y * (p.query_tile.columns + P - 1) + x;
   int query_place[P][P];
 #pragma unroll
   for (int dy = 0; dy < P; dy++) {
 #pragma unroll
-    for (int dx = 0; dx < P; dx++) query_place[dy][dx] = query_slots[dy * (p.query_tile.columns + P - 1) + dx];
+    for (int dx = 0; dx < P; dx++) query_place[dy][dx] = query_places[dy * (p.query_tile.columns + P - 1) + dx];
   }
 
   // The places of the cells of a key move with it along a row. Those of keys that take no part may mean nothing.
   const int key_columns = p.key_tile.columns, cell_columns = key_columns + P - 1;
-  const int* key_slots = p.key.slots(sample, p.key_tile);
+  const int* key_places = p.key.places(sample, p.key_tile);
   const int first = static_cast<int>(int64_t{keys} * slice / p.slices);
   const int last = static_cast<int>(int64_t{keys} * (slice + 1) / p.slices);
   int row = first / key_columns, column = first % key_columns;
   int key_place[P][P] = {};
   for (int key = first; key < last; key++) {
-    const int* slots = key_slots + row * cell_columns + column;
+    const int* places = key_places + row * cell_columns + column;
     const bool is_start = key == first || column == 0;
 #pragma unroll
     for (int dy = 0; dy < P; dy++) {
 #pragma unroll
       for (int dx = 0; dx < P - 1; dx++) {
-        key_place[dy][dx] = is_start ? slots[dy * cell_columns + dx] * p.query.cell_pitch : key_place[dy][dx + 1];
+        key_place[dy][dx] = is_start ? places[dy * cell_columns + dx] * p.query.cell_pitch : key_place[dy][dx + 1];
       }
-      key_place[dy][P - 1] = slots[dy * cell_columns + P - 1] * p.query.cell_pitch;
+      key_place[dy][P - 1] = places[dy * cell_columns + P - 1] * p.query.cell_pitch;
     }
     const int64_t number = p.key.patch(0, p.key_tile, row, column);
     const int64_t patch_of_batch = sample * p.key.tiling.patches() + number;
@@ -324,7 +324,7 @@ void take_direct(Space& space, DirectWork<Element, Sum>& work) {
     space.take(map->square, map->batch * map->height * map->width);
     space.take(map->scale, map->batch * map->tiling.patches());
     if (map->metric == Metric::kL2) space.take(map->bias, map->batch * map->tiling.patches());
-    space.take(map->slot, tiles * map->cell_pitch);
+    space.take(map->place, tiles * map->cell_pitch);
     space.take(map->cell, tiles * map->cell_pitch);
     space.take(map->count, tiles);
   }

@@ -41,10 +41,9 @@ constexpr int kKeyRuns = kCells / kRun;      // 8 columns each, as many as four 
 constexpr int kBests = kWarpSlots * kPairs;  // of one warp
 
 // What a warp saves of its item in shared memory, as registers are short: one int each. The inverse of the key map's
-// scale and the relative bound of search.cuh are saved as bits.
+// scale and the relative bound of search.cuh are saved as bits; the length is that of lists.
 constexpr int kSavedRound = 0, kSavedSample = 1, kSavedFirstCell = 2, kSavedFirstRow = 3, kSavedScale = 4,
-              kSavedBound = 5;
-constexpr int kSavedLength = 6, kSavedInts = 8;
+              kSavedBound = 5, kSavedLength = 6, kSavedInts = 8;
 
 // Dynamic shared memory, in bytes, behind that of the copies.
 constexpr int kBestAt = copies::kBytes;                                   // float [kWarps][kBests]
@@ -149,7 +148,7 @@ class Search {
       before.numbers[i] += c.numbers[i];
     }
     if (!complete) return;
-    half ^= 1;
+    buffer ^= 1;
     publish(fetched, row, sum);
     compare(row, sum);
   }
@@ -225,13 +224,13 @@ class Search {
     return patches.load(own_slot()) + row * static_cast<int>(p.query.columns());
   }
 
-  PATCHSWAP_DEVICE int slots_at() const { return (half * kGroupsInTile + group) * kSlots; }
+  PATCHSWAP_DEVICE int slots_at() const { return (buffer * kGroupsInTile + group) * kSlots; }
 
   // Puts into shared memory what other threads of the warpgroup read.
   PATCHSWAP_DEVICE void publish(const Fetched& fetched, int row, const Block& v) const {
     const int key = thread_index() % kWarpgroup;
     shared_memory<float>(kFactorAt, 2 * kGroupsInTile * kCells)
-        .store((half * kGroupsInTile + group) * kCells + key, fetched.factor * saved_float(kSavedScale));
+        .store((buffer * kGroupsInTile + group) * kCells + key, fetched.factor * saved_float(kSavedScale));
     if (key < kSlots) {
       thresholds.store(slots_at() + key, from_ordered(fetched.threshold));
       queries.store(slots_at() + key, own_query(row));
@@ -239,7 +238,7 @@ class Search {
     if (lane() < 4 * kHalo) {  // the lanes that have the first rows
 #pragma unroll
       for (int j = 0; j < kKeyRuns; j++) {
-        edges.store((half * kWarps + warp()) * kEdgePairs + j * 4 * kHalo + lane(),
+        edges.store((buffer * kWarps + warp()) * kEdgePairs + j * 4 * kHalo + lane(),
                     Pair{{v.number(0, j, 0), v.number(0, j, 1)}});
       }
     }
@@ -270,8 +269,8 @@ class Search {
     const bool is_first_row = g < 1, is_first_two_rows = g < 2, is_first_pair = t == 0;
     // The last warp has none after it: slots that would need one have no queries.
     const int next_warp = warp() - warp_in_group() + (warp_in_group() + 1) % (kWarpgroup / kWarp);
-    const int edge = (half * kWarps + next_warp) * kEdgePairs + lane() % (4 * kHalo);
-    const int pairs = (half * kGroupsInTile + group) * kPairs + t;
+    const int edge = (buffer * kWarps + next_warp) * kEdgePairs + lane() % (4 * kHalo);
+    const int pairs = (buffer * kGroupsInTile + group) * kPairs + t;
     const int own_bests = warp() * kBests + place_of_pair(0, 0, lane());
 
     Words four[2];
@@ -364,7 +363,7 @@ class Search {
   const Shared<float> thresholds, bests;
   const Shared<Pair> factors, edges;
   const Shared<int> queries, patches, slot_rows, saved;
-  int half = 0;    // which of the two buffers
+  int buffer = 0;  // which of the two is in use
   unsigned n = 0;  // chunk to be multiplied next
 };
 

@@ -55,9 +55,9 @@ struct PlanCost {
 
 // The active queries of one sample as bits: bit t of word w is row w * kBits + t.
 struct QueryBits {
-  uint32_t* own;  // [bit_words][width] the queries of a column of patches; 0 beyond the last column
-  uint32_t*
-      reached;  // [bit_words][width] those that need the cells of this column: its own and its two left neighbours'
+  // [bit_words][width] each: the queries of a column of patches, 0 beyond the last column; and those that need the
+  // cells of this column, which are its own and those of its two left neighbours.
+  uint32_t *own, *reached;
   int width;
 
   // `depth` rows from `first` on, as the low bits of a word.

@@ -81,7 +81,7 @@ struct DirectMap {
   // Of metric.h, [B][rows][columns]: scale, kExcluded where the patch takes no part, and bias, null where all are 0.
   Sum *scale, *bias;
   // The cells of each tile that are needed have places in row-major order.
-  int* slot;       // [B][tiles][cell_pitch] by cell of the tile: its place, or -1
+  int* place;      // [B][tiles][cell_pitch] by cell of the tile: its place, or -1
   int* cell;       // [B][tiles][cell_pitch] by place: the cell of the tile
   int* count;      // [B][tiles] cells that have a place
   int cell_pitch;  // at least the cells of a tile, a multiple of kProductSide
@@ -90,8 +90,8 @@ struct DirectMap {
   PATCHSWAP_HOST_DEVICE int64_t patch(int64_t sample, const Tile& tile, int row, int column) const {
     return (sample * tiling.rows + tile.row + row) * tiling.columns + tile.column + column;
   }
-  PATCHSWAP_HOST_DEVICE const int* slots(int64_t sample, const Tile& tile) const {
-    return slot + (sample * tiling.tiles() + tile.number) * cell_pitch;
+  PATCHSWAP_HOST_DEVICE const int* places(int64_t sample, const Tile& tile) const {
+    return place + (sample * tiling.tiles() + tile.number) * cell_pitch;
   }
 };
 

@@ -48,7 +48,7 @@ MUTANTS = {
     "products not waited for": Mutant("match_wgmma.cuh", "wait_for_products(c.numbers);", ""),
     "products not fenced": Mutant("match_wgmma.cuh", "fence_products();", ""),
     "rows handed round without barrier": Mutant("match_wgmma.cuh", "named_barrier(1 + group, kWarpgroup);", ""),
-    "halves not used in turn": Mutant("match_wgmma.cuh", "half ^= 1;", ""),
+    "buffers not used in turn": Mutant("match_wgmma.cuh", "buffer ^= 1;", ""),
     # indices
     "wrong bytes announced": Mutant("bulk_copies.cuh", "(pieces.slots + end - begin)", "(pieces.slots + kCells)"),
     "wrong parity": Mutant("bulk_copies.cuh", "(round_of(n) + 1) % 2", "round_of(n) % 2"),
