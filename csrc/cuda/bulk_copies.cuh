@@ -21,6 +21,7 @@
 
 #include "hopper.cuh"
 #include "search.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 namespace copies {

@@ -19,6 +19,7 @@
 #include "inverse_norm.cuh"
 #include "limits.cuh"
 #include "numbers.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 
@@ -149,13 +150,6 @@ struct CohereWork {
   }
 };
 
-template <class Sum>
-PATCHSWAP_DEVICE Sum sum_of_lanes(Sum value) {
-#pragma unroll
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  return value;
-}
-
 // The score of a query's patch with a key's, by all lanes of a warp: for all patches in one order of sums.
 template <class Sum>
 PATCHSWAP_DEVICE Sum score_of(const CohereWork<Sum>& work, int64_t sample, int row, int column, KeyPlace key) {
@@ -189,8 +183,7 @@ PATCHSWAP_DEVICE Sum score_of(const CohereWork<Sum>& work, int64_t sample, int r
     left_square[0] += left_square[n];
     right_square[0] += right_square[n];
   }
-  const Sum whole = sum_of_lanes(product[0]), left = sum_of_lanes(left_square[0]),
-            right = sum_of_lanes(right_square[0]);
+  const Sum whole = sum_of_warp(product[0]), left = sum_of_warp(left_square[0]), right = sum_of_warp(right_square[0]);
   // The sum keeps the product from being contracted with what is added to it later, in some uses and not in others.
   const Sum correlation = whole * inverse_norm(right) * inverse_norm(left) + Sum(0);
   if (work.metric == Metric::kNcc || !(correlation == correlation)) return correlation;
@@ -265,7 +258,7 @@ cohere_sweep(const CohereWork<Sum> work, int sweep) {
   }
 #pragma unroll 1
   for (uint32_t missing = ballot(is_candidate && !is_known); missing != 0; missing &= missing - 1) {
-    const int slot = count_bits((missing & (0 - missing)) - 1);  // the lowest
+    const int slot = lowest_bit(missing);
     const Sum value = score_of(work, sample, row, column, shuffle(mine, slot));
     if (lane == slot) found = value;
   }

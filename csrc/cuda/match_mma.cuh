@@ -13,6 +13,7 @@
 #pragma once
 
 #include "search.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 namespace mma {

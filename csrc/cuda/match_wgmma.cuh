@@ -16,6 +16,7 @@
 #include "bulk_copies.cuh"
 #include "hopper.cuh"
 #include "search.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 namespace wgmma {

@@ -19,6 +19,7 @@
 #include "device.cuh"
 #include "problem.cuh"
 #include "search.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 
@@ -68,30 +69,11 @@ struct QueryBits {
   }
 };
 
-// Number of the highest set bit; bits must not be 0.
-PATCHSWAP_DEVICE int highest_bit(uint32_t bits) {
-  for (int distance = 1; distance < kBits; distance *= 2) bits |= bits >> distance;
-  return count_bits(bits) - 1;
-}
-
 // Bits 0, step, 2 step, ...
 PATCHSWAP_HOST_DEVICE constexpr uint32_t every_bit(int step) {
   uint32_t bits = 0;
   for (int bit = 0; bit < kBits; bit += step) bits |= 1u << bit;
   return bits;
-}
-
-PATCHSWAP_DEVICE int sum_of_warp(int value) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  return value;
-}
-
-PATCHSWAP_DEVICE int largest_of_warp(int value) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-    const int other = shuffle_xor(value, mask);
-    value = other > value ? other : value;
-  }
-  return value;
 }
 
 // Fills p.plan[sample] and p.slots[sample]. All kPlanThreads threads of the block call it.

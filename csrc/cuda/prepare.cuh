@@ -22,6 +22,7 @@
 #include "plan.cuh"
 #include "problem.cuh"
 #include "search.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 

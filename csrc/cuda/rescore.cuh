@@ -20,6 +20,7 @@
 #include "numbers.cuh"
 #include "problem.cuh"
 #include "search.cuh"
+#include "warp.cuh"
 
 namespace patchswap {
 
@@ -139,8 +140,8 @@ class Rescorer {
     float own_sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kRun; i++) {
-      for (int mask = kWarp / 2; mask > 0; mask /= 2) sum[i] += shuffle_xor(sum[i], mask);
-      if (lane == i) own_sum = sum[i];
+      const float whole = sum_of_warp(sum[i]);
+      if (lane == i) own_sum = whole;
     }
     if (is_valid) {
       choice.take_better(own_sum * factor, own_cell / width * static_cast<int>(p.key.columns()) + own_cell % width);

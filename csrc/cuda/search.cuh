@@ -77,17 +77,6 @@ PATCHSWAP_DEVICE Slot slot_of(const Problem& p, const Item& item, int group, int
   return p.slots[(item.sample * p.group_pitch + number) * kSlots + slot];
 }
 
-// Number of the lowest set bit; bits must not be 0.
-PATCHSWAP_DEVICE int lowest_bit(uint32_t bits) { return count_bits((bits & (0u - bits)) - 1); }
-
-// Over the lanes of a warp.
-PATCHSWAP_DEVICE uint32_t union_of_warp(uint32_t bits) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
-    bits |= static_cast<uint32_t>(shuffle_xor(static_cast<int>(bits), mask));
-  }
-  return bits;
-}
-
 // First and last query row below the slots at which an item has both queries and keys; none where first > last.
 struct RowRange {
   int first, last;
