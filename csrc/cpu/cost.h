@@ -22,7 +22,7 @@ struct SearchCosts {
 inline SearchCosts search_costs(int64_t channels, int64_t patch_size, AxisCount count, bool takes_quads,
                                 int64_t lanes) {
   constexpr double kVisit = 8, kVisitPerRow = 9;           // of a pair in both walks, besides the products
-  constexpr double kScorePerNumber = 0.5, kScore = 600;    // of a full score: of a number, and of the pair
+  constexpr double kScorePerNumber = 0.4, kScore = 700;    // of a full score: of a number, and of the pair
   constexpr double kRefinePerProduct = 2.5, kRefine = 60;  // of a refined bound: of a product, and besides
   constexpr double kSmallProducts = 2;                     // of a product in small matrices, which the walk has for 1
   constexpr double kPacking = 60, kSampling = 40;          // of a number of a cell

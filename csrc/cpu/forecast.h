@@ -33,8 +33,8 @@ inline ForecastSize forecast_size(double pairs, int64_t patch_size) {
   return {std::max<int64_t>(1, keys / (patch_size * patch_size)), keys};
 }
 
-// Some patches of a map with the widths w of their bounds (coarse.h), as fractions of their norms: for the leading axes
-// alone, and for all axes.
+// Some patches of a map with the expected widths w of their bounds (coarse.h), as fractions of their norms: for the
+// leading axes alone, and for all axes.
 struct PatchSample {
   int64_t count = 0, numbers = 0;
   std::vector<float> patches;  // [count][numbers]
@@ -43,8 +43,8 @@ struct PatchSample {
 
 // `step`: of the coarse cells, for cells of norm 1; the map's have the norm `norm`.
 template <class Element>
-PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t most, double norm, const Basis& basis,
-                           double step, const ProductKernel<float>& products) {
+PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t most, double norm,
+                           const CoarseScheme& scheme, double step, const ProductKernel<float>& products) {
   const auto spread = spread_patches(map, patches, most);
   const int64_t count = spread.size(), channels = map.channels, cells_each = map.patch_size * map.patch_size;
   const int64_t cells = count * cells_each, stride = round_up(cells, 16);
@@ -61,35 +61,48 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
   });
   for (float& number : sample.patches) number = static_cast<float>(number / norm);
 
+  const Basis& basis = scheme.basis;
   const PackedRows<float> axes(basis.axis.data(), basis.axes, channels, channels, 1, products.left_panel);
   const PackedRows<float> all_cells(sample.patches.data(), cells, channels, channels, 1, products.right_panel);
   const Buffer<float> coordinates(round_up(basis.axes, kRowsTogether) * stride);
   multiply(products, axes, all_cells, coordinates.get(), stride, false);
-  std::vector<float> square_leading(cells), square_all(cells);  // of each cell, along the axes
+  struct Part {
+    double size = 0, error = 0;  // A^2 and E^2 of some axes
+  };
+  std::vector<Part> leading(cells), trailing(cells);  // of each cell
   for (int64_t axis = 0; axis < basis.axes; axis++) {
-    if (axis == basis.leading) square_leading = square_all;
+    const bool leads = axis < basis.leading;
     const float* row = coordinates.get() + axis * stride;
-    for (int64_t cell = 0; cell < cells; cell++) square_all[cell] += row[cell] * row[cell];
+    const double unit = leads ? step / (1 << kLeadingShift) : step,
+                 most = unit * (leads ? kMostLeading : kMostTrailing);
+    std::vector<Part>& parts = leads ? leading : trailing;
+    for (int64_t cell = 0; cell < cells; cell++) {
+      const double size = std::abs(row[cell]), beyond = std::max(0.0, size - most);
+      parts[cell].size += size * size;
+      parts[cell].error += unit * unit / 12 + beyond * beyond;  // by rounding, and by clipping
+    }
   }
-  if (basis.axes == basis.leading) square_leading = square_all;
-  // Twice E A in steps is the least of (E X)^2 + (A / X)^2. Rounding to a step loses step / sqrt(12).
-  const double leading_rounding = 2 * step * std::sqrt(cells_each * basis.leading / 12.0) / (1 << kLeadingShift);
-  const double trailing_rounding = 2 * step * std::sqrt(cells_each * (basis.axes - basis.leading) / 12.0);
   for (int64_t i = 0; i < count; i++) {
     const float* patch = sample.patches.data() + i * sample.numbers;
-    const double square = std::inner_product(patch, patch + sample.numbers, patch, 0.0), length = std::sqrt(square);
-    auto sum_of = [&](const std::vector<float>& squares) {
-      return std::accumulate(&squares[i * cells_each], &squares[i * cells_each] + cells_each, 0.0);
+    const double square = std::inner_product(patch, patch + sample.numbers, patch, 0.0);
+    auto sum_of = [&](const std::vector<Part>& parts) {
+      Part sum;
+      for (int64_t cell = i * cells_each; cell < (i + 1) * cells_each; cell++) {
+        sum.size += parts[cell].size;
+        sum.error += parts[cell].error;
+      }
+      return sum;
     };
-    const double leading = sum_of(square_leading), all = sum_of(square_all);
-    const double leading_lost = leading_rounding * std::sqrt(leading);
-    const double lost = leading_lost + trailing_rounding * std::sqrt(std::max(0.0, all - leading));
-    auto width_of = [&](double along, double rounded) {
-      return square > 0 ? std::sqrt((std::max(0.0, square - along) + rounded) / square) : 0;
+    const Part along_leading = sum_of(leading), along_trailing = sum_of(trailing);
+    auto lost = [](const Part& part, double balance) { return part.error * balance + part.size / balance; };
+    const double leading_lost = lost(along_leading, scheme.leading_balance) + cells_each * step * step;
+    const double trailing_lost = lost(along_trailing, scheme.trailing_balance);
+    auto width_of = [&](double along, double lost) {
+      return square > 0 ? std::sqrt((std::max(0.0, square - along) + lost) / square) : 0;
     };
-    sample.norm.push_back(length);
-    sample.leading_width.push_back(width_of(leading, leading_lost));
-    sample.width.push_back(width_of(all, lost));
+    sample.norm.push_back(std::sqrt(square));
+    sample.leading_width.push_back(width_of(along_leading.size, leading_lost));
+    sample.width.push_back(width_of(along_leading.size + along_trailing.size, leading_lost + trailing_lost));
   }
   return sample;
 }
@@ -100,11 +113,11 @@ PatchSample sample_patches(const Map<Element>& map, int64_t patches, int64_t mos
 // photographs and noise gave it.
 template <class Element>
 Forecast forecast(const Map<Element>& query_map, int64_t queries, double query_norm, const Map<Element>& key_map,
-                  int64_t keys, double key_norm, int64_t rank, const Basis& basis, double step,
+                  int64_t keys, double key_norm, int64_t rank, const CoarseScheme& scheme, double step,
                   const ProductKernel<float>& products) {
   const ForecastSize size = forecast_size(static_cast<double>(queries) * keys, query_map.patch_size);
-  const PatchSample query = sample_patches(query_map, queries, size.queries, query_norm, basis, step, products);
-  const PatchSample key = sample_patches(key_map, keys, size.keys, key_norm, basis, step, products);
+  const PatchSample query = sample_patches(query_map, queries, size.queries, query_norm, scheme, step, products);
+  const PatchSample key = sample_patches(key_map, keys, size.keys, key_norm, scheme, step, products);
   const int64_t stride = round_up(key.count, 16);
   const Buffer<float> score(round_up(query.count, kRowsTogether) * stride);
   multiply(products, {query.patches.data(), query.count, query.numbers, query.numbers, 1, products.left_panel},

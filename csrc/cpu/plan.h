@@ -122,7 +122,7 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
   const double step = choose_step(scheme);
   if (!insist) {
     const Forecast expected = forecast(query_map, queries, query_norm, key_map, keys, key_norm, topk * kSeedStride,
-                                       basis, step, kernel.basis.products);
+                                       scheme, step, kernel.basis.products);
     if (!is_promising(expected, costs_of(kernel, channels, patch_size), queries, keys, topk)) return std::nullopt;
   }
   scheme.coordinate_rounding = coordinate_rounding(basis);

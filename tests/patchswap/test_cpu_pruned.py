@@ -141,6 +141,22 @@ def test_pruning_that_does_not_pay_is_abandoned():
     assert int(tally[1]) in (0, 83 * 83)
 
 
+def test_automatic_choice_expects_what_clipping_loses():
+    """Few cells reach far beyond the rest along all axes, so that their integers are clipped and rule out little."""
+    directions, number = torch.randn(8, 128), 96 * 96
+
+    def cells():
+        near = torch.rand(number, 8) @ directions + 0.2 * torch.randn(number, 128)
+        far = (torch.rand(number, 1) < 0.15) * 4 * torch.randn(number, 128)
+        return (near + far).T.reshape(1, 128, 96, 96).contiguous()
+
+    query, key = cells(), cells()
+    _, _, pruned = search("pruned", query, key, patch_size=1)
+    assert int(pruned[0]) > 0.02 * number * number  # more full scores than pay
+    _, _, automatic = search("auto", query, key, patch_size=1)
+    assert int(automatic[0]) == 0
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads(threads):
     query, key = natural(1, 32, 20, 70), natural(1, 32, 25, 150)
