@@ -364,12 +364,20 @@ def convolution(
     slope: float,
 ) -> Tensor:
     """What `convolve` computes, in any dtype."""
-    x = F.interpolate(features, scale_factor=2, mode="nearest") if doubled else features
+    height, width = (length * 2 if doubled else length for length in features.shape[2:])
+    x = features
+    if doubled and x.numel():
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+    elif doubled:
+        x = x.new_zeros(*x.shape[:2], height, width)
     x = x if skip is None else torch.cat((x, skip), dim=1)
-    x = F.pad(x, [dilation] * 4, mode="replicate" if replicate else "constant")
-    return F.leaky_relu(F.conv2d(x, weight, bias, dilation=dilation), slope).contiguous(
-        memory_format=torch.channels_last
-    )
+    if x.numel():
+        x = F.pad(x, [dilation] * 4, mode="replicate" if replicate else "constant")
+        sums = F.conv2d(x, weight, bias, dilation=dilation)
+    else:  # PyTorch convolves no empty map
+        sums = x.new_zeros(x.shape[0], weight.shape[0], height, width)
+        sums = sums if bias is None else sums + bias[:, None, None]
+    return F.leaky_relu(sums, slope).contiguous(memory_format=torch.channels_last)
 
 
 def fill_smoothly(image: Tensor, hole: Tensor) -> Tensor:

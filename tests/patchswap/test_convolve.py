@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from patchswap import ops, reference
 
@@ -96,12 +97,24 @@ def test_any_strides():
     assert torch.equal(ops.convolve(**{**case, "weight": flipped}, doubled=True), expected)
 
 
+@pytest.mark.parametrize("convolve", [ops.convolve, exact], ids=["operator", "definition"])
+@pytest.mark.parametrize("doubled", [False, True])
 @pytest.mark.parametrize("shape", [(0, 4, 8, 8), (2, 4, 0, 8), (2, 4, 8, 0), (1, 0, 8, 8)])
-def test_nothing_to_add_up(shape):
+def test_nothing_to_add_up(shape, doubled, convolve):
     features, weight, bias = torch.randn(shape), torch.randn(5, shape[1], 3, 3), torch.randn(5)
-    found = ops.convolve(features, weight, bias)
-    assert found.shape == (shape[0], 5, *shape[2:])
-    assert torch.equal(found, bias[:, None, None].expand_as(found))
+    found = convolve(features, weight, bias, doubled=doubled)
+    assert found.shape == (shape[0], 5, *(length * (1 + doubled) for length in shape[2:]))
+    assert torch.equal(found.float(), bias[:, None, None].expand_as(found))
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_channels_of_the_skip_alone(doubled):
+    side = 4 if doubled else 8
+    features, skip, weight = torch.randn(1, 0, side, side), torch.randn(1, 4, 8, 8), torch.randn(5, 4, 3, 3)
+    expected = F.conv2d(skip.double(), weight.double(), padding=1)
+    for convolve in (ops.convolve, exact):
+        found = convolve(features, weight, skip=skip, doubled=doubled)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -244,6 +244,20 @@ def test_not_finite(device):
     assert bool(score[0].isnan().all()) and bool(score[1].isfinite().all())
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_cells_of_no_pair_have_no_gradient(device, padding):
+    """Whatever they hold."""
+    query, key = (torch.randn(1, 3, 8, width, device=device) for width in (7, 9))
+    query[..., 6:, :], key[..., 6:, :] = torch.nan, torch.inf
+    rows, columns = 6 + 2 * padding, 5 + 2 * padding
+    index = torch.full((1, rows, columns), -1, device=device)
+    index[:, :3] = torch.randint(0, 4 * (7 + 2 * padding), (1, 3, columns), device=device)
+    query.requires_grad_(), key.requires_grad_()
+    score = patchswap.similarity(query, key, index, padding=padding)
+    gradients = torch.autograd.grad(score[:, :3].sum(), (query, key))
+    assert all(gradient.isfinite().all() and not gradient[..., 6:, :].any() for gradient in gradients)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(device, dtype):
     """One key patch of 400 queries: a sum in half precision would stop growing."""

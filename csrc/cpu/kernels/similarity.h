@@ -43,7 +43,9 @@ void add_shares_of(const Share<Sum>* shares, int64_t count, const Sum* cells, in
 #pragma GCC unroll 8
   for (int i = 0; i < AtOnce; i++) {
     const int64_t at = first + i * kLanes;
-    Lanes::at(to + at) = sum[i] - own.signed_root * (own.root * Lanes::load(own.numbers + at));
+    // Without a share nothing is taken away, not even from NaN or infinity.
+    Lanes::at(to + at) =
+        own.root == 0 ? sum[i] : sum[i] - own.signed_root * (own.root * Lanes::load(own.numbers + at));
   }
 }
 
