@@ -8,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
@@ -55,10 +56,26 @@ std::string dtype_text(const Tensor& tensor) {
       return "bool";
     case ScalarType::Byte:
       return "uint8";
+    case ScalarType::UInt16:
+      return "uint16";
+    case ScalarType::UInt32:
+      return "uint32";
+    case ScalarType::UInt64:
+      return "uint64";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
     case ScalarType::Int:
       return "int32";
     case ScalarType::Long:
       return "int64";
+    case ScalarType::ComplexHalf:
+      return "complex32";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
     default:
       return torch::headeronly::toString(tensor.scalar_type());
   }
@@ -305,7 +322,7 @@ std::tuple<Tensor, Tensor> cohere(Tensor index, Tensor query, Tensor key, std::o
   check_same_batch_and_channels("cohere", query, key);
   check_patch_size("cohere", patch_size);
   require(weight >= 0 && weight < std::numeric_limits<double>::infinity(),
-          "cohere: weight must be a finite number, 0 or more; got ", weight);
+          "cohere: weight must be a finite number, 0 or more; got ", number_text(weight));
   require(sweeps >= 0, "cohere: sweeps must not be negative; got ", sweeps);
   const Metric known_metric = metric_of("cohere", metric);
   const Grid query_grid = patch_grid(query.size(2), query.size(3), patch_size);
@@ -588,27 +605,28 @@ Tensor as_cells(const Tensor& features) {
 Tensor convolve(Tensor features, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> skip,
                 int64_t dilation, bool doubled, bool replicate, double slope) {
   require(features.dim() == 4, "convolve: features must have shape (B, C, H, W); got ", shape_text(features));
-  check_float("convolve", "features", features);
+  const auto check = [&](const char* name, const Tensor& tensor) {
+    check_float("convolve", name, tensor);
+    check_device("convolve", name, tensor, "features", features);
+  };
+  check("features", features);
+  if (skip) check("skip", *skip);
+  check("weight", weight);
+  if (bias) check("bias", *bias);
   require(dilation >= 1 && dilation <= kMaxDilation && (dilation == 1 || !doubled),
           "convolve: dilation must be from 1 to ", kMaxDilation, ", and 1 where the map is doubled; got ", dilation);
   const int64_t scale = doubled ? 2 : 1;
   const int64_t batch = features.size(0), height = scale * features.size(2), width = scale * features.size(3);
   if (skip) {
-    check_float("convolve", "skip", *skip);
-    check_device("convolve", "skip", *skip, "features", features);
     require(skip->dim() == 4 && skip->size(0) == batch && skip->size(2) == height && skip->size(3) == width,
             "convolve: skip must have shape (", batch, ", C, ", height, ", ", width, "), the size of the result; got ",
             shape_text(*skip));
   }
   const int64_t channels = features.size(1) + (skip ? skip->size(1) : 0);
-  check_float("convolve", "weight", weight);
-  check_device("convolve", "weight", weight, "features", features);
   require(weight.dim() == 4 && weight.size(1) == channels && weight.size(2) == 3 && weight.size(3) == 3,
           "convolve: weight must have shape (O, ", channels, ", 3, 3), the channels of features and skip; got ",
           shape_text(weight));
   if (bias) {
-    check_float("convolve", "bias", *bias);
-    check_device("convolve", "bias", *bias, "features", features);
     require(bias->dim() == 1 && bias->size(0) == weight.size(0), "convolve: bias must have shape (", weight.size(0),
             "), the first of weight; got ", shape_text(*bias));
   }
@@ -648,6 +666,12 @@ Tensor fill_smoothly(Tensor image, Tensor hole) {
 }
 
 }  // namespace
+
+std::string number_text(double number) {
+  std::ostringstream text;
+  text << number;
+  return std::isnan(number) ? "nan" : text.str();
+}
 
 std::string metric_obstacle(const MatchCall& call) {
   for (const NamedMetric& one : kMetrics) {

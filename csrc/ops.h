@@ -229,6 +229,9 @@ constexpr NamedMetric kMetrics[] = {{"ncc", Metric::kNcc}, {"l2", Metric::kL2}, 
 // it is that.
 std::string metric_obstacle(const MatchCall& call);
 
+// A number as errors write it: nan without a sign.
+std::string number_text(double number);
+
 // Whether two maps of the same dimensions are one: the same numbers in the same layout.
 bool is_same_map(const Tensor& map, const Tensor& other);
 

@@ -243,6 +243,7 @@ inline void find_axes(const std::vector<float>& sample, const BasisKernel& kerne
     const PackedRows<float> left(vectors.get(), axes, length, cells, 1, products.left_panel);
     const PackedRows<float> right(sample.data(), channels, 1, cells, channels, products.right_panel);
     vectors = Buffer<float>(round_up(axes, kRowsTogether) * padded);
+    std::fill_n(vectors.get(), axes * padded, 0.0f);  // products fill whole panels only, which may be fewer numbers
     multiply(products, left, right, vectors.get(), padded, false);
   }
   orthonormalise(kernel, vectors.get(), axes, padded);

@@ -2,6 +2,7 @@
 // docs/kernels.md proves it. tests/cpu_bound checks it on all pairs, and deletes each term.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -13,6 +14,9 @@ namespace patchswap {
 // Patches of smaller norms go to the dense search: products of their numbers may be denormal, where rounding is
 // absolute.
 constexpr double kSmallestNorm = 1e-12;
+// Queries of larger norms in steps go there too. Rankings in steps then stay within float32, and so does a step: it is
+// at least kSmallestNorm / kMostSteps, a normal number.
+constexpr double kMostSteps = 1e25;
 // Relative rounding of a cell's sums of squares, which are float32 sums of fewer than 512 terms.
 constexpr double kSquaresRounding = 1e-4;
 // Rounding of |x|^2 - |a|^2 in double precision, relative to |x|^2.
@@ -42,6 +46,14 @@ inline double score_rounding(const Basis& basis, int64_t patch_size) {
 inline double rescore_rounding(int64_t channels, int64_t patch_size) {
   const double cells = static_cast<double>(patch_size * patch_size);
   return sum_rounding(cells * (channels / 16.0 + 64) + 8) + sum_rounding(channels + cells + 4);
+}
+
+// Whether the factors 1.01 and 1.2 above suffice: the sums have few enough terms, and the axes are nearly orthonormal.
+inline bool roundings_hold(const Basis& basis, int64_t patch_size) {
+  constexpr double kMostTerms = 160000, kMostDeviation = 1.0 / 6;
+  const double cells = static_cast<double>(patch_size * patch_size), channels = static_cast<double>(basis.channels);
+  const double terms = std::max(channels + cells + 32, cells * (channels / 16 + 64) + 8);
+  return terms < kMostTerms && basis.deviation <= kMostDeviation;
 }
 
 // The bound w of a patch, for what the walk adds up and for all axes.

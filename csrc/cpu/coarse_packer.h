@@ -172,6 +172,7 @@ class CoarsePacker {
         too_small_ = true;
         continue;
       }
+      if (is_query_ && norm / step_ > kMostSteps) continue;
       const PatchWeights weights = patch_weights(scheme_, tile, errors_.data() + before, row, slot, map_.patch_size,
                                                  norm / step_ * (1 + kWeightRounding));
       const double factor = (is_query_ ? 1 : step_ * scale) * (1 + kWeightRounding);

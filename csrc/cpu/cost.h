@@ -2,6 +2,7 @@
 // clock, so that it is the same every time. Constants were fitted to times of benchmarks/bench_match.py.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "basis.h"

@@ -35,7 +35,7 @@ struct DenseWorker {
   }
 };
 
-// Most slots, rows and patches of a tile.
+// The most slots and patches of a tile, and the slots that all tiles' rows of patches have together.
 struct TileSizes {
   int64_t slots = 0, patches = 0, all_slots = 0;
 

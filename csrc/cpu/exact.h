@@ -1,4 +1,4 @@
-// The full-precision ranking of one pair of patches.
+// Where the numbers of a tile's cells lie in full precision. kernels/exact.h ranks pairs of patches from them.
 #pragma once
 
 #include <cstdint>

@@ -8,7 +8,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cmath>
 #include <sstream>
 #include <stdexcept>
 #include <type_traits>
@@ -325,10 +324,9 @@ void check_queries(const char* operation, const FoldCall& call) {
     const Weight* wrong =
         std::find_if_not(weights, end, [most](Weight weight) { return weight >= Weight(0) && weight <= Weight(most); });
     if (wrong == end) return;
-    const double value = static_cast<double>(*wrong);
     std::ostringstream text;
-    text << "patchswap." << operation << ": weights must be numbers from 0 to " << most << "; got ";
-    std::isnan(value) ? text << "nan" : text << value;  // whose sign would be written, too
+    text << "patchswap." << operation << ": weights must be numbers from 0 to " << most << "; got "
+         << number_text(*wrong);
     throw std::runtime_error(text.str());
   });
 }

@@ -46,7 +46,7 @@ void check_weight(const Map<Element>& key) {
   for (int64_t i = 0; i < key.rows * key.columns; i++) {
     if (key.weight[i] >= 0 && key.weight[i] <= std::numeric_limits<Accumulate<Element>>::max()) continue;
     std::ostringstream text;
-    text << "patchswap.match: key_weight must be finite and 0 or more; got " << key.weight[i];
+    text << "patchswap.match: key_weight must be finite and 0 or more; got " << number_text(key.weight[i]);
     throw std::runtime_error(text.str());
   }
 }
@@ -76,7 +76,7 @@ KernelChoice choose(const MatchCall& call, const Map<Element>& query, const Map<
 template <class Sum, class Element>
 void match_sample(const MatchCall& call, const Map<Element>& query, const Map<Element>& key, int64_t sample) {
   check_finite<Sum>(query);
-  if (key.features != query.features) check_finite<Sum>(key);
+  if (!is_same_map(call.query, call.key)) check_finite<Sum>(key);
   check_weight(key);
   const int64_t queries = query.rows * query.columns;
   const Best<Sum> found{

@@ -101,8 +101,8 @@ inline double choose_step(CoarseScheme& scheme) {
   return step;
 }
 
-// The plan for these maps; nothing where a map is zero, or where, unless `insist`, the dense search promises to be
-// faster.
+// The plan for these maps; nothing where a map is zero, where the bound would not hold, or where, unless `insist`, the
+// dense search promises to be faster.
 template <class Element>
 std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64_t queries, const Map<Element>& key_map,
                                             int64_t keys, int64_t topk, const PrunedKernel& kernel, bool insist) {
@@ -118,6 +118,7 @@ std::optional<CoarsePlan> plan_coarse_cells(const Map<Element>& query_map, int64
   basis.axes = std::min<int64_t>(count.axes, sample.size() / channels);  // at most as many as sampled cells
   basis.leading = std::min(count.leading, basis.axes);
   find_axes(sample, kernel.basis, basis);
+  if (!roundings_hold(basis, patch_size)) return std::nullopt;
   lay_out(scheme, kernel.takes_quads);
   const double step = choose_step(scheme);
   if (!insist) {

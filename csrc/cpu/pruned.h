@@ -75,7 +75,7 @@ class PrunedSearch {
       // Thresholds from the seeds of all keys, before any key is searched: those of the first keys alone rule out
       // little. Then backwards, as the last chunk is packed already.
       for (const auto& [key_first, key_end] : chunks) {
-        if (!pack_keys(key_first, key_end)) return {};
+        if (!pack_keys(key_first, key_end)) return {.complete = false, .scored_pairs = scored_pairs_};
         seed_chunks();
       }
       for (auto chunk = chunks.rbegin(); chunk != chunks.rend(); chunk++) {

@@ -125,6 +125,22 @@ def test_one_outlier_among_zeros():
     assert_same(key, torch.randn(1, 8, 9, 9))
 
 
+def test_first_channels_are_zero():
+    """Fewer directions than axes, in the last channels: the axes that are missing lie along the first ones."""
+    query, key = torch.zeros(2, 1, 128, 24, 24)
+    for features in (query, key):
+        features[:, 48:].uniform_()
+    assert_same(query, key)
+
+
+@pytest.mark.parametrize("smallest", [1e-38, 1e-34])
+def test_every_sampled_query_is_tiny(smallest):
+    """Of the 1,600 queries every fourth is sampled: the step is far below the others' norms."""
+    query, key = torch.full((1, 64, 40, 40), smallest), torch.randn(1, 64, 40, 40)
+    query[..., 1::4] = torch.randn(1, 64, 40, 10)
+    assert_same(query, key, patch_size=1)
+
+
 def test_noise_is_left_to_the_dense_search():
     """White noise has no leading axes: the bound rules out nothing."""
     query, key = torch.randn(1, 64, 12, 12), torch.randn(1, 64, 40, 60)
@@ -172,3 +188,8 @@ def test_float64_is_refused():
     features = torch.rand(1, 4, 8, 8, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="float64"):
         search("pruned", features, features)
+
+
+def test_more_terms_than_the_bound_allows():
+    query, key = torch.randn(2, 1, 160_000, 3, 4)
+    assert assert_same(query, key, patch_size=1) == [0, 12]

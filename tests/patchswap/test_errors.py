@@ -343,6 +343,37 @@ def test_non_finite_features(value, name):
         ops.reference.match(*given.values(), None, None, 3, 1)
 
 
+def test_non_finite_key_that_begins_where_query_does():
+    key = torch.randn(1, 3, 12, 12)
+    key[0, 1, 11, 11] = torch.nan
+    with pytest.raises((RuntimeError, ValueError), match="key must be finite; it holds NaN or Inf"):
+        patchswap.match(key[..., :6, :6], key)
+
+
+def test_nan_has_no_sign_in_messages():
+    negative, grid = -torch.tensor(torch.nan), torch.ones(2, 6, 7)
+    for operator, arguments in (
+        ("cohere", (index, features, features, None, None, float(negative), 6, 3)),
+        ("match", (features, features, None, None, 3, 1, "exact", "auto", "ncc", grid * negative)),
+        ("fold", (index, features, None, 8, 9, 3, grid * negative)),
+    ):
+        with pytest.raises(RuntimeError, match="; got nan"):
+            getattr(torch.ops.patchswap, operator)(*arguments)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "uint32", "uint64", "complex64", "complex128"])
+def test_names_of_dtypes(dtype):
+    with pytest.raises(RuntimeError, match=f"; got {dtype};"):
+        torch.ops.patchswap.match(torch.zeros(1, 3, 6, 6, dtype=getattr(torch, dtype)), features, None, None, 3, 1)
+
+
+def test_convolve_names_the_same_of_two_faults():
+    given = (torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3).double(), None, None, 0, False, False, 1.0)
+    for operators in (torch.ops.patchswap, ops.reference):
+        with pytest.raises((RuntimeError, TypeError), match="weight must be float32; got float64"):
+            operators.convolve(*given)
+
+
 def test_public_functions_raise_python_errors():
     with pytest.raises(ValueError, match=r"agree in batch and channels; got \(1, 3, 8, 9\) and \(2, 3, 8, 9\)"):
         patchswap.match(features[:1], features)

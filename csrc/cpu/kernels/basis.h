@@ -30,7 +30,7 @@ inline float inner_product(const float* left, const float* right, int64_t count)
 
 // Gram-Schmidt on the vectors [begin, end), which are orthogonal to all before them. `norms` are those that the vectors
 // had at first: one of which little is left, as it lies in the span of those before it, is replaced by a coordinate
-// axis that does not.
+// axis that does not. Fewer axes lie in that span than there are, so one of them is found.
 inline void orthonormalise_block(float* vectors, int64_t begin, int64_t end, int64_t length, float* norms) {
   int64_t coordinate = begin;
   for (int64_t i = begin; i < end; i++) {
@@ -47,7 +47,7 @@ inline void orthonormalise_block(float* vectors, int64_t begin, int64_t end, int
         break;
       }
       std::fill_n(vector, length, 0.0f);
-      vector[coordinate++] = 1;
+      vector[coordinate++ % length] = 1;
       norms[i] = 1;
     }
   }

@@ -1,6 +1,6 @@
 // The full-precision ranking of one pair of patches.
 
-// Inner product of two patches, channels in the lanes of `Lanes`: within fast_rounding() of the true one.
+// Inner product of two patches, channels in the lanes of `Lanes`: within rescore_rounding() of the true one.
 template <int P>
 float fast_product(const CellReader& query, int64_t y, int64_t x, const CellReader& key, int64_t v, int64_t u,
                    int64_t channels) {
