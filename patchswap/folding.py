@@ -159,8 +159,10 @@ def _refined(features: Tensor, ratio: int) -> Tensor:
     """The inverse of _coarsened."""
     if ratio == 1:
         return features
-    cells = features.unflatten(1, (features.shape[1] // ratio**2, ratio, ratio))
-    return cells.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+    batch, channels, height, width = features.shape
+    cells = features.unflatten(1, (channels // ratio**2, ratio, ratio)).permute(0, 1, 4, 2, 5, 3)
+    # All dimensions at once: where only some are joined, torch.export of PyTorch 2.10 and 2.11 bounds open sizes.
+    return cells.flatten().view(batch, channels // ratio**2, ratio * height, ratio * width)
 
 
 def _divided(

@@ -25,9 +25,8 @@ class Grid(NamedTuple):
     padding: int = 0
     padding_mode: str = "zeros"
 
-    @property
     def columns(self) -> int:
-        """Patches in a row."""
+        """Patches in a row. A method: torch.compile of PyTorch 2.10 reads no property of a named tuple."""
         return self.size[1] + 2 * self.padding - self.patch_size + 1
 
 
@@ -69,8 +68,9 @@ class Match:
                 "patchswap.Match: offsets needs the key's grid; give it, as in Match(index, score, Grid((H, W)))"
             )
         rows, columns = self.index.shape[-2:]
-        down = self.index // self.grid.columns - torch.arange(rows, device=self.index.device)[:, None]
-        right = self.index % self.grid.columns - torch.arange(columns, device=self.index.device)
+        key_columns = self.grid.columns()
+        down = self.index // key_columns - torch.arange(rows, device=self.index.device)[:, None]
+        right = self.index % key_columns - torch.arange(columns, device=self.index.device)
         missing = self.index < 0
         return down.masked_fill(missing, 0), right.masked_fill(missing, 0)
 
