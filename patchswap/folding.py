@@ -80,9 +80,10 @@ def fold(
     if index.dim() not in (3, 4):
         raise ValueError(f"patchswap.fold: index must have shape (B, h, w) or (B, k, h, w); got {tuple(index.shape)}")
     contract.check_patch_size("fold", patch_size)
-    contract.check_padding("fold", padding, padding_mode, patch_size, {"key": key})
     _check_divisor(divisor)
     ratio = ratio_of("fold", "key", key, _known_size(grid, key_size))
+    matched = key[:, :, ::ratio, ::ratio]  # in the size of what was matched, to which padding refers
+    contract.check_padding("fold", padding, padding_mode, patch_size, {"key": matched})
     if output_size is not None:
         height, width = output_size
     elif base is not None and base.dim() == 4:

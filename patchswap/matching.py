@@ -153,9 +153,10 @@ def match(
         Match(index, score) on the query's patch grid; with topk = k > 1 a dimension of k follows the batch.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or ranges outside the above. Non-finite features raise a RuntimeError on
-            the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
-            query index -1 and score NaN and never chooses such a key, nor one whose weight is not finite or negative.
+        ValueError, TypeError, RuntimeError: shapes, dtypes or ranges outside the above. Non-finite features raise a
+            RuntimeError on the CPU and a ValueError in the reference; the CUDA kernel, which never waits for the
+            device, gives such a query index -1 and score NaN and never chooses such a key, nor one whose weight is not
+            finite or negative.
     """
     contract.check_features("match", "key", key)
     grid = Grid((key.shape[2], key.shape[3]), patch_size, padding, padding_mode)

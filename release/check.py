@@ -52,7 +52,7 @@ def problems_of_wheel(wheel: Path, kind: str) -> list[str]:
         names = archive.namelist()
         folders = {name.split("/")[0] for name in names}
         extra = {each for each in folders if each not in ("patchswap", "inpaint") and not each.endswith(".dist-info")}
-        if extra or folders < {"patchswap", "inpaint"}:
+        if extra or not {"patchswap", "inpaint"} <= folders:
             found.append(f"expected patchswap, inpaint and metadata, found {', '.join(sorted(folders))}")
         if (LIBRARY in names) != (kind != "any"):
             found.append(f"{LIBRARY}: expected {'none' if kind == 'any' else 'one'}")
