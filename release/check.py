@@ -117,7 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dist", nargs="?", type=Path, default=ROOT / "dist")
     dist = parser.parse_args().dist
-    files = {kind: list((dist / kind).glob("*")) for kind in NAMES if (dist / kind).is_dir()}
+    files = {kind: found for kind in NAMES if (found := list((dist / kind).glob("*")))}
     if not files:
         parser.error(f"expected folders {', '.join(NAMES)} in {dist}, found none; run: python release/builder.py")
     failed = 0
