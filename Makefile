@@ -16,7 +16,7 @@
 # make wheel-matrix  tries the wheels with other versions of Python, PyTorch, numpy and Pillow; about an hour
 # make lock       writes release/*.txt anew: versions and hashes of what the tests and the release need
 # make sbom       writes dist/sbom.cdx.json: what an installation consists of (CycloneDX)
-# make audit      asks PyPI whether known vulnerabilities concern what is installed in .venv
+# make audit      asks PyPI for known vulnerabilities of the versions in release/*.txt
 # make lint-docker  hadolint on the Dockerfiles
 # make gpu-check  all tests on a machine with an NVIDIA GPU, compute-sanitizer, then the benchmark, in ten minutes
 # make clean      removes .venv and everything built

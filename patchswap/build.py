@@ -17,7 +17,7 @@ def build_info() -> dict[str, object]:
     * torch: version of the torch in use
     * extension: True when the compiled extension is loaded; False means that plain torch code serves every device
     * extension_cause: why it is not loaded: "hidden" (a source folder comes before the installed package), "not built",
-      "does not load" or "not wanted" (PATCHSWAP_NO_LIBRARY is set), else None
+      "does not load" or "not wanted" (PATCHSWAP_NO_LIBRARY is set, or was at the installation), else None
     * extension_error: the same in a sentence, with the folders and what to do, else None
     * cpu_kernel: instruction set of the CPU kernel on this machine ("avx512vnni", "avx512", "avx2",
       "generic"), or "reference"

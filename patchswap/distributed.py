@@ -84,7 +84,7 @@ def match(
         ranks.check_device(query)
         part = _checked(query, key, first_row, query_mask, key_mask, key_weight, settings)
         told = _Told(_facts(part, settings), first_row or 0, part.rows)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # of any kind: the other ranks must not wait for this one
         failure, told = error, _Told(failure=str(error))
     all_told = ranks.tell(told)
     _raise_failures(failure, [one.failure for one in all_told])
@@ -94,7 +94,7 @@ def match(
 
     try:
         found = _search(part, share, height, settings)
-    except Exception as error:  # of any kind: the other ranks must not wait for this one
+    except Exception as error:
         failure, found = error, _nothing(part.query, settings)
     keys = (height + 2 * padding) * part.key.shape[3]  # at least as many as there are
     can_pack = topk == 1 and found.score.dtype == torch.float32 and keys <= LOW_BITS

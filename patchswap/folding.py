@@ -80,9 +80,10 @@ def fold(
     if index.dim() not in (3, 4):
         raise ValueError(f"patchswap.fold: index must have shape (B, h, w) or (B, k, h, w); got {tuple(index.shape)}")
     contract.check_patch_size("fold", patch_size)
-    contract.check_padding("fold", padding, padding_mode, patch_size, {"key": key})
     _check_divisor(divisor)
     ratio = ratio_of("fold", "key", key, _known_size(grid, key_size))
+    matched = key[:, :, ::ratio, ::ratio]  # in the size of what was matched, to which padding refers
+    contract.check_padding("fold", padding, padding_mode, patch_size, {"key": matched})
     if output_size is not None:
         height, width = output_size
     elif base is not None and base.dim() == 4:
@@ -159,8 +160,10 @@ def _refined(features: Tensor, ratio: int) -> Tensor:
     """The inverse of _coarsened."""
     if ratio == 1:
         return features
-    cells = features.unflatten(1, (features.shape[1] // ratio**2, ratio, ratio))
-    return cells.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+    batch, channels, height, width = features.shape
+    cells = features.unflatten(1, (channels // ratio**2, ratio, ratio)).permute(0, 1, 4, 2, 5, 3)
+    # All dimensions at once: where only some are joined, torch.export of PyTorch 2.10 and 2.11 bounds open sizes.
+    return cells.flatten().view(batch, channels // ratio**2, ratio * height, ratio * width)
 
 
 def _divided(

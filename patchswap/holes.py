@@ -38,7 +38,7 @@ def masks_from_hole(
     cells = padded(cells, padding, padding_mode)
     query_mask = _windows_touching(cells, patch_size)
     key_mask = ~query_mask
-    if key_margin > 0:
+    if key_margin > 0 and key_mask.numel() > 0:
         grown = F.max_pool2d(cells[:, None].float(), 2 * key_margin + 1, stride=1, padding=key_margin)[:, 0] > 0
         distant = ~_windows_touching(grown, patch_size)
         key_mask = torch.where(distant.any(2, keepdim=True).any(1, keepdim=True), distant, key_mask)

@@ -26,7 +26,7 @@ class Grid(NamedTuple):
     padding_mode: str = "zeros"
 
     def columns(self) -> int:
-        """Patches in a row. A method, as torch.compile of PyTorch 2.10 does not know properties of a tuple."""
+        """Patches in a row. A method: torch.compile of PyTorch 2.10 reads no property of a named tuple."""
         return self.size[1] + 2 * self.padding - self.patch_size + 1
 
 
@@ -68,8 +68,9 @@ class Match:
                 "patchswap.Match: offsets needs the key's grid; give it, as in Match(index, score, Grid((H, W)))"
             )
         rows, columns = self.index.shape[-2:]
-        down = self.index // self.grid.columns() - torch.arange(rows, device=self.index.device)[:, None]
-        right = self.index % self.grid.columns() - torch.arange(columns, device=self.index.device)
+        key_columns = self.grid.columns()
+        down = self.index // key_columns - torch.arange(rows, device=self.index.device)[:, None]
+        right = self.index % key_columns - torch.arange(columns, device=self.index.device)
         missing = self.index < 0
         return down.masked_fill(missing, 0), right.masked_fill(missing, 0)
 
@@ -152,9 +153,10 @@ def match(
         Match(index, score) on the query's patch grid; with topk = k > 1 a dimension of k follows the batch.
 
     Raises:
-        ValueError, TypeError: shapes, dtypes or ranges outside the above. Non-finite features raise a RuntimeError on
-            the CPU and ValueError in the reference; the CUDA kernel, which never waits for the device, gives such a
-            query index -1 and score NaN and never chooses such a key, nor one whose weight is not finite or negative.
+        ValueError, TypeError, RuntimeError: shapes, dtypes or ranges outside the above. Non-finite features raise a
+            RuntimeError on the CPU and a ValueError in the reference; the CUDA kernel, which never waits for the
+            device, gives such a query index -1 and score NaN and never chooses such a key, nor one whose weight is not
+            finite or negative.
     """
     contract.check_features("match", "key", key)
     grid = Grid((key.shape[2], key.shape[3]), patch_size, padding, padding_mode)

@@ -168,7 +168,7 @@ def swap(
         hole, else 0. With return_match a pair of this and the Match.
 
     Raises:
-        ValueError, TypeError: as `match` and `fold`, and where neither key nor hole is given.
+        ValueError, TypeError, RuntimeError: as `match` and `fold`, and where neither key nor hole is given.
     """
     contract.check_features("swap", "query", query)
     if key is None and hole is None:

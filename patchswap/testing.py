@@ -60,7 +60,7 @@ def assert_match_close(
     assert bool(torch.isneginf(score[missing]).all()), "score is not -inf where index is -1"
 
     key_rows, key_columns = contract.patch_grid(key.shape[2], key.shape[3], patch_size)
-    assert bool((index < key_rows * key_columns).all()), "index lies beyond the last key patch"
+    assert bool(((index >= -1) & (index < key_rows * key_columns)).all()), "index is neither -1 nor a key patch"
     for rank in range(1, topk):
         repeated = (index[:, :rank] == index[:, rank : rank + 1]) & ~missing[:, rank : rank + 1]
         assert not bool(repeated.any()), "a key appears twice for one query"

@@ -52,7 +52,7 @@ def problems_of_wheel(wheel: Path, kind: str) -> list[str]:
         names = archive.namelist()
         folders = {name.split("/")[0] for name in names}
         extra = {each for each in folders if each not in ("patchswap", "inpaint") and not each.endswith(".dist-info")}
-        if extra or folders < {"patchswap", "inpaint"}:
+        if extra or not {"patchswap", "inpaint"} <= folders:
             found.append(f"expected patchswap, inpaint and metadata, found {', '.join(sorted(folders))}")
         if (LIBRARY in names) != (kind != "any"):
             found.append(f"{LIBRARY}: expected {'none' if kind == 'any' else 'one'}")
@@ -117,7 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dist", nargs="?", type=Path, default=ROOT / "dist")
     dist = parser.parse_args().dist
-    files = {kind: list((dist / kind).glob("*")) for kind in NAMES if (dist / kind).is_dir()}
+    files = {kind: found for kind in NAMES if (found := list((dist / kind).glob("*")))}
     if not files:
         parser.error(f"expected folders {', '.join(NAMES)} in {dist}, found none; run: python release/builder.py")
     failed = 0

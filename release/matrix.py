@@ -3,9 +3,10 @@
     python release/matrix.py --environments FOLDER                      # every cell
     python release/matrix.py --environments FOLDER --only 3.10 3.13     # of these versions of Python
 
-A cell is a Python, a PyTorch, a numpy, a Pillow and a kind of wheel. It gets an environment of its own below FOLDER,
-which is kept for the next time. There, outside the sources, the wheel is installed, `inpaint fill` fills a photograph,
-and the tests of `patchswap` run against the installed package. Pythons are taken from PATH and from pyenv.
+A cell is a Python, a PyTorch, a numpy, a Pillow and a kind of wheel. Each pair of Python and PyTorch has an environment
+below FOLDER, which is kept for the next time: two runs with one FOLDER must not have a pair in common. There, outside
+the sources, the wheel is installed, `inpaint fill` fills a photograph, and the tests of `patchswap` run against the
+installed package. Pythons are taken from PATH and from pyenv.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +76,16 @@ CELLS = (
     Cell("3.13", "2.15.0", "", "", "cpu"),  # the newest numpy and Pillow
     Cell("3.13", "2.15.0", "", "", "cuda"),
 )
+
+
+KINDS = tuple(dict.fromkeys(cell.kind for cell in CELLS))
+
+
+def chosen_cells(dist: Path, kinds: Sequence[str], versions: Sequence[str]) -> list[tuple[Cell, Path]]:
+    """Cells of these kinds and versions of Python, or of all where none is named, that have a wheel; and the wheel."""
+    wheels = {kind: next((dist / kind).glob("*.whl"), None) for kind in kinds}
+    wanted = [cell for cell in CELLS if cell.kind in kinds and (not versions or cell.python in versions)]
+    return [(cell, wheel) for cell in wanted if (wheel := wheels[cell.kind])]
 
 
 def interpreter(version: str) -> str:
@@ -138,6 +150,8 @@ def test(python: Path, selection: list[str]) -> dict[str, int]:
         (folder / "pytest.ini").write_text(MARKER)
         done = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *selection, "tests"], folder, check=False)
     print(done.stdout[-3000:], flush=True)
+    if not done.stdout.strip():
+        raise RuntimeError(f"expected the report of pytest, got: {done.stderr[-3000:]}")
     last = done.stdout.strip().splitlines()[-1]
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
     return {"passed": 0, "failed": 0, "skipped": 0, **counts}
@@ -168,25 +182,29 @@ def main() -> int:
     parser.add_argument("--environments", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="folder that release/builder.py wrote")
     parser.add_argument("--only", nargs="+", default=[], metavar="VERSION", help="these versions of Python")
-    parser.add_argument("--kinds", nargs="+", default=["cpu", "cuda", "any"], help="these kinds of wheel")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="these kinds of wheel")
     parser.add_argument("--tests", default="", metavar="EXPRESSION", help="only these tests, as pytest -k takes them")
     arguments = parser.parse_args()
     arguments.environments.mkdir(parents=True, exist_ok=True)
+    cells = chosen_cells(arguments.dist, arguments.kinds, arguments.only)
+    if not cells:
+        parser.error(
+            f"expected wheels in {arguments.dist} for {', '.join(arguments.kinds)} and Python "
+            f"{', '.join(arguments.only or sorted({cell.python for cell in CELLS}))}, found none; "
+            "run: python release/builder.py"
+        )
     failed = False
-    for cell in CELLS:
-        wheels = list((arguments.dist / cell.kind).glob("*.whl"))
-        if cell.kind not in arguments.kinds or (arguments.only and cell.python not in arguments.only) or not wheels:
-            continue
+    for cell, wheel in cells:
         print("==>", cell, flush=True)
-        result: dict[str, Any] = {**cell._asdict(), "cell": list(cell), "wheel": wheels[0].name}
+        result: dict[str, Any] = {**cell._asdict(), "cell": list(cell), "wheel": wheel.name}
         try:
-            python = environment(cell, wheels[0].resolve(), arguments.environments.resolve())
+            python = environment(cell, wheel.resolve(), arguments.environments.resolve())
             result |= fill(python)
             if not Path(result.pop("package")).is_relative_to(arguments.environments.resolve()):
                 raise RuntimeError("expected the installed package, imported another one")
             result |= test(python, ["-k", arguments.tests] if arguments.tests else [])
             result["tests"] = arguments.tests
-        except RuntimeError as error:
+        except (RuntimeError, subprocess.CalledProcessError) as error:
             print(error)
             result["failure"] = str(error).strip().splitlines()[-1]
         failed |= "failure" in result or "error" in result or result["failed"] > 0 or not result["passed"]

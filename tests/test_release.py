@@ -145,3 +145,22 @@ def test_reports_of_an_audit() -> None:
     assert audit.report([skipped])[1] == 0 and "skipped" in audit.report([skipped])[0]
     said, status = audit.report([clean, skipped, {**clean, "name": "c", "vulns": [fault]}])
     assert status == 1 and "c 1: PYSEC-1, mended in 2" in said and "not known there: b" in said
+
+
+def test_a_wheel_that_lacks_a_package(tmp_path: Path) -> None:
+    files = {name: content for name, content in FILES.items() if not name.startswith("patchswap/")}
+    (problem,) = check.problems_of_wheel(wheel(tmp_path, files), "any")
+    assert problem == "expected patchswap, inpaint and metadata, found inpaint, patchswap-1.0.dist-info"
+
+
+def test_cells_of_the_matrix_have_a_wheel(tmp_path: Path) -> None:
+    assert matrix.chosen_cells(tmp_path, matrix.KINDS, []) == []
+    made = wheel(tmp_path / "any", FILES)
+    assert [(cell.kind, path) for cell, path in matrix.chosen_cells(tmp_path, matrix.KINDS, [])] == [("any", made)]
+    assert matrix.chosen_cells(tmp_path, matrix.KINDS, ["3.9"]) == matrix.chosen_cells(tmp_path, ["cpu"], []) == []
+
+
+def test_a_matrix_without_wheels_fails(tmp_path: Path) -> None:
+    command = [matrix.__file__, "--environments", tmp_path / "cells", "--dist", tmp_path]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert done.returncode == 2 and "found none; run: python release/builder.py" in done.stderr

@@ -144,10 +144,6 @@ def test_export_with_fixed_sizes(tmp_path):
     torch.testing.assert_close(pasted, multi_level(*given)[1])
 
 
-@pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
-    reason="torch.export of PyTorch 2.10 and 2.11 does not know that min(2 n, 4 n) is 2 n",
-)
 def test_export_with_open_sizes():
     """The Match that comes out does not know its grid; inside the program it did."""
     height, width = Dim("height", min=4), Dim("width", min=4)
