@@ -25,6 +25,7 @@
 #   PYTHON      interpreter to make .venv with                        VENV  another environment, used as it is if it exists
 #   TORCH       the torch to install where there is none yet          PIP_FLAGS   options for pip install and download
 #   TEST_FLAGS  options for pytest                                    DEMO_FLAGS  options for examples/demo.py
+#   TEST_PROCESSES  that run the tests; each takes several threads [2]
 #   MATCH_SECONDS, PIPELINE_SECONDS, GPU_CHECK_SECONDS  time limits   GPU_CHECK_FLAGS, WHEEL  see gpu-check
 #   PIPELINE_FLAGS  options for bench_pipeline.py, such as --vgg FILE
 #   INPAINT_VGG19   an archive of VGG-19 to use instead of downloading one
@@ -42,6 +43,7 @@ TORCH ?= $(if $(strip $(DRIVER)),torch>=2.10,torch==2.13.0)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS)
 SOURCES := setup.py pyproject.toml $(shell find build_backend csrc patchswap inpaint -type f ! -name '*.pyc' ! -name '*.so')
+TEST_PROCESSES ?= 2
 MATCH_SECONDS ?= 400
 PIPELINE_SECONDS ?= 1100
 GPU_CHECK_SECONDS ?= 570
@@ -64,8 +66,9 @@ export PYTHONSAFEPATH := 1
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py $(DEMO_FLAGS)
 
+# A file of tests runs in one process. Threads that wait for work leave the cores to the other processes.
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest $(TEST_FLAGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(TEST_FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

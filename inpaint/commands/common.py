@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
@@ -14,6 +14,8 @@ from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+Decorator: TypeAlias = "Callable[[Callable[..., Any]], Callable[..., Any]]"  # that adds options to a command
 
 FILE = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda", "mps"])
@@ -44,7 +46,7 @@ class Option(click.Option):
         self.heading = heading
 
 
-def option(*names: str, heading: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def option(*names: str, heading: str, **settings: Any) -> Decorator:
     """``click.option`` under a heading of a ``Grouped`` command."""
     return click.option(*names, cls=Option, heading=heading, **settings)
 
@@ -107,7 +109,7 @@ def by(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def in_order(options: list[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def in_order(options: list[Callable[..., Any]]) -> Decorator:
     """One decorator for all of these options, which --help lists in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import click
 
-from inpaint.commands.common import Scales, option
+from inpaint.commands.common import Decorator, Scales, option
 from inpaint.commands.painting import WORK
 
 FILLING = "The filling"
-_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def page_option(heading: str) -> _Decorator:
+def page_option(heading: str) -> Decorator:
     return option(
         "--page",
         type=click.IntRange(min=1),
@@ -26,7 +22,7 @@ def page_option(heading: str) -> _Decorator:
     )
 
 
-def feather_option() -> _Decorator:
+def feather_option() -> Decorator:
     return option(
         "--feather",
         type=click.IntRange(min=0, max=1000),
@@ -38,7 +34,7 @@ def feather_option() -> _Decorator:
     )
 
 
-def scales_option(photograph: str) -> _Decorator:
+def scales_option(photograph: str) -> Decorator:
     """``photograph``: what the help calls it."""
     return option(
         "--scales",
@@ -48,7 +44,7 @@ def scales_option(photograph: str) -> _Decorator:
     )
 
 
-def max_memory_option() -> _Decorator:
+def max_memory_option() -> Decorator:
     return option(
         "--max-memory",
         type=click.FloatRange(min=0, min_open=True),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inpaint.commands.common import FILE, in_order, option
+from inpaint.commands.common import FILE, Decorator, in_order, option
 from inpaint.commands.places import STANDARD
 from inpaint.errors import InpaintError
 
@@ -38,7 +37,7 @@ class Box(click.ParamType):
         return x, y, width, height
 
 
-def mark_options(*, with_mask: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def mark_options(*, with_mask: bool = True) -> Decorator:
     """The fields of ``Marks``; without an option for the mask where that is an argument."""
     mask = option(
         "--mask",

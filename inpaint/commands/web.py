@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from inpaint.commands.common import FILE, Grouped, option
+from inpaint.commands.filling import max_memory_option
+from inpaint.commands.painting import WORK, precision_option, threads_option, weights_option
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from inpaint.web.credentials import Credentials
 
-_ADDRESS, _LIMITS, _WORK = "Who may use it", "Limits", "How the work is done"
+_ADDRESS, _LIMITS = "Who may use it", "Limits"
 
 
 @click.command(cls=Grouped)
@@ -83,37 +85,18 @@ _ADDRESS, _LIMITS, _WORK = "Who may use it", "Limits", "How the work is done"
     heading=_LIMITS,
     help="From a request's arrival to its result.",
 )
-@option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=_WORK)
+@weights_option()
 @option(
     "--device",
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda|cuda:N|mps",
     help="Where to compute; auto and cuda take every GPU, each with a worker.",
-    heading=_WORK,
+    heading=WORK,
 )
-@option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What the networks multiply in; auto: bfloat16 on CPUs with AMX.",
-    heading=_WORK,
-)
-@option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads of the CPU. [as many as affinity and quota allow]",
-    heading=_WORK,
-)
-@option(
-    "--max-memory",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GIB",
-    heading=_WORK,
-    help="Memory for a window's work; fine scales of large holes that need more are left out. [half of what is free]",
-)
+@precision_option()
+@threads_option()
+@max_memory_option()
 def web(
     host: str,
     port: int,
