@@ -26,7 +26,7 @@ class Grid(NamedTuple):
     padding_mode: str = "zeros"
 
     def columns(self) -> int:
-        """Patches in a row. A method: torch.compile of PyTorch 2.10 reads no property of a named tuple."""
+        """Patches in a row. A method, as torch.compile of PyTorch 2.10 does not know properties of a tuple."""
         return self.size[1] + 2 * self.padding - self.patch_size + 1
 
 
@@ -68,9 +68,8 @@ class Match:
                 "patchswap.Match: offsets needs the key's grid; give it, as in Match(index, score, Grid((H, W)))"
             )
         rows, columns = self.index.shape[-2:]
-        key_columns = self.grid.columns()
-        down = self.index // key_columns - torch.arange(rows, device=self.index.device)[:, None]
-        right = self.index % key_columns - torch.arange(columns, device=self.index.device)
+        down = self.index // self.grid.columns() - torch.arange(rows, device=self.index.device)[:, None]
+        right = self.index % self.grid.columns() - torch.arange(columns, device=self.index.device)
         missing = self.index < 0
         return down.masked_fill(missing, 0), right.masked_fill(missing, 0)
 
