@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda", "mps"])
+
+
+class Number(click.FloatRange):
+    """A finite number in a range. NaN, which is neither less nor more than any limit, passes click's own type."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, context)
+        return number
 
 
 class Scales(click.ParamType):
@@ -100,6 +111,14 @@ class Progress:
         start = time.perf_counter()
         yield
         self.ended(name, size, time.perf_counter() - start)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. InpaintError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InpaintError(f"{path}: expected text in UTF-8, got other bytes; save it as UTF-8") from error
 
 
 def by(size: tuple[int, int]) -> str:

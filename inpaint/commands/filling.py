@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from inpaint.commands.common import Scales, option
+from inpaint.commands.common import Number, Scales, option
 from inpaint.commands.painting import WORK
 
 FILLING = "The filling"
@@ -51,7 +51,7 @@ def scales_option(photograph: str) -> _Decorator:
 def max_memory_option() -> _Decorator:
     return option(
         "--max-memory",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Number(min=0, min_open=True),
         metavar="GIB",
         heading=WORK,
         help="Memory for the work on windows; fine scales of large holes that need more are left out. "

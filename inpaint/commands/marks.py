@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inpaint.commands.common import FILE, in_order, option
+from inpaint.commands.common import FILE, Number, in_order, option
 from inpaint.commands.places import STANDARD
 from inpaint.errors import InpaintError
 
@@ -88,7 +88,7 @@ def mark_options(*, with_mask: bool = True) -> Callable[[Callable[..., Any]], Ca
             option("--invert-mask", is_flag=True, heading=_HOLE, help="Black marks the hole instead of white."),
             option(
                 "--threshold",
-                type=click.FloatRange(0, 1, max_open=True),
+                type=Number(0, 1, max_open=True),
                 metavar="SHARE",
                 heading=_HOLE,
                 help="A mask pixel is hole where its brightness is above this share of white. [0.5]",

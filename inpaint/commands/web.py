@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inpaint.commands.common import FILE, Grouped, option
+from inpaint.commands.common import FILE, Grouped, Number, option, read_text
+from inpaint.commands.filling import max_memory_option
+from inpaint.commands.painting import PRECISION, THREADS, WEIGHTS, WORK, max_megapixels_option
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from inpaint.web.credentials import Credentials
 
-_ADDRESS, _LIMITS, _WORK = "Who may use it", "Limits", "How the work is done"
+_ADDRESS, _LIMITS = "Who may use it", "Limits"
 
 
 @click.command(cls=Grouped)
@@ -49,22 +51,14 @@ _ADDRESS, _LIMITS, _WORK = "Who may use it", "Limits", "How the work is done"
 )
 @option(
     "--max-upload",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="MIB",
     default=100,
     show_default=True,
     heading=_LIMITS,
     help="Largest request, all files together.",
 )
-@option(
-    "--max-megapixels",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="N",
-    default=50,
-    show_default=True,
-    heading=_LIMITS,
-    help="Largest photograph.",
-)
+@max_megapixels_option(_LIMITS, default=50, what="photograph")
 @option(
     "--queue",
     type=click.IntRange(min=0),
@@ -76,44 +70,25 @@ _ADDRESS, _LIMITS, _WORK = "Who may use it", "Limits", "How the work is done"
 )
 @option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="SECONDS",
     default=120,
     show_default=True,
     heading=_LIMITS,
     help="From a request's arrival to its result.",
 )
-@option("--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=_WORK)
+@WEIGHTS
 @option(
     "--device",
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda|cuda:N|mps",
     help="Where to compute; auto and cuda take every GPU, each with a worker.",
-    heading=_WORK,
+    heading=WORK,
 )
-@option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="What the networks multiply in; auto: bfloat16 on CPUs with AMX.",
-    heading=_WORK,
-)
-@option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads of the CPU. [as many as affinity and quota allow]",
-    heading=_WORK,
-)
-@option(
-    "--max-memory",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GIB",
-    heading=_WORK,
-    help="Memory for a window's work; fine scales of large holes that need more are left out. [half of what is free]",
-)
+@PRECISION
+@THREADS
+@max_memory_option()
 def web(
     host: str,
     port: int,
@@ -175,5 +150,5 @@ def _credentials(text: str | None, file: Path | None) -> Credentials | None:
     from inpaint.web.credentials import Credentials
 
     if file is not None:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     return None if text is None else Credentials.of(text)
