@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import machine
 import torch
+from bench_match import write
 from measure import peak_memory, reset_peak
 from PIL import Image
 from rivals import style_optimisation
@@ -75,7 +76,7 @@ def main() -> None:
             content["results"].append(row)
             print(row, flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+        write(arguments.out, content)
 
 
 def compared(

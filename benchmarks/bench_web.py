@@ -156,10 +156,10 @@ def measure(service: Service, body: bytes, boundary: str, visitors: int, seconds
     """A row of the results."""
     service.reset_memory()
     used = service.processor_seconds() + time.process_time()
-    all_used = processor_seconds_of_all()
+    all_used = machine.processor_seconds()
     times, took = load(service, body, boundary, visitors, seconds)
     own = service.processor_seconds() + time.process_time() - used
-    others = max(0.0, processor_seconds_of_all() - all_used - own) / (took * len(os.sched_getaffinity(0)))
+    others = max(0.0, machine.processor_seconds() - all_used - own) / (took * len(os.sched_getaffinity(0)))
     return summary(visitors, times, took, service.memory() - idle, others)
 
 
@@ -181,12 +181,6 @@ def percentile(values: list[float], share: float) -> float:
     """The least value that is not below that share of all."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
-
-
-def processor_seconds_of_all() -> float:
-    """Processor time that all programs of the machine have used."""
-    user, nice, system, _, _, interrupt, soft_interrupt, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + interrupt + soft_interrupt + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def _round(value: float) -> float:

@@ -58,6 +58,12 @@ def command_line(program: str) -> str:
     return " ".join(["python", program, *sys.argv[1:]])
 
 
+def processor_seconds() -> float:
+    """Processor time that all programs have used since the machine started."""
+    user, nice, system, _, _, interrupt, soft_interrupt, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + interrupt + soft_interrupt + stolen) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import machine
 import torch
 from measure import answer_jobs
 
@@ -84,12 +85,6 @@ def _pss(process: int) -> int:
     return 0
 
 
-def machine_used() -> float:
-    """Seconds of processor that all programs have used since the machine started."""
-    user, nice, system, _, _, interrupt, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + interrupt + soft + stolen) / TICK
-
-
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     photos, masks, out = folder / "photos", folder / "masks", folder / "out"
@@ -103,12 +98,12 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         if entry is None or entry.error is not None:
             failed.append(f"{pair.photograph}: {entry and entry.error}")
 
-    tree, start, before = Tree(), time.perf_counter(), machine_used()
+    tree, start, before = Tree(), time.perf_counter(), machine.processor_seconds()
     tree.start()
     with Manifest(out / NAME) as manifest:
         run = on_ray if job["engine"] == "ray" else here
         at_once = run(pairing, folder, job["jobs"], manifest, ended)
-    seconds, used = time.perf_counter() - start, machine_used() - before
+    seconds, used = time.perf_counter() - start, machine.processor_seconds() - before
     tree.stop()
     if failed:
         raise ValueError(f"expected all photographs to be filled, got {failed[0]}")

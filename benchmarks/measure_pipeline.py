@@ -23,6 +23,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import machine
 import torch
 from cases import make_hole, photograph
 from measure import MOST_ROUNDS, answer_jobs, free_memory, peak_memory, reset_peak
@@ -183,10 +184,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 def machine_seconds() -> tuple[float, float]:
     """Time that has passed, and processor time that programs other than this one have used, since some moment."""
-    user, nice, system, _, _, interrupt, soft_interrupt, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
-    used = (user + nice + system + interrupt + soft_interrupt + stolen) / os.sysconf("SC_CLK_TCK")
     own = os.times()
-    return time.perf_counter(), used - own.user - own.system
+    return time.perf_counter(), machine.processor_seconds() - own.user - own.system
 
 
 def wanted(times: list[float], seconds: float) -> bool:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,37 +23,41 @@ from inpaint.errors import InpaintError
 from inpaint.metadata import DAMAGED, exif_block, exif_of_tags, facts_of, turned_note
 from inpaint.origin import Origin, upright
 
-# The modes of Pillow that a photograph and a mask may have, each with the mode whose samples are taken.
+Purpose = Literal["photograph", "mask", "labels"]
+
+# The modes of Pillow that a picture may have, each with the mode whose samples are taken. Labels are palette indices.
 _PHOTO_MODES = {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "I;16")}
 _PHOTO_MODES |= {"1": "L", "P": "RGB", "PA": "RGBA", "I;16B": "I;16", "I;16L": "I;16"}
 _MASK_MODES = _PHOTO_MODES | {"I": "I", "F": "F"}
+_MODES = {"photograph": _PHOTO_MODES, "mask": _MASK_MODES, "labels": _MASK_MODES | {"P": "P"}}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc", b"hevx")
 
 _pillow_limit_lock = threading.Lock()
 
 
 def decode(
-    source: Any, name: str, max_megapixels: float, *, as_mask: bool = False, page: int = 1
+    source: Any, name: str, max_megapixels: float, *, purpose: Purpose = "photograph", page: int = 1
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """The samples of a path, bytes, a binary stream or a PIL image, turned upright, and what is said about them.
 
     ``max_megapixels`` limits all but PIL images, before any pixel is decoded; ``name`` stands in messages; ``page`` of
-    a TIFF counts from 1. Samples of a mask may be of any numeric type, as they are in the file.
+    a TIFF counts from 1. Samples of a mask may be of any numeric type, as they are in the file; those of labels are the
+    indices of a palette, where the picture has one.
     """
     if isinstance(source, Image.Image):
-        return _read_image(source, name, as_mask)
+        return _read_image(source, name, purpose)
     content = _content(source, name)
     try:
         file_format = _format_of(content) or ""
         _check_page(content, file_format, page, name)
         if (
             file_format == "TIFF"
-            and (found := _read_tiff(content, page - 1, name, max_megapixels, as_mask)) is not None
+            and (found := _read_tiff(content, page - 1, name, max_megapixels, purpose)) is not None
         ):
             return found
         if png.is_deep(content):
             return _read_deep_png(content, name, max_megapixels)
-        return _read_by_pillow(content, file_format, name, max_megapixels, as_mask)
+        return _read_by_pillow(content, file_format, name, max_megapixels, purpose)
     except InpaintError:
         raise
     except MemoryError as error:
@@ -95,7 +99,7 @@ def name_of(source: Any, otherwise: str) -> str:
 def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     if mode == "I;16":
         return np.asarray(image).astype(np.uint16)
-    if mode not in ("I", "F") and image.has_transparency_data:
+    if mode not in ("I", "F", "P") and image.has_transparency_data:
         mode = "LA" if mode in ("L", "LA") else "RGBA"
     if mode == "LA" and image.mode != "LA":
         image = image.convert("RGBA")
@@ -153,7 +157,7 @@ def _check_page(content: bytes, file_format: str, page: int, name: str) -> None:
 
 
 def _read_tiff(
-    content: bytes, number: int, name: str, max_megapixels: float, as_mask: bool
+    content: bytes, number: int, name: str, max_megapixels: float, purpose: Purpose
 ) -> tuple[np.ndarray, dict[str, Any]] | None:
     _check_megapixels(tiff.megapixels(content, number, name), name, max_megapixels)
     page = tiff.read(content, number, name)
@@ -180,7 +184,7 @@ def _read_tiff(
             facts["exif"] = exif_of_tags(image)
     except Exception:  # Pillow does not open TIFF of every kind, and damaged tags are no reason to refuse the pixels
         facts["exif"] = None
-    samples = page.raw[..., page.bands] if as_mask and page.is_scaled else page.samples
+    samples = page.raw[..., page.bands] if purpose != "photograph" and page.is_scaled else page.samples
     return upright(samples, page.orientation), facts
 
 
@@ -197,17 +201,17 @@ def _read_deep_png(content: bytes, name: str, max_megapixels: float) -> tuple[np
 
 
 def _read_by_pillow(
-    content: bytes, file_format: str, name: str, max_megapixels: float, as_mask: bool
+    content: bytes, file_format: str, name: str, max_megapixels: float, purpose: Purpose
 ) -> tuple[np.ndarray, dict[str, Any]]:
     try:
-        return _decoded(content, file_format, name, max_megapixels, as_mask)
+        return _decoded(content, file_format, name, max_megapixels, purpose)
     except (InpaintError, MemoryError):
         raise
     except Exception:
         if file_format not in ("PNG", "JPEG"):
             raise
         bare = (jpeg if file_format == "JPEG" else png).bare(content)
-    samples, facts = _decoded(bare, file_format, name, max_megapixels, as_mask)
+    samples, facts = _decoded(bare, file_format, name, max_megapixels, purpose)
     orientation = exif.orientation_of(exif_block(content, file_format))
     if orientation != 1:
         facts["origin"] = None  # its pixels lie otherwise, and nothing in it says so
@@ -216,9 +220,9 @@ def _read_by_pillow(
 
 
 def _decoded(
-    content: bytes, file_format: str, name: str, max_megapixels: float, as_mask: bool
+    content: bytes, file_format: str, name: str, max_megapixels: float, purpose: Purpose
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    modes = _MASK_MODES if as_mask else _PHOTO_MODES
+    modes = _MODES[purpose]
     with _opened(content, file_format, name, max_megapixels) as image:
         _check_mode(image, modes, name)
         notes: tuple[str, ...] = ()
@@ -233,9 +237,9 @@ def _decoded(
     return upright(pixels, facts["origin"].orientation), facts
 
 
-def _read_image(image: Image.Image, name: str, as_mask: bool) -> tuple[np.ndarray, dict[str, Any]]:
+def _read_image(image: Image.Image, name: str, purpose: Purpose) -> tuple[np.ndarray, dict[str, Any]]:
     """A PIL image that the caller has opened or made."""
-    modes = _MASK_MODES if as_mask else _PHOTO_MODES
+    modes = _MODES[purpose]
     _check_mode(image, modes, name)
     try:
         image.load()

@@ -218,7 +218,7 @@ def _samples(mask: Any, name: str, max_megapixels: float) -> np.ndarray:
         mask = (mask.float() if mask.dtype == torch.bfloat16 else mask).numpy()  # numpy has no bfloat16
         mask = mask[0] if mask.ndim == 3 and mask.shape[0] == 1 else mask
     if not isinstance(mask, np.ndarray):
-        return decode(mask, name, max_megapixels, as_mask=True)[0]
+        return decode(mask, name, max_megapixels, purpose="mask")[0]
     if mask.dtype.kind not in "buif":
         raise InpaintError(f"{name}: expected bool, integers or floats, got {mask.dtype}; convert it first")
     return with_channels(mask, name)

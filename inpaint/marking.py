@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from inpaint.errors import InpaintError
 from inpaint.mask_sources import Coloured, Labelled, NotANumber, Rectangle, Transparent
 from inpaint.work import Job, prepare
 
@@ -16,6 +17,9 @@ class Marking:
     boxes: x, y, width and height in pixels. colours: names or "#rrggbb", looked for in the mask, or in the photograph
     where there is none. from_alpha, from_nan: what is transparent or NaN in the photograph. labels: the mask is a label
     image, and these are the hole. invert, threshold, dilate, resize: as for ``inpaint.work.prepare``.
+
+    Raises:
+        InpaintError: invert or threshold with colours or labels, which are not read by brightness.
     """
 
     boxes: tuple[tuple[int, int, int, int], ...] = ()
@@ -27,6 +31,13 @@ class Marking:
     threshold: float | None = None
     dilate: int | None = None
     resize: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.invert or self.threshold is not None) and (self.colours or self.labels):
+            raise InpaintError(
+                "--invert-mask and --threshold read a mask by its brightness, --mask-colour and --label do not; leave "
+                "out one or the other"
+            )
 
     def prepare(self, photograph: Any, mask: Any, **options: Any) -> Job:
         """The job of filling a photograph, with all checks made.

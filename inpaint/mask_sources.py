@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ImageColor
 
 from inpaint.codec import decode, name_of
 from inpaint.errors import InpaintError
@@ -163,29 +161,11 @@ def _label_image(mask: Any, name: str, max_megapixels: float) -> np.ndarray:
     if isinstance(mask, np.ndarray):
         samples = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
     else:
-        samples = decode(mask, name, max_megapixels, as_mask=True)[0]
-        indices = _indices(mask)
-        if indices is not None:
-            samples = indices
-        elif samples.shape[2] == 1:
-            samples = samples[..., 0]
+        samples = decode(mask, name, max_megapixels, purpose="labels")[0]
+        samples = samples[..., 0] if samples.shape[2] == 1 else samples
     if samples.ndim != 2 or samples.dtype.kind not in "bui":
         raise InpaintError(
             f"{name}: expected a label image, one integer or palette index a pixel, got {samples.dtype} of shape "
             f"{samples.shape}; choose by colour with --mask-colour"
         )
     return samples
-
-
-def _indices(mask: Any) -> np.ndarray | None:
-    """The palette indices of a picture that can be decoded; None where it has none."""
-    if isinstance(mask, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(mask)) if mask.mode == "P" else None
-    content = mask.getvalue() if isinstance(mask, io.BytesIO) else mask
-    if not isinstance(content, str | os.PathLike | bytes):
-        return None
-    try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            return np.asarray(ImageOps.exif_transpose(image)) if image.mode == "P" else None
-    except UnidentifiedImageError:  # of a format that Pillow does not read
-        return None

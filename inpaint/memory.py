@@ -40,6 +40,16 @@ def _free_in_machine() -> int:
 
 def _free_in_container(limit: Path, used: Path) -> int:
     try:
-        return max(0, int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
+        held = int(used.read_text(encoding="utf-8")) - _given_up(used.with_name("memory.stat"))
+        return max(0, int(limit.read_text(encoding="utf-8")) - max(0, held))
     except (OSError, ValueError):  # no container, or no limit ("max")
         return 1 << 62
+
+
+def _given_up(statistics: Path) -> int:
+    """Bytes of a container's use that hold copies of files, which the system drops where memory is asked for."""
+    try:
+        fields = dict(line.split() for line in statistics.read_text(encoding="utf-8").splitlines())
+        return int(fields.get("total_inactive_file") or fields["inactive_file"])  # version 1, or 2
+    except (OSError, KeyError, ValueError):
+        return 0

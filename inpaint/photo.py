@@ -319,13 +319,17 @@ def save(target: str | Path | BinaryIO, photo: Photo, *, file_format: str | None
     _check_target(target)
     _check_format(photo, file_format, target)
     content = encode(photo, file_format)
-    if not isinstance(target, str | Path):
-        target.write(content)
-        return
+    left = "nothing was written" if isinstance(target, str | Path) else "it does not hold the whole picture"
     try:
-        write_file(target, content)
+        if isinstance(target, str | Path):
+            write_file(target, content)
+        else:
+            target.write(content)
+            target.flush()  # what is in a buffer is not written yet
+    except BrokenPipeError:
+        raise  # nobody reads it
     except OSError as error:
-        raise InpaintError(f"cannot write {target}: {reason(error)}; nothing was written") from error
+        raise InpaintError(f"cannot write {name_of(target, 'the picture')}: {reason(error)}; {left}") from error
 
 
 def write_file(path: str | Path, content: bytes, *, temporary: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from PIL import Image
@@ -9,6 +10,13 @@ from PIL import Image
 from inpaint.match_field import draw_match_field
 from inpaint.photo import to_pil
 from inpaint.work import Filled
+
+_FILE = re.compile(r"(mask|(window\d+_)?(coarse|scale\d+_.*))\.png", re.IGNORECASE)
+
+
+def is_file_of_stage(name: str) -> bool:
+    """Whether ``inpaint fill --save-stages`` may give a file this name: the mask's, or one of ``draw_stages``."""
+    return _FILE.fullmatch(name) is not None
 
 
 def draw_stages(filled: Filled) -> Iterator[tuple[str, Image.Image]]:

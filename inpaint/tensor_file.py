@@ -25,11 +25,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes to a temporary name beside ``path`` and renames."""
+    """Writes to a temporary name beside ``path`` and renames. InpaintError or OSError where that fails."""
     temporary = path.with_name(path.name + ".part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
-    temporary.chmod(0o644)  # the library writes files that only their owner can read
-    os.replace(temporary, path)
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, metadata)
+        temporary.chmod(0o644)  # the library writes files that only their owner can read
+        os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, for instance
+        raise InpaintError(f"cannot write {path}: {error}; nothing was written") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -105,10 +105,6 @@ class Page:
         return np.iinfo(samples.dtype).max if samples.dtype.kind == "u" else samples.dtype.type(1)
 
 
-def is_tiff(content: bytes) -> bool:
-    return content[:4] in SIGNATURES
-
-
 def megapixels(content: bytes, number: int, name: str) -> float:
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = _page(file, number, name)

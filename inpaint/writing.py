@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 QUALITY = 95  # of lossy files that do not come from a file of their own format
 GIF_COLOURS = 256
+_COLOURS_AT_ONCE = 4096  # that are compared with a palette
 _WITHOUT_ALPHA = ("JPEG", "BMP")
 
 
@@ -166,8 +167,7 @@ def _gif(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
         few = Image.fromarray(np.ascontiguousarray(new[None])).quantize(room).convert("RGB")
         palette = np.concatenate([palette, np.unique(np.asarray(few)[0], axis=0)])
     distinct, which = np.unique(rgb, axis=0, return_inverse=True)
-    distance = ((distinct[:, None].astype(int) - palette[None]) ** 2).sum(axis=2) if len(palette) else None
-    indices = np.zeros(len(rgb), np.uint8) if distance is None else distance.argmin(axis=1)[which.ravel()]
+    indices = _nearest(distinct, palette)[which.ravel()] if len(palette) else np.zeros(len(rgb), np.uint8)
     indices = np.where(transparent, len(palette), indices).astype(np.uint8).reshape(samples.shape[:2])
     image = Image.fromarray(indices)
     image.putpalette(
@@ -175,3 +175,12 @@ def _gif(photo: Photo, samples: np.ndarray, origin: Origin | None) -> bytes:
     )
     options = {"transparency": len(palette)} if transparent.any() else {}
     return _saved(image, "GIF", comment=photo.comment, optimize=False, **options)
+
+
+def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Of each of (N, 3) colours the number of the palette's nearest one, (N,); (K, 3) uint8, K > 0."""
+    found = []
+    for start in range(0, len(colours), _COLOURS_AT_ONCE):  # all differences at once could take gigabytes
+        some = colours[start : start + _COLOURS_AT_ONCE].astype(int)
+        found.append(((some[:, None] - palette[None]) ** 2).sum(axis=2).argmin(axis=1))
+    return np.concatenate(found)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(BENCHMARKS))
 pytest.importorskip("tqdm")
 
 import bench_pipeline  # noqa: E402
+import machine  # noqa: E402
 import measure_pipeline  # noqa: E402
 import plot  # noqa: E402
 import tables  # noqa: E402
@@ -193,7 +194,7 @@ def test_others_take_what_the_machine_has_used_less_what_this_process_has(
     seconds = (user, nice, system, idle, waiting, interrupt, soft_interrupt, stolen)
     file = tmp_path / "stat"
     file.write_text("cpu " + " ".join(str(os.sysconf("SC_CLK_TCK") * each) for each in seconds) + " 0 0\n")
-    monkeypatch.setattr(measure_pipeline, "Path", lambda name: file)
+    monkeypatch.setattr(machine, "Path", lambda name: file)
     monkeypatch.setattr(os, "times", lambda: SimpleNamespace(user=4.0, system=1.0))
     used = user + nice + system + interrupt + soft_interrupt + stolen
     assert measure_pipeline.machine_seconds()[1] == pytest.approx(used - 5)

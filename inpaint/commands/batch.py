@@ -322,13 +322,14 @@ def _options(marks: Marks, painting: Painting, *, max_memory: float | None, **fi
 
 
 def _places_and_pairing(folder: Path, masks: Path | None, output: Path, marks: Marks) -> tuple[Places, Pairing]:
-    places = _places(folder, masks, output, marks)
-    pairing = _pairing(folder, masks, output)
-    _refuse_overwriting(pairing.pairs, places, marks)
+    places = _places(folder, masks, output)
+    others = [path for path in (masks, marks.source, marks.exclude) if path is not None]
+    pairing = _pairing(folder, masks, output, others)
+    _refuse_overwriting(pairing.pairs, places, others)
     return places, pairing
 
 
-def _places(folder: Path, masks: Path | None, output: Path, marks: Marks) -> Places:
+def _places(folder: Path, masks: Path | None, output: Path) -> Places:
     from inpaint.batch.local import Places, read_file
     from inpaint.photo import check_folder
 
@@ -339,10 +340,11 @@ def _places(folder: Path, masks: Path | None, output: Path, marks: Marks) -> Pla
     return Places(folder, output, masks)
 
 
-def _pairing(folder: Path, masks: Path | None, output: Path) -> Pairing:
+def _pairing(folder: Path, masks: Path | None, output: Path, others: list[Path]) -> Pairing:
+    """``others``: files and folders of masks, which are no photographs."""
     from inpaint.batch.pairs import files_in, pair
 
-    photographs = files_in(folder, [output, *([masks] if masks is not None else [])])
+    photographs = files_in(folder, [output, *others])
     found = pair(photographs, files_in(masks, [output]) if masks is not None and masks.is_dir() else None)
     if not found.pairs and not found.refused:
         reason = ", and none of its photographs has a mask" if found.photographs_without_mask else ""
@@ -350,8 +352,8 @@ def _pairing(folder: Path, masks: Path | None, output: Path) -> Pairing:
     return found
 
 
-def _refuse_overwriting(pairs: Iterable[Pair], places: Places, marks: Marks) -> None:
-    """InpaintError where a result would replace one of the inputs, by whatever name."""
+def _refuse_overwriting(pairs: Iterable[Pair], places: Places, others: list[Path]) -> None:
+    """InpaintError where a result would replace one of the inputs, by whatever name. ``others``: further inputs."""
 
     def of(path: Path) -> tuple[int, int] | None:
         try:
@@ -360,7 +362,7 @@ def _refuse_overwriting(pairs: Iterable[Pair], places: Places, marks: Marks) -> 
             return None
         return state.st_dev, state.st_ino
 
-    inputs = {of(path) for path in (marks.source, marks.exclude) if path is not None}
+    inputs = {of(path) for path in others}
     for pair in pairs:
         inputs.add(of(places.photographs / pair.photograph))
         if places.masks is not None and pair.mask is not None:

@@ -55,6 +55,7 @@ def find(folder: Path | str, masks: Path | str | None, output: Path | str) -> tu
         InpaintError: a folder cannot be read, or there is nothing to fill.
     """
     from inpaint.batch.folder import open_folder
+    from inpaint.batch.local import read_file
     from inpaint.batch.pairs import MASKS, pair
     from inpaint.batch.ray_engine import Places
     from inpaint.batch.task import File
@@ -65,9 +66,11 @@ def find(folder: Path | str, masks: Path | str | None, output: Path | str) -> tu
     try:
         photographs, outputs = open_folder(str(folder)), open_folder(str(output))
         one_mask = of_masks = None
-        if masks is not None and PurePosixPath(str(masks)).suffix.lower() in MASKS:
-            place, _, name = str(masks).rpartition("/")
-            one_mask = File(str(masks), open_folder(place or ".").read(name))
+        if isinstance(masks, Path) and masks.is_file():
+            one_mask = read_file(masks)
+        elif isinstance(masks, str) and PurePosixPath(masks).suffix.lower() in MASKS:
+            place, _, name = masks.rpartition("/")
+            one_mask = File(masks, open_folder(place).read(name))
         elif masks is not None:
             of_masks = open_folder(str(masks))
         others = [other for other in (outputs, of_masks) if other is not None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,10 +16,18 @@ from inpaint.errors import InpaintError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Decorator: TypeAlias = "Callable[[Callable[..., Any]], Callable[..., Any]]"  # that adds options to a command
-
 FILE = click.Path(path_type=Path)
 DEVICE = click.Choice(["auto", "cpu", "cuda", "mps"])
+
+
+class Number(click.FloatRange):
+    """A finite number in a range. NaN, which is neither less nor more than any limit, passes click's own type."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, context)
+        return number
 
 
 class Scales(click.ParamType):
@@ -46,7 +55,7 @@ class Option(click.Option):
         self.heading = heading
 
 
-def option(*names: str, heading: str, **settings: Any) -> Decorator:
+def option(*names: str, heading: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``click.option`` under a heading of a ``Grouped`` command."""
     return click.option(*names, cls=Option, heading=heading, **settings)
 
@@ -104,12 +113,20 @@ class Progress:
         self.ended(name, size, time.perf_counter() - start)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file. InpaintError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InpaintError(f"{path}: expected text in UTF-8, got other bytes; save it as UTF-8") from error
+
+
 def by(size: tuple[int, int]) -> str:
     """(height, width) as people write it: width x height."""
     return f"{size[1]}x{size[0]}"
 
 
-def in_order(options: list[Callable[..., Any]]) -> Decorator:
+def in_order(options: list[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """One decorator for all of these options, which --help lists in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inpaint.commands.common import FILE, extra
+from inpaint.commands.common import FILE, extra, read_text
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def export(image2feature: Path, feature2image: Path, output: Path, vgg: Path | N
     if output.suffix != ".safetensors":
         raise InpaintError(f"cannot write {output}: expected a name ending in .safetensors")
     check_folder(output.absolute().parent)
+    text = read_text(notes) if notes is not None else ""
 
     with extra("train"):
         from inpaint.training import trainer
         from inpaint.training.export import export as write_weights
 
-    text = notes.read_text(encoding="utf-8") if notes is not None else ""
     checkpoints: dict[Role, Path] = {"image2feature": image2feature, "feature2image": feature2image}
     click.echo(write_weights(checkpoints, output, vgg=vgg or trainer.DEFAULT_VGG, notes=text), nl=False)

@@ -13,6 +13,7 @@ from inpaint.commands.filling import FILLING, feather_option, max_memory_option,
 from inpaint.commands.marks import Marks, mark_options, refuse_lost_mask
 from inpaint.commands.painting import OUTPUT, Painting, painting_options
 from inpaint.commands.places import STANDARD, Place, places, refuse_overwriting, refuse_terminal
+from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,6 +138,23 @@ def _check_places(found: list[Place], photographs: list[Path], marks: Marks, pai
                     path, photographs, marks.files(photographs), allowed=painting.overwrite and is_result
                 )
                 check_output(path)
+    inputs = [*photographs, *(path for path, _ in marks.files(photographs))]
+    outputs = [path for place in found for path in (place.output, place.explanation) if path is not None]
+    for folder in dict.fromkeys(place.stages for place in found if place.stages is not None):
+        _refuse_files_of_stages(folder, [path for path in (*inputs, *outputs) if path != STANDARD])
+
+
+def _refuse_files_of_stages(folder: Path, others: list[Path]) -> None:
+    """InpaintError where the picture of a stage, in its folder, could replace one of the other files."""
+    from inpaint.stage_pictures import is_file_of_stage
+
+    there = [path for path in folder.glob("*") if is_file_of_stage(path.name) and path.exists()]
+    for other in others:
+        is_there = other.exists() and any(map(other.samefile, there))
+        if is_there or (is_file_of_stage(other.name) and other.resolve().parent == folder.resolve()):
+            raise InpaintError(
+                f"{other} has the name of a stage's picture in {folder}; choose another folder for --save-stages"
+            )
 
 
 def _check_all(photographs: list[Path], found: list[Place], prepare: Callable[[Path], Job]) -> Job:

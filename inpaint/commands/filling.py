@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
-from inpaint.commands.common import Decorator, Scales, option
+from inpaint.commands.common import Number, Scales, option
 from inpaint.commands.painting import WORK
 
 FILLING = "The filling"
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def page_option(heading: str) -> Decorator:
+def page_option(heading: str) -> _Decorator:
     return option(
         "--page",
         type=click.IntRange(min=1),
@@ -22,7 +26,7 @@ def page_option(heading: str) -> Decorator:
     )
 
 
-def feather_option() -> Decorator:
+def feather_option() -> _Decorator:
     return option(
         "--feather",
         type=click.IntRange(min=0, max=1000),
@@ -34,7 +38,7 @@ def feather_option() -> Decorator:
     )
 
 
-def scales_option(photograph: str) -> Decorator:
+def scales_option(photograph: str) -> _Decorator:
     """``photograph``: what the help calls it."""
     return option(
         "--scales",
@@ -44,10 +48,10 @@ def scales_option(photograph: str) -> Decorator:
     )
 
 
-def max_memory_option() -> Decorator:
+def max_memory_option() -> _Decorator:
     return option(
         "--max-memory",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Number(min=0, min_open=True),
         metavar="GIB",
         heading=WORK,
         help="Memory for the work on windows; fine scales of large holes that need more are left out. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inpaint.commands.common import FILE, Decorator, in_order, option
+from inpaint.commands.common import FILE, Number, in_order, option
 from inpaint.commands.places import STANDARD
 from inpaint.errors import InpaintError
 
@@ -37,7 +38,7 @@ class Box(click.ParamType):
         return x, y, width, height
 
 
-def mark_options(*, with_mask: bool = True) -> Decorator:
+def mark_options(*, with_mask: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The fields of ``Marks``; without an option for the mask where that is an argument."""
     mask = option(
         "--mask",
@@ -87,7 +88,7 @@ def mark_options(*, with_mask: bool = True) -> Decorator:
             option("--invert-mask", is_flag=True, heading=_HOLE, help="Black marks the hole instead of white."),
             option(
                 "--threshold",
-                type=click.FloatRange(0, 1, max_open=True),
+                type=Number(0, 1, max_open=True),
                 metavar="SHARE",
                 heading=_HOLE,
                 help="A mask pixel is hole where its brightness is above this share of white. [0.5]",

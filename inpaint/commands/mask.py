@@ -10,7 +10,7 @@ import click
 from inpaint.commands.common import FILE, Grouped, Progress, by, option
 from inpaint.commands.filling import page_option
 from inpaint.commands.marks import Marks, mark_options
-from inpaint.commands.painting import OUTPUT
+from inpaint.commands.painting import OUTPUT, max_megapixels_option
 from inpaint.commands.places import STANDARD, default_path, refuse_overwriting
 from inpaint.errors import InpaintError
 
@@ -34,15 +34,7 @@ if TYPE_CHECKING:
 @option("--save-mask", type=FILE, heading=OUTPUT, help="Write the hole itself, white on black, to this file.")
 @option("--quiet", is_flag=True, heading=OUTPUT, help="Say nothing but errors.")
 @option("--json", "as_json", is_flag=True, heading=OUTPUT, help="Print size, share and more as one JSON object.")
-@option(
-    "--max-megapixels",
-    type=click.FloatRange(min=0),
-    metavar="N",
-    default=100,
-    show_default=True,
-    heading=OUTPUT,
-    help="Largest input.",
-)
+@max_megapixels_option(OUTPUT)
 def mask(
     arguments: tuple[Path, ...],
     page: int,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inpaint.commands.common import DEVICE, Decorator, Progress, in_order, option
+from inpaint.commands.common import DEVICE, Number, Progress, in_order, option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from inpaint.inpainter import Inpainter
@@ -19,53 +20,53 @@ if TYPE_CHECKING:
 OUTPUT, WORK = "Output", "How the work is done"
 
 
-def weights_option() -> Decorator:
+def max_megapixels_option(
+    heading: str, *, default: float = 100, what: str = "input"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``what``: it is the limit of, in the help."""
     return option(
-        "--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=WORK
-    )
-
-
-def precision_option() -> Decorator:
-    return option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        default="auto",
-        show_default=True,
-        help="What the networks multiply in; auto: bfloat16 on CPUs with AMX.",
-        heading=WORK,
-    )
-
-
-def threads_option() -> Decorator:
-    return option(
-        "--threads",
-        type=click.IntRange(min=1),
+        "--max-megapixels",
+        type=Number(min=0, min_open=True),
         metavar="N",
-        help="Threads of the CPU. [as many as affinity and quota allow]",
-        heading=WORK,
+        default=default,
+        show_default=True,
+        help=f"Largest {what}.",
+        heading=heading,
     )
 
 
-def painting_options(photograph: str | None) -> Decorator:
+WEIGHTS = option(
+    "--weights", default="default", show_default=True, help="Name of a set of weights, or a file.", heading=WORK
+)
+PRECISION = option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="What the networks multiply in; auto: bfloat16 on CPUs with AMX.",
+    heading=WORK,
+)
+THREADS = option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of the CPU. [as many as affinity and quota allow]",
+    heading=WORK,
+)
+
+
+def painting_options(photograph: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The fields of ``Painting``; the photograph is the argument of that name. None: it is never overwritten."""
     overwrite = option("--overwrite", is_flag=True, help=f"Allow the output to be {photograph} itself.", heading=OUTPUT)
     options = [
         *([overwrite] if photograph else []),
         option("--quiet", is_flag=True, help="Say nothing but errors.", heading=OUTPUT),
         option("--json", "as_json", is_flag=True, help="Print what was done as a JSON object.", heading=OUTPUT),
-        weights_option(),
+        WEIGHTS,
         option("--device", type=DEVICE, default="auto", show_default=True, help="Where to compute.", heading=WORK),
-        precision_option(),
-        threads_option(),
-        option(
-            "--max-megapixels",
-            type=click.FloatRange(min=0),
-            metavar="N",
-            default=100,
-            show_default=True,
-            help="Largest input.",
-            heading=WORK,
-        ),
+        PRECISION,
+        THREADS,
+        max_megapixels_option(WORK),
     ]
     return in_order(options)
 

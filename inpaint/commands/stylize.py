@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from inpaint.commands.common import FILE, by, memory_errors
+from inpaint.commands.common import FILE, Number, by, memory_errors
 from inpaint.commands.painting import Painting, painting_options
 from inpaint.commands.places import refuse_overwriting
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, required=True, help="Result: .png, .jpg, .webp, .tif or another.")
 @click.option(
     "--strength",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=1.0,
     show_default=True,
     help="How much of the style: 0 is CONTENT itself.",
 )
 @click.option(
     "--scale",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=1.0,
     show_default=True,
     help="Size of the style's texture: how large STYLE is taken.",
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 @click.option("--keep-colours", "--keep-colors", is_flag=True, help="Only brightness from the style, not colour.")
 @click.option(
     "--tone",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=0.35,
     show_default=True,
     help="How much brightness counts when patches are matched.",
 )
 @click.option(
     "--coherence",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=0.2,
     show_default=True,
     help="How much neighbouring patches keep together: larger pieces of STYLE, fewer details of CONTENT.",

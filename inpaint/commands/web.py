@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inpaint.commands.common import FILE, Grouped, option
+from inpaint.commands.common import FILE, Grouped, Number, option, read_text
 from inpaint.commands.filling import max_memory_option
-from inpaint.commands.painting import WORK, precision_option, threads_option, weights_option
+from inpaint.commands.painting import PRECISION, THREADS, WEIGHTS, WORK, max_megapixels_option
 from inpaint.errors import InpaintError
 
 if TYPE_CHECKING:
@@ -51,22 +51,14 @@ _ADDRESS, _LIMITS = "Who may use it", "Limits"
 )
 @option(
     "--max-upload",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="MIB",
     default=100,
     show_default=True,
     heading=_LIMITS,
     help="Largest request, all files together.",
 )
-@option(
-    "--max-megapixels",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="N",
-    default=50,
-    show_default=True,
-    heading=_LIMITS,
-    help="Largest photograph.",
-)
+@max_megapixels_option(_LIMITS, default=50, what="photograph")
 @option(
     "--queue",
     type=click.IntRange(min=0),
@@ -78,14 +70,14 @@ _ADDRESS, _LIMITS = "Who may use it", "Limits"
 )
 @option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="SECONDS",
     default=120,
     show_default=True,
     heading=_LIMITS,
     help="From a request's arrival to its result.",
 )
-@weights_option()
+@WEIGHTS
 @option(
     "--device",
     default="auto",
@@ -94,8 +86,8 @@ _ADDRESS, _LIMITS = "Who may use it", "Limits"
     help="Where to compute; auto and cuda take every GPU, each with a worker.",
     heading=WORK,
 )
-@precision_option()
-@threads_option()
+@PRECISION
+@THREADS
 @max_memory_option()
 def web(
     host: str,
@@ -158,5 +150,5 @@ def _credentials(text: str | None, file: Path | None) -> Credentials | None:
     from inpaint.web.credentials import Credentials
 
     if file is not None:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     return None if text is None else Credentials.of(text)

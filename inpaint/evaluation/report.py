@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import math
-import os
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from inpaint.codec import reason
 from inpaint.errors import InpaintError
 from inpaint.evaluation.measurement import QUANTITIES
+from inpaint.photo import write_file
 
 COMPARED_MEANS = ("hole_l1", "l1", "ssim", "lpips", "fid", "seconds")  # columns of a table of methods
 
@@ -69,14 +69,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises InpaintError if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        write_file(path, content)
     except OSError as error:
-        raise InpaintError(f"cannot write {path}: {error.strerror}; choose another folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise InpaintError(f"cannot write {path}: {reason(error)}; choose another folder") from error
 
 
 def _finite(content: Any) -> Any:

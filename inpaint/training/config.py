@@ -147,7 +147,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return json.loads(text)
+            return _table(json.loads(text))
         if sys.version_info >= (3, 11):
             import tomllib
         else:
@@ -155,3 +155,9 @@ def _read_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InpaintError(f"{path}: expected a TOML or JSON file of training settings; {error}") from error
+
+
+def _table(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"got a {type(content).__name__}")
+    return content

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from inpaint.photo import to_pil
+from inpaint.photo import to_pil, write_file
 
 _NAMES_SHOWN = 5  # of the unreadable files
 
@@ -65,9 +65,9 @@ class Journal:
         """Rows of pictures, (B, 3, S, S) in [0, 1] each, as one sheet."""
         sheet = torch.cat([torch.cat(list(row.float().cpu()), dim=2) for row in rows], dim=1).clamp(0, 1)
         path = self._out / "pictures" / f"{step:07d}.jpg"
-        temporary = path.with_suffix(".part.jpg")
-        to_pil(sheet).save(temporary, quality=90)
-        os.replace(temporary, path)
+        content = io.BytesIO()
+        to_pil(sheet).save(content, "JPEG", quality=90)
+        write_file(path, content.getvalue())
         if self._board is not None:
             self._board.add_image("held out", sheet.numpy(), step)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +19,7 @@ from inpaint.errors import InpaintError
 from inpaint.networks.layout import move
 from inpaint.networks.registry import ROLES, Role
 from inpaint.networks.vgg import load_vgg19
+from inpaint.photo import write_file
 from inpaint.tensor_file import under, write_tensors
 from inpaint.training import distributed
 from inpaint.training.checkpoint import CHECKPOINT, read_checkpoint
@@ -342,9 +342,8 @@ def _resume(trainer: Trainer, out: Path, resume: Path | str) -> bool:
 
 def _write_config(out: Path, stage: Role, config: TrainingConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / "config.json.part"
-    temporary.write_text(json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "config.json")
+    text = json.dumps({"stage": stage, **dataclasses.asdict(config)}, indent=1) + "\n"
+    write_file(out / "config.json", text.encode())
 
 
 def _check_parts(config: TrainingConfig) -> None:

@@ -796,3 +796,62 @@ def test_match_field_has_the_size_of_its_picture(height, width):
     index = torch.full((max(0, -(-height // 4) - 2), -(-width // 4) - 2), -1)
     picture = torch.rand(3, height, width)
     assert torch.equal(draw_match_field(index, picture), (DIM * picture.mean(dim=0)).expand(3, -1, -1))
+
+
+# Options that are numbers, and what must not be lost
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fill", "a.png", "b.png", "--threshold"],
+        ["fill", "a.png", "b.png", "--max-memory"],
+        ["fill", "a.png", "b.png", "--max-megapixels"],
+        ["mask", "a.png", "b.png", "--max-megapixels"],
+        ["stylize", "a.png", "b.png", "-o", "c.png", "--scale"],
+        ["stylize", "a.png", "b.png", "-o", "c.png", "--tone"],
+        ["stylize", "a.png", "b.png", "-o", "c.png", "--coherence"],
+        ["web", "--max-upload"],
+        ["web", "--max-megapixels"],
+        ["web", "--timeout"],
+        ["web", "--max-memory"],
+    ],
+    ids=lambda arguments: " ".join([arguments[0], arguments[-1]]),
+)
+def test_options_are_finite_numbers(unloadable, arguments, number):
+    result = run(*arguments, number)
+    assert result.exit_code == 2 and "Usage: " in result.stderr
+
+
+@pytest.mark.parametrize("name", ["mask.png", "scale1_photo.png", "coarse.png", "window2_coarse.png"])
+def test_pictures_of_stages_replace_no_input_and_no_output(unloadable, files, name):
+    mask = files.mask.rename(files.folder / name)
+    before = mask.read_bytes()
+    message = failure("fill", files.image, mask, "-o", files.out, "--save-stages", files.folder)
+    assert f"{mask} has the name of a stage's picture in {files.folder}; choose another folder" in message
+    link = files.folder / "link.png"
+    link.symlink_to(mask)
+    message = failure("fill", files.image, link, "-o", files.out, "--save-stages", files.folder)
+    assert "has the name of a stage's picture in" in message and mask.read_bytes() == before
+    other = mask.rename(files.folder / "elsewhere.png")
+    message = failure("fill", files.image, other, "-o", mask, "--save-stages", files.folder)
+    assert "has the name of a stage's picture in" in message and not mask.exists()
+
+
+def test_a_result_that_standard_output_does_not_take_is_no_success(files):
+    program = "import sys; from inpaint.commands import main; main()"
+    options = ["fill", files.image, files.mask, "-o", "-", "--device", "cpu"]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode != 0 and "done in" not in ended.stderr and "Traceback" not in ended.stderr
+    assert "inpaint: cannot write <stdout>: no space left on device; it does not hold the whole picture" in ended.stderr
+
+
+def test_a_text_in_another_encoding_is_named(tmp_path):
+    notes = tmp_path / "card.md"
+    notes.write_bytes("Größe".encode("latin-1"))
+    options = ["--image2feature", "a", "--feature2image", "b", "-o", tmp_path / "w.safetensors", "--notes", notes]
+    assert f"{notes}: expected text in UTF-8, got other bytes; save it as UTF-8" in failure("train", "export", *options)

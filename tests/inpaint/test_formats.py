@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -704,3 +705,15 @@ def test_damaged_files_are_read_and_written_or_refused_in_one_line(data):
             assert again.samples.size == photo.samples.size
     except InpaintError as error:
         assert "\n" not in str(error)
+
+
+def test_gif_with_many_new_colours_takes_little_memory():
+    photo = read(pil(Image.new("RGB", (200, 150)), "GIF"))
+    colours = np.arange(150 * 200, dtype="<u4").view(np.uint8).reshape(150, 200, 4)[..., :3]
+    tracemalloc.start()
+    try:
+        saved(replace(photo, samples=colours.copy()), "GIF")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**27

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from inpaint.errors import InpaintError
+from inpaint.marking import Marking
 from inpaint.mask_sources import Coloured, Labelled, NotANumber, Rectangle, Transparent
 from inpaint.photo import read
 from inpaint.tensor_photo import TensorPhoto
@@ -159,3 +160,31 @@ def test_the_photograph_itself_is_refused_as_its_mask(tmp_path) -> None:
         prepare(tmp_path / "photo.png", str(tmp_path / "photo.png"))
     with pytest.raises(InpaintError, match="is a copy of the photograph"):
         prepare(small, small)
+
+
+@pytest.mark.parametrize("as_stream", [True, False])
+def test_labels_of_a_palette_are_read_as_any_mask_is(tmp_path, monkeypatch, as_stream) -> None:
+    """From a stream that is read once, and up to the limit that the user gives, not Pillow's own."""
+    labels = np.random.default_rng(0).integers(0, 5, SIZE).astype(np.uint8)
+    path = forms(labels, tmp_path)[3]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with open(path, "rb") as stream:
+        hole = Labelled(stream if as_stream else path, [3]).marked(read(photograph()))
+    assert np.array_equal(hole, labels == 3)
+
+
+def test_labels_of_a_palette_are_turned_upright(tmp_path) -> None:
+    labels = np.random.default_rng(0).integers(0, 5, SIZE[::-1]).astype(np.uint8)
+    image = forms(labels, tmp_path)[2]
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / "turned.png", exif=exif, transparency=2)
+    for mask in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        assert np.array_equal(Labelled(mask, [3]).marked(read(photograph())), np.rot90(labels, -1) == 3)
+
+
+@pytest.mark.parametrize("chosen", [{"labels": (1,)}, {"colours": ("red",)}])
+@pytest.mark.parametrize("ignored", [{"invert": True}, {"threshold": 0.25}])
+def test_options_that_a_choice_by_label_or_colour_would_ignore_are_refused(chosen, ignored) -> None:
+    with pytest.raises(InpaintError, match="--invert-mask and --threshold read a mask by its brightness"):
+        Marking(**chosen, **ignored)

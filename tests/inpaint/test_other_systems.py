@@ -108,3 +108,17 @@ def test_memory_is_guessed_where_the_system_does_not_tell(monkeypatch: pytest.Mo
     monkeypatch.delattr(os, "sysconf_names", raising=False)
     monkeypatch.delattr(os, "sysconf", raising=False)
     assert memory.free_memory(memory.torch.device("cpu")) == 4 << 30
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_that_a_container_uses_for_files_is_free(version: int, monkeypatch, tmp_path: Path) -> None:
+    """The system gives it up where it is asked for memory."""
+    limit, used, statistics = (tmp_path / name for name in ("limit", "used", "memory.stat"))
+    limit.write_text("1000000\n", encoding="utf-8")
+    used.write_text("990000\n", encoding="utf-8")
+    name = "total_inactive_file" if version == 1 else "inactive_file"
+    statistics.write_text(f"anon 1000\n{name} 900000\nactive_file 5\n", encoding="utf-8")
+    monkeypatch.setattr(memory, "_CGROUPS", ((str(limit), str(used)),))
+    assert memory.free_memory(memory.torch.device("cpu")) == 910000
+    statistics.unlink()
+    assert memory.free_memory(memory.torch.device("cpu")) == 10000

@@ -430,3 +430,10 @@ def test_the_configs_of_the_tree_are_read() -> None:
     for file in files:
         stage = file.stem.rpartition("-")[0]
         assert load_config(str(file), stage).steps > 500  # type: ignore[arg-type]
+
+
+def test_a_config_that_is_no_table_is_refused(tmp_path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text("[1, 2]")
+    with pytest.raises(InpaintError, match="expected a TOML or JSON file of training settings; got a list"):
+        load_config(str(path), "image2feature")

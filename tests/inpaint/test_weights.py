@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,15 @@ def test_configs_survive_the_file(exported: Path) -> None:
     networks = weights.load(str(exported))
     assert dataclasses.asdict(networks.feature2image.config) == dataclasses.asdict(DECODER)
     assert isinstance(networks.feature2image.config.widths, tuple)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(3)}, {})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InpaintError, match="cannot write .*; nothing was written"):
+        write_tensors(tmp_path / "missing" / "w.safetensors", {"a": torch.zeros(3)}, {})

@@ -321,3 +321,22 @@ def test_without_tqdm_a_line_says_what_to_install(monkeypatch, capfd) -> None:
         shown.say("nothing")
         shown.warn("an error")
     assert capfd.readouterr().err == "an error\n"
+
+
+def test_one_mask_for_all_is_no_photograph_and_is_not_overwritten(folder, red, load) -> None:
+    load(red)
+    folder.out.mkdir()
+    mask = folder.out / "a_filled.png"
+    shutil.copy(folder.masks / "a.png", mask)
+    before = mask.read_bytes()
+    result = batch(folder, masks=mask)
+    assert result.exit_code == 1 and f"{mask} is an input itself; choose another folder" in result.stderr
+    assert mask.read_bytes() == before and not red.calls
+
+
+def test_masks_of_sources_are_no_photographs(folder, red, load) -> None:
+    load(red)
+    shutil.copy(folder.masks / "a.png", folder.photos / "people.png")
+    result = batch(folder, "--exclude", folder.photos / "people.png", masks="masks/a.png")
+    assert result.exit_code == 0, result.output
+    assert len(red.calls) == 5 and "people_filled.png" not in folder.results()

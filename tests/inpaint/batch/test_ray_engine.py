@@ -27,7 +27,7 @@ from inpaint.batch.manifest import Manifest, parse
 from inpaint.batch.pairs import files_in, pair
 from inpaint.batch.ray_engine import Places, Workers
 from inpaint.batch.task import Options
-from inpaint.commands import main
+from inpaint.commands import batch_on_ray, main
 from inpaint.errors import InpaintError
 
 TWO = Workers(2, 0, 1, 1)
@@ -235,6 +235,15 @@ def test_plans() -> None:
 def test_urls_need_ray() -> None:
     result = CliRunner().invoke(main, ["batch", "in", "--box", "1,1,1,1", "-o", "s3://bucket/out"])
     assert result.exit_code == 2 and "s3://bucket/out is a URL: give --engine ray, or a path." in result.output
+
+
+def test_masks_here_and_results_behind_a_url(folder) -> None:
+    mask = folder.masks / "a.png"
+    places, _ = batch_on_ray.find(folder.photos, mask, "memory://out")
+    assert places.mask is not None and places.mask.content == mask.read_bytes() and places.masks is None
+    named_like_a_file = folder.masks.rename(folder.path / "masks.png")
+    places, found = batch_on_ray.find(folder.photos, named_like_a_file, "memory://out")
+    assert places.mask is None and places.masks is not None and len(found.pairs) == 5
 
 
 def test_a_worker_without_the_library_is_refused(monkeypatch) -> None:

@@ -69,6 +69,15 @@ def test_what_is_wrong_is_said_before_the_server_starts(arguments, environment, 
     assert "anna" not in result.output
 
 
+def test_a_file_of_a_password_in_another_encoding_is_named(tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra web")
+    file = tmp_path / "password.txt"
+    file.write_bytes("anna:größe".encode("latin-1"))
+    result = run("--auth-file", file)
+    assert result.exit_code == 1 and f"inpaint: {file}: expected text in UTF-8, got other bytes" in result.output
+    assert "anna" not in result.output
+
+
 def test_requests_have_to_be_for_a_name_of_the_server(monkeypatch):
     pytest.importorskip("gradio", reason="needs the extra web")
     from fastapi.testclient import TestClient
