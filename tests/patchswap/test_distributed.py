@@ -164,7 +164,7 @@ def reference_match(**given: Any) -> patchswap.Match:
 
 
 def raised_by(**given: Any) -> Exception:
-    with pytest.raises((ValueError, TypeError, RuntimeError)) as raised:
+    with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)) as raised:
         distributed.match(**given)
     return raised.value
 
@@ -200,6 +200,7 @@ def fail(rank: int, group: Any) -> None:
         ("patch_size must be from 1 to 7; got 9", whole, {"patch_size": 9}),
         ("key_mask must have the shape of key's patch grid (2, 15, 6)", whole, {"key_mask": whole["key_mask"][:, 1:]}),
         ("key must have shape (B, C, H, W); got (5, 17, 8)", whole, {"key": whole["key"][0]}),
+        ("'NoneType' object has no attribute", whole, {"query": None}),
         ("first_row must not be negative; got -1", slab, {"first_row": -1}),
         ("first_row must be a whole number; got 0.5", slab, {"first_row": 0.5}),
         ("key must be finite", slab, {"key": slab["key"] / 0}),
@@ -209,7 +210,7 @@ def fail(rank: int, group: Any) -> None:
         error = raised_by(**{**given, **(wrong if rank == 1 else {})})
         assert words in str(error)
         if rank != 1:
-            assert str(error).startswith("patchswap.distributed.match: rank 1 failed: patchswap."), words
+            assert str(error).startswith("patchswap.distributed.match: rank 1 failed: "), words
     if rank == 1:
         slab["key"] = slab["key"][:, :, :-3]
     words = "every patch of the key must lie in the slab of a rank; got none for row 9 of the 15 in its patch grid"

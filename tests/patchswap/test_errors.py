@@ -467,6 +467,9 @@ def test_padding():
     for function in (patchswap.match, patchswap.swap, patchswap.explain):
         with pytest.raises(ValueError, match=words):
             function(features, features[:, :, :2], padding=2, padding_mode="reflect")
+    words = r'fold: padding 2 with padding_mode "reflect" needs at least 3 cells a side; got key of \(2, 3, 2, 9\)'
+    with pytest.raises(ValueError, match=words):
+        patchswap.fold(index, torch.rand(2, 3, 4, 18), key_size=(2, 9), padding=2, padding_mode="reflect")
     with pytest.raises(ValueError, match=r"needs at least 1 cells a side; got query of \(2, 3, 0, 9\)"):
         patchswap.match(features[:, :, :0], features, padding=1, padding_mode="replicate")
 

@@ -175,3 +175,11 @@ def test_scale_does_not_change_the_choice(device, scale):
     query, key = torch.randn(1, 8, 9, 9, device=device), torch.randn(1, 8, 9, 9, device=device)
     match = patchswap.match(query * scale, key * scale)
     assert_match_close(match, query * scale, key * scale)
+
+
+def test_the_check_of_a_match_refuses_what_is_no_key():
+    features = torch.randn(1, 3, 6, 6)
+    match = patchswap.match(features, features)
+    match.index[0, 0, 0], match.score[0, 0, 0] = -2, -torch.inf
+    with pytest.raises(AssertionError, match="index is neither -1 nor a key patch"):
+        assert_match_close(match, features, features)

@@ -66,6 +66,14 @@ def test_degenerate_holes(device, size, patch_size, key_margin):
         assert torch.equal(result, features)
 
 
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), (0, 0)])
+@pytest.mark.parametrize("key_margin", [0, 2])
+def test_hole_of_an_empty_map(device, size, key_margin):
+    hole = torch.ones(2, *size, dtype=torch.bool, device=device)
+    masks = patchswap.masks_from_hole(hole, 1, key_margin)
+    assert all(mask.shape == (2, 0, 0) and mask.dtype == torch.bool for mask in masks)
+
+
 def test_empty_batch(device):
     features, hole = torch.zeros(0, 3, 8, 8, device=device), torch.zeros(0, 8, 8, dtype=torch.bool, device=device)
     assert patchswap.swap(features, hole=hole).shape == (0, 3, 8, 8)
