@@ -178,8 +178,10 @@ def test_scale_does_not_change_the_choice(device, scale):
 
 
 def test_the_check_of_a_match_refuses_what_is_no_key():
-    features = torch.randn(1, 3, 6, 6)
-    match = patchswap.match(features, features)
-    match.index[0, 0, 0], match.score[0, 0, 0] = -2, -torch.inf
+    features, query_mask = torch.randn(1, 3, 6, 6), torch.ones(1, 4, 4, dtype=torch.bool)
+    query_mask[0, 0, 0] = False
+    match = patchswap.match(features, features, query_mask=query_mask)
+    assert_match_close(match, features, features, query_mask=query_mask)
+    match.index[0, 0, 0] = -2
     with pytest.raises(AssertionError, match="index is neither -1 nor a key patch"):
-        assert_match_close(match, features, features)
+        assert_match_close(match, features, features, query_mask=query_mask)
