@@ -44,8 +44,7 @@ void add_shares_of(const Share<Sum>* shares, int64_t count, const Sum* cells, in
   for (int i = 0; i < AtOnce; i++) {
     const int64_t at = first + i * kLanes;
     // Without a share nothing is taken away, not even from NaN or infinity.
-    Lanes::at(to + at) =
-        own.root == 0 ? sum[i] : sum[i] - own.signed_root * (own.root * Lanes::load(own.numbers + at));
+    Lanes::at(to + at) = own.root == 0 ? sum[i] : sum[i] - own.signed_root * (own.root * Lanes::load(own.numbers + at));
   }
 }
 
