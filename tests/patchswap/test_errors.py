@@ -357,13 +357,13 @@ def test_nan_has_no_sign_in_messages():
         ("match", (features, features, None, None, 3, 1, "exact", "auto", "ncc", grid * negative)),
         ("fold", (index, features, None, 8, 9, 3, grid * negative)),
     ):
-        with pytest.raises(RuntimeError, match="; got nan"):
+        with pytest.raises((RuntimeError, ValueError), match="; got nan"):  # of the library or the definition
             getattr(torch.ops.patchswap, operator)(*arguments)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "uint32", "uint64", "complex64", "complex128"])
 def test_names_of_dtypes(dtype):
-    with pytest.raises(RuntimeError, match=f"; got {dtype};"):
+    with pytest.raises((RuntimeError, TypeError), match=f"; got {dtype};"):
         torch.ops.patchswap.match(torch.zeros(1, 3, 6, 6, dtype=getattr(torch, dtype)), features, None, None, 3, 1)
 
 
